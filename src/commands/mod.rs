@@ -1,0 +1,1 @@
+//! What a journalled command means: its keys, its effect, its form for a given target.

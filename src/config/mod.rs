@@ -1,0 +1,1 @@
+//! Task files: types, defaults, discovery, validation with file, line and key.

@@ -1,0 +1,1 @@
+//! slog drains: file, terminal, async, formats.

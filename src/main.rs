@@ -1,0 +1,3 @@
+//! The order of the first milliseconds.
+
+fn main() {}

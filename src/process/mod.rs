@@ -1,0 +1,1 @@
+//! Being a Unix process: signals, locks, exit codes.

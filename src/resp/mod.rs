@@ -1,0 +1,1 @@
+//! RESP: encode commands into a buffer, scan replies without building values.

@@ -1,0 +1,1 @@
+//! A Dragonfly master: handshake, flows, snapshot stream, journal stream.

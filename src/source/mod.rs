@@ -1,0 +1,2 @@
+//! The two kinds of source.
+pub mod dragonfly;

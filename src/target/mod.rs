@@ -1,0 +1,1 @@
+//! The target: connections, pipelines, replies, ownership, error policy.

@@ -1,0 +1,1 @@
+//! One task's life: phases, flows joined, retries, shutdown.
