@@ -332,7 +332,7 @@ fn retry(section: &Section<'_>) -> Option<Retry> {
     let max = section.duration("max", MILLISECOND, DAY);
     let max_elapsed = match section.has("max_elapsed") {
         true => section
-            .duration("max_elapsed", MILLISECOND, 365 * DAY)
+            .duration("max_elapsed", MILLISECOND, 30 * DAY)
             .map(Some),
         false => Some(None),
     };

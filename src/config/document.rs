@@ -487,6 +487,11 @@ pub(super) fn nearest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
     // Longer words are nobody's typing error, and comparing takes the product of the lengths.
     let word: String = word.chars().take(64).flat_map(char::to_lowercase).collect();
     let word = word.replace('-', "_");
+    // The beginning of a word is no typing error, but says which is meant.
+    let begun = |known: &&&str| word.len() >= 3 && known.starts_with(&word);
+    if let Some(known) = known.iter().find(begun) {
+        return Some(known);
+    }
     let distance = |other: &str| strsim::damerau_levenshtein(&word, other);
     let (near, steps) = known
         .iter()
@@ -507,6 +512,7 @@ mod tests {
         assert_eq!(nearest("user-name", &known), Some("username"));
         assert_eq!(nearest("Tpye", &known), Some("type"));
         assert_eq!(nearest("tsl", &known), Some("tls"));
+        assert_eq!(nearest("addr", &known), Some("address"));
         assert_eq!(nearest("bananas", &known), None);
         assert_eq!(nearest("", &known), None);
     }

@@ -18,9 +18,7 @@ pub struct Glob {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum GlobError {
     /// A `[` without its `]`.
-    #[error(
-        "has a \"[\" that is never closed, expected \"]\" (or \"\\\\[\" for the character itself)"
-    )]
+    #[error("has a \"[\" that is never closed, expected \"]\" (or '\\[' for the character itself)")]
     Unclosed,
 }
 

@@ -26,3 +26,6 @@ pub use task::{
     Conflict, Console, Credentials, Filter, Limits, Log, LogFormat, MemberExpiry, OnUnsupported,
     Policy, Reaction, Retry, Severity, Source, Target, Task, TlsFiles,
 };
+
+#[cfg(test)]
+mod tests;

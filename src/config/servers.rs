@@ -166,7 +166,7 @@ fn password_file(
             )
         }
         Ok(_) => {
-            warn_if_public(section, key, &path, "it is");
+            warn_if_public(section, key, &path, "names a file");
             let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             if line.is_empty() {
@@ -234,7 +234,7 @@ fn tls(
         section.warn("insecure_skip_verify", what.into());
     }
     if let Some(Some(key)) = &key {
-        warn_if_public(&section, "key", key, "it is");
+        warn_if_public(&section, "key", key, "names a file");
     }
     Some(Some(TlsFiles {
         ca: ca?,
