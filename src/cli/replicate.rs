@@ -1,6 +1,6 @@
 //! `df2redis replicate`: one task in the foreground.
 //!
-//! Order: task file, lock, log, runtime, signals, task. What fails before the log exists is said on standard error
+//! Order: task file, lock, log, runtime, signals, task; signals before the first line of the log. What fails before the log exists is said on standard error
 //! only, what fails later in both places.
 
 use std::fmt;
@@ -100,12 +100,6 @@ fn run_task(task: Task) -> Result<(), Failure> {
     let name = format!("{}_replicate", task.name);
     // The guard is dropped last, and writes out what the lines below have logged.
     let (log, terminal, _guard) = logging::start(&task.log, &name).map_err(Failure::Log)?;
-    info!(log, "df2redis started";
-        fields::TASK => &task.name, fields::VERSION => VERSION, fields::PID => std::process::id(),
-        fields::FILE => %task.file.display());
-    for warning in &task.warnings {
-        warn!(log, "task file warning"; fields::REASON => %warning);
-    }
     let ended = runtime().and_then(|runtime| {
         let ended = runtime.block_on(supervise(task, log.clone(), terminal.clone()));
         // What is left are name lookups and the like, which nobody waits for any more.
@@ -137,6 +131,13 @@ fn runtime() -> Result<Runtime, Failure> {
 async fn supervise(task: Task, log: Logger, terminal: Terminal) -> Result<(), Failure> {
     let listening = StopSignals::listen(task.shutdown_timeout).map_err(Failure::Runtime)?;
     let (_signals, stop) = listening;
+    // Not earlier: whoever reads this line may send a signal.
+    info!(log, "df2redis started";
+        fields::TASK => &task.name, fields::VERSION => VERSION, fields::PID => std::process::id(),
+        fields::FILE => %task.file.display());
+    for warning in &task.warnings {
+        warn!(log, "task file warning"; fields::REASON => %warning);
+    }
     let mut running = tokio::spawn(task::run(task, log.clone(), terminal, stop.clone()));
     tokio::select! {
         ended = &mut running => match ended {

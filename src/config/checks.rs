@@ -298,16 +298,22 @@ fn on_unsupported(section: &Section<'_>) -> Option<OnUnsupported> {
             reaction("cms"),
             reaction("topk"),
             reaction("cuckoo"),
+            reaction("search"),
             reaction("command"),
+            reaction("value"),
+            reaction("lost"),
         ];
-        let [json, bloom, cms, topk, cuckoo, command] = all;
+        let [json, bloom, cms, topk, cuckoo, search, command, value, lost] = all;
         return Some(OnUnsupported {
             json: json?,
             bloom: bloom?,
             cms: cms?,
             topk: topk?,
             cuckoo: cuckoo?,
+            search: search?,
             command: command?,
+            value: value?,
+            lost: lost?,
         });
     }
     let all = section.choice(key, &REACTIONS)?;
@@ -317,7 +323,10 @@ fn on_unsupported(section: &Section<'_>) -> Option<OnUnsupported> {
         cms: all,
         topk: all,
         cuckoo: all,
+        search: all,
         command: all,
+        value: all,
+        lost: all,
     })
 }
 

@@ -111,7 +111,10 @@ pub const TABLES: &[Table] = &[
             key("cms", "string", Some("stop")),
             key("topk", "string", Some("stop")),
             key("cuckoo", "string", Some("stop")),
+            key("search", "string", Some("stop")),
             key("command", "string", Some("stop")),
+            key("value", "string", Some("stop")),
+            key("lost", "string", Some("stop")),
         ],
     },
     Table {

@@ -186,8 +186,14 @@ pub struct OnUnsupported {
     pub topk: Reaction,
     /// Cuckoo filters.
     pub cuckoo: Reaction,
+    /// Search indexes, where the target has no search.
+    pub search: Reaction,
     /// Commands that have no translation.
     pub command: Reaction,
+    /// Values of a type or size that the target does not take.
+    pub value: Reaction,
+    /// Commands whose result the source's journal does not carry.
+    pub lost: Reaction,
 }
 
 /// What happens to expiry times of single members of sets and hashes.
