@@ -1,1 +1,63 @@
-//! Command line definitions, and one file per subcommand.
+//! Command line definitions, and one file per subcommand. Answers go to standard output, everything else to
+//! standard error; a reader that goes away ends nothing.
+
+mod arguments;
+mod config;
+mod replicate;
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use clap::FromArgMatches;
+
+use crate::process::Exit;
+pub use arguments::{Arguments, Command, ConfigArguments, ConfigCommand, Replicate, command};
+
+/// The program's version with its commit, as `--version` prints it.
+pub const VERSION: &str = env!("DF2REDIS_VERSION");
+
+/// Runs the command of a command line (program name included); `prepared` is how setting up the signals went.
+pub fn run(arguments: impl IntoIterator<Item = OsString>, prepared: io::Result<()>) -> Exit {
+    if let Err(error) = prepared {
+        complain(format_args!("cannot set up signals: {error}"));
+        return Exit::Internal;
+    }
+    let parsed = command()
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Arguments::from_arg_matches(&matches));
+    match parsed {
+        Ok(Arguments {
+            command: Command::Replicate(arguments),
+        }) => replicate::run(&arguments),
+        Ok(Arguments {
+            command: Command::Config(arguments),
+        }) => match arguments.command {
+            ConfigCommand::Check(arguments) => config::check(&arguments),
+        },
+        Err(error) => {
+            // Help and version are no errors, and go to standard output.
+            let asked = !error.use_stderr();
+            // A reader that is gone does not need the text.
+            let _ = error.print();
+            if asked { Exit::Done } else { Exit::Usage }
+        }
+    }
+}
+
+/// Says on standard error what went wrong.
+fn complain(what: impl Display) {
+    // If even that cannot be written there is nobody left to tell.
+    let _ = writeln!(io::stderr(), "df2redis: {what}");
+}
+
+/// An error with its causes, in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

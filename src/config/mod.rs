@@ -1,1 +1,31 @@
-//! Task files: types, defaults, discovery, validation with file, line and key.
+//! Task files: types, defaults, validation with file, line and key.
+//!
+//! A file is read twice, in the sense of style: `document` holds it as written, with the place of everything,
+//! and `checks` makes a [`Task`] of it or complains. All complaints about all files come at once. Nothing
+//! here opens a socket, logs, or prints.
+
+mod address;
+mod checks;
+mod complaint;
+mod document;
+mod glob;
+mod load;
+pub mod schema;
+mod secret;
+mod servers;
+mod task;
+mod units;
+
+pub use address::{Address, AddressError};
+pub use checks::LEVELS;
+pub use complaint::{Complaint, ConfigErrors, Place};
+pub use glob::{Glob, GlobError};
+pub use load::load;
+pub use secret::Secret;
+pub use task::{
+    Conflict, Console, Credentials, Filter, Limits, Log, LogFormat, MemberExpiry, OnUnsupported,
+    Policy, Reaction, Retry, Severity, Source, Target, Task, TlsFiles,
+};
+
+#[cfg(test)]
+mod tests;

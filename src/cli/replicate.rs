@@ -1,0 +1,162 @@
+//! `df2redis replicate`: one task in the foreground.
+//!
+//! Order: task file, lock, log, runtime, signals, task; signals before the first line of the log. What fails before the log exists is said on standard error
+//! only, what fails later in both places.
+
+use std::fmt;
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use slog::{Logger, crit, info, warn};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+
+use super::arguments::Replicate;
+use super::{VERSION, complain, with_causes};
+use crate::config::{self, ConfigErrors, Task};
+use crate::logging::{self, LogError, Terminal, fields};
+use crate::process::{Exit, LockError, Stop, StopSignals, TaskLock};
+use crate::task::{self, TaskError};
+
+/// The most threads one task uses: flows are many, but most of the work is moving bytes.
+const MOST_THREADS: usize = 4;
+
+/// How long a task that was told to end at once may take before it is abandoned.
+const LAST_GRACE: Duration = Duration::from_secs(2);
+
+/// Why the command failed.
+enum Failure {
+    Config(ConfigErrors),
+    Lock(LockError),
+    Log(LogError),
+    Runtime(io::Error),
+    Task(TaskError),
+    /// The task panicked.
+    Panicked(String),
+    /// The task did not end when told to.
+    Stuck,
+}
+
+impl Failure {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) => Exit::Config,
+            Self::Lock(LockError::Held { .. } | LockError::Directory { .. }) => Exit::CannotCreate,
+            Self::Lock(LockError::File { .. } | LockError::NotAFile { .. }) => Exit::CannotCreate,
+            Self::Log(LogError::Open { .. }) => Exit::CannotCreate,
+            Self::Log(LogError::Thread(_)) | Self::Runtime(_) => Exit::Internal,
+            Self::Task(error) => error.exit_code(),
+            Self::Panicked(_) | Self::Stuck => Exit::Internal,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(errors) => write!(f, "{errors}"),
+            Self::Lock(error) => write!(f, "{}", with_causes(error)),
+            Self::Log(error) => write!(f, "{}", with_causes(error)),
+            Self::Runtime(error) => write!(f, "cannot start the runtime: {error}"),
+            Self::Task(error) => write!(f, "{}", with_causes(error)),
+            Self::Panicked(message) => write!(f, "a defect ended the task: {message}"),
+            Self::Stuck => write!(f, "the task did not end when told to, and was abandoned"),
+        }
+    }
+}
+
+/// Runs the task until it ends.
+pub(super) fn run(arguments: &Replicate) -> Exit {
+    match replicate(arguments) {
+        Ok(()) => Exit::Done,
+        Err(Failure::Config(errors)) => {
+            for complaint in errors.complaints() {
+                complain(complaint);
+            }
+            Exit::Config
+        }
+        Err(failure) => {
+            complain(&failure);
+            failure.exit()
+        }
+    }
+}
+
+fn replicate(arguments: &Replicate) -> Result<(), Failure> {
+    let files = [arguments.config.clone()];
+    let tasks = config::load(&files, arguments.task_name.as_deref()).map_err(Failure::Config)?;
+    for mut task in tasks {
+        if let Some(level) = arguments.log_level {
+            task.log.level = level;
+        }
+        run_task(task)?;
+    }
+    Ok(())
+}
+
+fn run_task(task: Task) -> Result<(), Failure> {
+    let _lock = TaskLock::acquire(&task.state_dir, &task.name).map_err(Failure::Lock)?;
+    let name = format!("{}_replicate", task.name);
+    // The guard is dropped last, and writes out what the lines below have logged.
+    let (log, terminal, _guard) = logging::start(&task.log, &name).map_err(Failure::Log)?;
+    let ended = runtime().and_then(|runtime| {
+        let ended = runtime.block_on(supervise(task, log.clone(), terminal.clone()));
+        // What is left are name lookups and the like, which nobody waits for any more.
+        runtime.shutdown_background();
+        ended
+    });
+    terminal.show(None);
+    match &ended {
+        Ok(()) => info!(log, "df2redis stopped"),
+        Err(failure) => {
+            crit!(log, "df2redis failed"; fields::ERROR => %failure, "exit" => failure.exit().code());
+        }
+    }
+    ended
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let mut builder = Builder::new_multi_thread();
+    builder
+        .worker_threads(cores.min(MOST_THREADS))
+        .thread_name("df2redis")
+        .enable_all()
+        .build()
+        .map_err(Failure::Runtime)
+}
+
+/// Runs the task beside the signals. It is a task of its own for the runtime, so that its panic is its own.
+async fn supervise(task: Task, log: Logger, terminal: Terminal) -> Result<(), Failure> {
+    let listening = StopSignals::listen(task.shutdown_timeout).map_err(Failure::Runtime)?;
+    let (_signals, stop) = listening;
+    // Not earlier: whoever reads this line may send a signal.
+    info!(log, "df2redis started";
+        fields::TASK => &task.name, fields::VERSION => VERSION, fields::PID => std::process::id(),
+        fields::FILE => %task.file.display());
+    for warning in &task.warnings {
+        warn!(log, "task file warning"; fields::REASON => %warning);
+    }
+    let mut running = tokio::spawn(task::run(task, log.clone(), terminal, stop.clone()));
+    tokio::select! {
+        ended = &mut running => match ended {
+            Ok(ended) => ended.map_err(Failure::Task),
+            Err(error) => Err(Failure::Panicked(error.to_string())),
+        },
+        () = overdue(stop, log) => {
+            running.abort();
+            Err(Failure::Stuck)
+        }
+    }
+}
+
+/// Logs each rise of `stop`, and returns when the task has had its time to heed the last one.
+async fn overdue(mut stop: watch::Receiver<Stop>, log: Logger) {
+    // The sender lives as long as the signals are listened to, which is longer than this.
+    let _ = stop.wait_for(|stop| *stop >= Stop::Drain).await;
+    info!(log, "stopping, finishing what is in flight");
+    let _ = stop.wait_for(|stop| *stop >= Stop::Now).await;
+    warn!(log, "stopping at once");
+    tokio::time::sleep(LAST_GRACE).await;
+}

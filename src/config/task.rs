@@ -1,0 +1,282 @@
+//! A checked task: what the rest of the program sees of a task file.
+//!
+//! Everything here is ready for use: paths are absolute, addresses parsed, secrets loaded, defaults filled in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use sloggers::types::Severity;
+
+use super::{Address, Complaint, Glob, Secret};
+
+/// One task.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Unique among the tasks of a process: 1 to 64 of `A-Z a-z 0-9 . _ -`, no dot or dash in front.
+    pub name: String,
+    /// The task file.
+    pub file: PathBuf,
+    /// Where the task keeps its lock and whatever must survive a restart. It may not exist yet.
+    pub state_dir: PathBuf,
+    /// How long a stop may take before what is in flight is given up.
+    pub shutdown_timeout: Duration,
+    /// Where entries come from.
+    pub source: Source,
+    /// Where entries go.
+    pub target: Target,
+    /// Which entries go there.
+    pub filter: Filter,
+    /// What happens where there is a choice.
+    pub policy: Policy,
+    /// How much the task may use.
+    pub limits: Limits,
+    /// How long to wait between attempts.
+    pub retry: Retry,
+    /// Where the log goes, and what goes there.
+    pub log: Log,
+    /// What is allowed but should not be: to be logged at start.
+    pub warnings: Vec<Complaint>,
+}
+
+/// A Dragonfly master.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Where it listens.
+    pub address: Address,
+    /// How to log in; `None` for a server without a password.
+    pub credentials: Option<Credentials>,
+    /// How long connecting may take, TLS and login included.
+    pub connect_timeout: Duration,
+    /// The address the master shows for this replica, instead of the connection's.
+    pub announce_ip: Option<IpAddr>,
+    /// The port the master shows for this replica; nothing listens there.
+    pub announce_port: Option<u16>,
+    /// TLS, if it is to be used.
+    pub tls: Option<TlsFiles>,
+}
+
+/// A Redis server.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Where it listens.
+    pub address: Address,
+    /// How to log in; `None` for a server without a password.
+    pub credentials: Option<Credentials>,
+    /// How long connecting may take, TLS and login included.
+    pub connect_timeout: Duration,
+    /// Source database to target database, where the two differ. No two allowed source databases go to one.
+    pub db_map: BTreeMap<u32, u32>,
+    /// The operator's word that nobody else writes to the mapped databases.
+    pub exclusive: bool,
+    /// The database that holds df2redis' own keys.
+    pub position_db: u32,
+    /// TLS, if it is to be used.
+    pub tls: Option<TlsFiles>,
+}
+
+impl Target {
+    /// The database on the target for one on the source.
+    pub fn db(&self, source: u32) -> u32 {
+        self.db_map.get(&source).copied().unwrap_or(source)
+    }
+}
+
+/// How to log in.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The ACL user; `None` for the default user.
+    pub username: Option<String>,
+    /// Its password, never empty.
+    pub password: Secret,
+}
+
+/// TLS for one side of a task: PEM files that could be opened when the task file was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificates that may sign the server's; `None` for the system's.
+    pub ca: Option<PathBuf>,
+    /// Client certificate chain and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// The name the certificate must carry, instead of the host.
+    pub server_name: Option<String>,
+    /// Accept any certificate: anybody in between can read and change everything.
+    pub insecure_skip_verify: bool,
+}
+
+/// Which keys the task copies.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    /// Source databases; `None` for all.
+    pub databases: Option<BTreeSet<u32>>,
+    /// A key must match one of these.
+    pub include: Vec<Glob>,
+    /// And none of these.
+    pub exclude: Vec<Glob>,
+}
+
+impl Filter {
+    /// Whether every key of every database is allowed.
+    pub fn allows_everything(&self) -> bool {
+        self.databases.is_none() && self.allows_every_key()
+    }
+
+    /// Whether every key of an allowed database is allowed.
+    pub fn allows_every_key(&self) -> bool {
+        self.exclude.is_empty() && self.include.iter().any(Glob::matches_all)
+    }
+
+    /// Whether keys of this source database can be allowed.
+    pub fn allows_db(&self, db: u32) -> bool {
+        self.databases.as_ref().is_none_or(|dbs| dbs.contains(&db))
+    }
+
+    /// Whether this key of this source database is copied.
+    pub fn allows(&self, db: u32, key: &[u8]) -> bool {
+        self.allows_db(db)
+            && self.include.iter().any(|glob| glob.matches(key))
+            && !self.exclude.iter().any(|glob| glob.matches(key))
+    }
+}
+
+/// What happens where there is a choice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// What happens to owned keys that the target holds before the first byte is written.
+    pub conflict: Conflict,
+    /// What happens when the target refuses an entry for good.
+    pub on_error: Reaction,
+    /// What happens to what the target cannot hold or do.
+    pub on_unsupported: OnUnsupported,
+    /// What happens to expiry times of single members of sets and hashes.
+    pub on_member_expiry: MemberExpiry,
+}
+
+/// What happens to owned keys that the target holds before the first byte is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conflict {
+    /// They are replaced.
+    Overwrite,
+    /// Nothing is written, the task stops.
+    Panic,
+    /// They stay as they are until the source replaces or deletes them whole.
+    Skip,
+}
+
+/// Stop the task, or go on without the entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaction {
+    /// Stop and say why.
+    Stop,
+    /// Leave the entry out, count it, log it.
+    Skip,
+}
+
+/// What happens to what the target cannot hold or do, by kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnUnsupported {
+    /// JSON documents, where the target has no JSON.
+    pub json: Reaction,
+    /// Bloom filters.
+    pub bloom: Reaction,
+    /// Count-min sketches.
+    pub cms: Reaction,
+    /// Top-k lists.
+    pub topk: Reaction,
+    /// Cuckoo filters.
+    pub cuckoo: Reaction,
+    /// Search indexes, where the target has no search.
+    pub search: Reaction,
+    /// Commands that have no translation.
+    pub command: Reaction,
+    /// Values of a type or size that the target does not take.
+    pub value: Reaction,
+    /// Commands whose result the source's journal does not carry.
+    pub lost: Reaction,
+}
+
+/// What happens to expiry times of single members of sets and hashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberExpiry {
+    /// The members are copied and never expire on the target by themselves.
+    Drop,
+    /// The task stops.
+    Stop,
+}
+
+/// How much a task may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes read and not yet answered for, over the whole task.
+    pub memory: u64,
+}
+
+/// How long to wait between attempts: doubling from `initial` to `max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// The first wait.
+    pub initial: Duration,
+    /// The longest wait, not less than `initial`.
+    pub max: Duration,
+    /// When to give up, counted from the first failure of a row; `None` for never.
+    pub max_elapsed: Option<Duration>,
+}
+
+/// Where the log goes, and what goes there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// The directory of the log files. It may not exist yet.
+    pub dir: PathBuf,
+    /// The least severe records written.
+    pub level: Severity,
+    /// The form of the file's lines.
+    pub format: LogFormat,
+    /// Whether lines also go to standard output.
+    pub console: Console,
+}
+
+/// The form of the log file's lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Time, level, message, then `field: value` pairs.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Whether log lines also go to standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Console {
+    /// If it is a terminal.
+    Auto,
+    /// Whatever it is.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn globs(patterns: &[&str]) -> Vec<Glob> {
+        let compile = |pattern: &&str| Glob::new(pattern.as_bytes()).unwrap();
+        patterns.iter().map(compile).collect()
+    }
+
+    #[test]
+    fn a_key_is_copied_if_its_database_and_one_include_and_no_exclude_say_so() {
+        let filter = Filter {
+            databases: Some([0, 3].into()),
+            include: globs(&["user:*", "order:*"]),
+            exclude: globs(&["*:tmp"]),
+        };
+        assert!(filter.allows(0, b"user:1"));
+        assert!(filter.allows(3, b"order:\xff"));
+        assert!(!filter.allows(1, b"user:1"), "database");
+        assert!(!filter.allows(0, b"cart:1"), "no include");
+        assert!(!filter.allows(0, b"user:1:tmp"), "exclude");
+        assert!(!filter.allows_everything());
+    }
+}

@@ -1,0 +1,58 @@
+//! The names of log fields, so that one thing has one name everywhere. Units are part of the name.
+
+/// The task.
+pub const TASK: &str = "task";
+/// The task file.
+pub const FILE: &str = "file";
+/// The program's version and commit.
+pub const VERSION: &str = "version";
+/// A process.
+pub const PID: &str = "pid";
+/// What a task is doing: the name of a phase.
+pub const PHASE: &str = "phase";
+/// Which flow, counted from 0.
+pub const FLOW: &str = "flow";
+/// How many flows.
+pub const FLOWS: &str = "flows";
+/// The address of a server.
+pub const ADDR: &str = "addr";
+/// An error with its causes.
+pub const ERROR: &str = "error";
+/// Why something is done.
+pub const REASON: &str = "reason";
+/// What the operator can do about it.
+pub const HINT: &str = "hint";
+/// Which attempt, counted from 1.
+pub const ATTEMPT: &str = "attempt";
+/// How long until the next attempt, milliseconds.
+pub const WAIT_MS: &str = "wait_ms";
+/// A database.
+pub const DB: &str = "db";
+/// A key, escaped.
+pub const KEY: &str = "key";
+/// A command's name.
+pub const COMMAND: &str = "command";
+/// How many keys.
+pub const KEYS: &str = "keys";
+/// How many entries.
+pub const ENTRIES: &str = "entries";
+/// How many bytes.
+pub const BYTES: &str = "bytes";
+/// How many entries a second.
+pub const ENTRIES_PER_S: &str = "entries_per_s";
+/// Bytes of the memory budget in use.
+pub const MEMORY_BYTES: &str = "memory_bytes";
+/// How many times a connection was made again.
+pub const RECONNECTS: &str = "reconnects";
+/// How many were lost.
+pub const LOST: &str = "lost";
+/// How many were left out by a policy.
+pub const SKIPPED: &str = "skipped";
+/// How long something took, milliseconds.
+pub const TOOK_MS: &str = "took_ms";
+/// How far the target is behind the source, entries of the slowest flow.
+pub const LAG_ENTRIES: &str = "lag_entries";
+/// How far the target is behind the source, milliseconds of the slowest flow.
+pub const LAG_MS: &str = "lag_ms";
+/// A position in a flow: the LSN of an entry.
+pub const POSITION: &str = "position";

@@ -1,0 +1,89 @@
+//! How the process ends: the numbers scripts and init systems see, stable from release to release.
+
+use std::process::ExitCode;
+
+/// An exit code. The numbers above 1 are those of sysexits(3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Exit {
+    /// Done, or stopped on request.
+    Done,
+    /// The command line is wrong.
+    Usage,
+    /// What came from the source cannot be understood or copied.
+    BadInput,
+    /// A server is not available, and it was said not to try again.
+    Unavailable,
+    /// A defect of df2redis.
+    Internal,
+    /// Something cannot be created: a lock that somebody holds, a target that is not empty.
+    CannotCreate,
+    /// Reading or writing a file failed.
+    Io,
+    /// Not now; the same later may succeed.
+    Temporary,
+    /// A server does not speak the expected protocol.
+    Protocol,
+    /// Wrong password, or not allowed.
+    Permission,
+    /// A task file is wrong.
+    Config,
+}
+
+impl Exit {
+    /// All, in order of their numbers.
+    pub const ALL: [Exit; 11] = [
+        Exit::Done,
+        Exit::Usage,
+        Exit::BadInput,
+        Exit::Unavailable,
+        Exit::Internal,
+        Exit::CannotCreate,
+        Exit::Io,
+        Exit::Temporary,
+        Exit::Protocol,
+        Exit::Permission,
+        Exit::Config,
+    ];
+
+    /// The number.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Usage => 64,
+            Self::BadInput => 65,
+            Self::Unavailable => 69,
+            Self::Internal => 70,
+            Self::CannotCreate => 73,
+            Self::Io => 74,
+            Self::Temporary => 75,
+            Self::Protocol => 76,
+            Self::Permission => 77,
+            Self::Config => 78,
+        }
+    }
+
+    /// What the number means, in a few words for `--help`.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Done => "done, or stopped on request",
+            Self::Usage => "wrong command line",
+            Self::BadInput => "the source sent what cannot be understood or copied",
+            Self::Unavailable => "a server is not available, and retry.max_elapsed is over",
+            Self::Internal => "a defect of df2redis",
+            Self::CannotCreate => {
+                "the task runs already, a file cannot be created, or the target is not empty"
+            }
+            Self::Io => "reading or writing a file failed",
+            Self::Temporary => "not now; the same later may succeed",
+            Self::Protocol => "a server does not speak the expected protocol",
+            Self::Permission => "wrong password, or not allowed",
+            Self::Config => "a task file is wrong",
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        exit.code().into()
+    }
+}

@@ -1,0 +1,172 @@
+//! Samples and manual pages against the definitions they describe.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use df2redis::config::{self, schema};
+use df2redis::{cli, process::Exit};
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(file(name)).unwrap()
+}
+
+/// Table and key of each assignment in a sample, commented out or not, and its value if it is not.
+fn assignments(sample: &str) -> BTreeMap<(String, String), Option<String>> {
+    let (mut table, mut found) = (String::new(), BTreeMap::new());
+    for line in sample.lines() {
+        let (line, commented) = match line.strip_prefix("# ") {
+            Some(line) => (line, true),
+            None => (line, false),
+        };
+        if let Some(name) = line
+            .strip_prefix('[')
+            .and_then(|line| line.strip_suffix(']'))
+        {
+            table = name.to_owned();
+        } else if let Some((key, value)) = line.split_once(" = ")
+            && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        {
+            let value = (!commented).then(|| value.to_owned());
+            found.insert((table.clone(), key.to_owned()), value);
+        }
+    }
+    found
+}
+
+#[test]
+fn every_sample_is_a_correct_task_file() {
+    let samples: Vec<PathBuf> = fs::read_dir(file("etc/df2redis"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert!(samples.len() >= 2, "{samples:?}");
+    for sample in samples {
+        let tasks = config::load(&[sample], None).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(tasks[0].warnings.is_empty(), "{:?}", tasks[0].warnings);
+    }
+}
+
+#[test]
+fn the_full_sample_has_every_key_and_shows_every_default() {
+    let mut found = assignments(&read("etc/df2redis/full.toml"));
+    for table in schema::TABLES {
+        for key in table.keys {
+            let name = (table.name.to_owned(), key.name.to_owned());
+            let value = found
+                .remove(&name)
+                .unwrap_or_else(|| panic!("{name:?} is missing"));
+            // The example of a key without a default, or of a table that is left out, is commented out.
+            if let (Some(default), Some(value)) = (key.default, value) {
+                let bare = value.trim_matches(['[', ']', '"']);
+                assert_eq!(bare, default, "{name:?}");
+            }
+        }
+    }
+    assert!(found.is_empty(), "unknown: {found:?}");
+}
+
+#[test]
+fn what_the_full_sample_leaves_commented_out_is_correct_too() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["ca.pem", "client.pem", "client.key"] {
+        fs::write(dir.path().join(name), "").unwrap();
+    }
+    let alternatives = [
+        "password = ",
+        "password_file = ",
+        "password_env = ",
+        "on_unsupported = ",
+    ];
+    let mut content = String::new();
+    for line in read("etc/df2redis/full.toml").lines() {
+        let bare = line.strip_prefix("# ").unwrap_or(line);
+        let is_code = bare.starts_with('[') && bare.ends_with(']') || {
+            let key = bare.split_once(" = ").map_or("", |(key, _)| key);
+            !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        };
+        if is_code && !alternatives.iter().any(|key| bare.starts_with(key)) {
+            content.push_str(bare);
+            content.push('\n');
+        }
+    }
+    // A user needs a password, and only one of the three keys can be given.
+    let content = content.replace("username = ", "password = \"secret\"\nusername = ");
+    let path = dir.path().join("full.toml");
+    fs::write(&path, content).unwrap();
+    let tasks = config::load(&[path], None).unwrap_or_else(|errors| panic!("{errors}"));
+    assert!(tasks[0].source.tls.is_some() && tasks[0].target.tls.is_some());
+    assert_eq!(tasks[0].target.db(0), 3);
+}
+
+#[test]
+fn every_key_stands_in_the_manual_with_its_type_and_default() {
+    let page = read("man/df2redis.toml.5");
+    let mut entries = 0;
+    for table in schema::TABLES {
+        let header = format!("\n.SS [{}]\n", table.name);
+        let (_, section) = page
+            .split_once(&header)
+            .unwrap_or_else(|| panic!("no {header}"));
+        let end = section.find("\n.S").unwrap_or(section.len());
+        let section = &section[..end];
+        entries += section.matches("\n.TP\n").count();
+        for key in table.keys {
+            let entry = match key.default {
+                Some(default) => {
+                    format!(
+                        "\n\\fB{}\\fR ({}, default: \\fB{default}\\fR)\n",
+                        key.name, key.kind
+                    )
+                }
+                None => format!("\n\\fB{}\\fR ({}, ", key.name, key.kind),
+            };
+            assert!(section.contains(&entry), "no {entry} in {header}");
+        }
+    }
+    let keys: usize = schema::TABLES.iter().map(|table| table.keys.len()).sum();
+    assert_eq!(entries, keys, "keys in the manual that do not exist");
+}
+
+/// All options of a command and its subcommands, as `--name`.
+fn options(command: &clap::Command, found: &mut Vec<String>) {
+    let own = command.get_arguments().filter_map(clap::Arg::get_long);
+    found.extend(own.map(|name| format!("--{name}")));
+    for subcommand in command.get_subcommands() {
+        options(subcommand, found);
+    }
+}
+
+#[test]
+fn every_command_option_and_exit_code_stands_in_the_manual() {
+    let page = read("man/df2redis.8").replace("\\-", "-");
+    let mut command = cli::command();
+    command.build();
+    let mut names = Vec::new();
+    options(&command, &mut names);
+    assert!(names.contains(&"--config".to_owned()) && names.contains(&"--version".to_owned()));
+    for name in names {
+        let entry = page.split(".TP\n").skip(1).any(|entry| {
+            entry
+                .lines()
+                .next()
+                .is_some_and(|line| line.split([' ', '"']).any(|word| word == name))
+        });
+        assert!(entry, "no entry for {name}");
+    }
+    for exit in Exit::ALL {
+        let entry = format!(".TP\n.B {}\n", exit.code());
+        assert!(
+            page.contains(&entry),
+            "no entry for exit code {}",
+            exit.code()
+        );
+    }
+    for header in [".SS replicate\n", ".SS config check\n"] {
+        assert!(page.contains(header), "no {header}");
+    }
+}
