@@ -9,14 +9,12 @@
 //! length from the wire is compared or decremented, never added to an offset unchecked.
 //! Facts: the layouts of the value types Dragonfly v1.14 to v1.40 sends, and Redis' stream types.
 
+use super::string::LZF_EXPANSION;
 use super::{Cursor, Halt};
 
 /// A string longer than this is refused: no server can hold it, so the length is corrupt, and
 /// waiting for so many bytes would be waiting for ever. 16 GiB.
 pub const STRING_LIMIT: u64 = 1 << 34;
-
-/// One LZF back reference of 3 bytes yields at most 264: nothing expands by more than this.
-const LZF_EXPANSION: u64 = 88;
 
 /// The longest head of a string: `C3` and two packed integers of 9 bytes.
 const HEAD_MAX: usize = 19;
