@@ -51,6 +51,20 @@ impl Features {
         }
     }
 
+    /// Whether the release is this one (major, minor) or a later one. Valkey began at 7.2, so the
+    /// numbers of Redis hold for it up to there.
+    pub fn at_least(&self, major: u16, minor: u16) -> bool {
+        self.version >= (major, minor, 0)
+    }
+
+    /// Whether `HSETEX` sets fields and their expiry at once: Redis 8.0, Valkey 9.
+    pub fn hash_set_with_expiry(&self) -> bool {
+        match self.flavour {
+            Flavour::Redis => self.at_least(8, 0),
+            Flavour::Valkey => self.at_least(9, 0),
+        }
+    }
+
     /// The cheapest form in which a value of RDB type `kind` arrives unchanged.
     ///
     /// Type 14 is [`Form::Restore`]; whoever finds a plain node in it uses [`Form::Native`].

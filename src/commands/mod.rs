@@ -1,5 +1,27 @@
 //! What a journalled command means: its keys, its effect, its form for a given target.
+//!
+//! Pure functions over the words of one command; nothing here reads or writes.
+//!
+//! [`lookup`] knows each command, [`keys`] and [`filtered`] its keys, and [`plan`] says what to
+//! send in its place. [`Features`] says what the target can do.
 
 mod features;
+mod hash;
+mod keys;
+mod plan;
+#[cfg(test)]
+mod recorded;
+mod table;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod translate;
 
 pub use features::{Features, Flavour, Form};
+pub use keys::{Filtered, KeyIter, KeyUse, filtered, keys};
+pub use plan::{
+    Commands, Context, Global, Kind, MemberExpiry, Note, Nothing, Plan, Reason, Restore,
+    Unsupported, Word, plan,
+};
+pub use table::{Keys, Needs, Roles, Spec, Tolerates, lookup};

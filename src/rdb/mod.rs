@@ -1,5 +1,26 @@
 //! RDB object encodings, both ways, and the DUMP payload. Knows neither sockets nor tasks.
 
+pub mod convert;
 mod cursor;
+mod elements;
+pub mod encode;
+mod intset;
+pub mod kind;
+mod listpack;
+pub mod payload;
+mod stream;
+mod stream_tail;
+pub mod string;
+mod value;
+mod walk;
+mod ziplist;
 
 pub use cursor::{Cursor, Halt};
+pub use elements::{Element, Elements, NoElements};
+pub use intset::Intset;
+pub use listpack::{Listpack, ListpackWriter};
+pub use stream::{Entry, Fields, StreamId, StreamInfo};
+pub use string::{Item, Text};
+pub use value::{Consumer, Group, Stream, StreamRecord, Value, ValueError, decode};
+pub use walk::{STRING_LIMIT, UnknownType, Walked, Walker};
+pub use ziplist::Ziplist;
