@@ -92,23 +92,25 @@ impl Read for Source {
     }
 }
 
-/// Unpacks one blob after the other, keeping the codecs' memory between them.
+/// Unpacks one blob after the other.
 pub(super) struct Inflater {
-    lz4: Option<([u8; 2], FrameDecoder<Source>)>,
+    /// Kept between blobs, since making one is dear.
     zstd: Option<Decoder<'static>>,
     blob: Option<Blob>,
 }
 
 /// The blob being unpacked.
 enum Blob {
-    Lz4,
-    Zstd { input: BufReader<Source>, ended: bool },
+    Lz4(Box<FrameDecoder<Source>>),
+    Zstd {
+        input: BufReader<Source>,
+        ended: bool,
+    },
 }
 
 impl Inflater {
     pub(super) fn new() -> Self {
         Self {
-            lz4: None,
             zstd: None,
             blob: None,
         }
@@ -117,39 +119,10 @@ impl Inflater {
     /// Starts a blob.
     pub(super) fn begin(&mut self, codec: Codec, packed: Packed) -> Result<(), Fault> {
         self.blob = Some(match codec {
-            Codec::Lz4 => self.begin_lz4(packed)?,
+            Codec::Lz4 => begin_lz4(packed)?,
             Codec::Zstd => self.begin_zstd(packed)?,
         });
         Ok(())
-    }
-
-    /// The frame decoder's buffers fit one kind of frame, and nearly all are of one kind.
-    fn begin_lz4(&mut self, packed: Packed) -> Result<Blob, Fault> {
-        let mut start = [0; 6];
-        match &packed {
-            Packed::Memory(bytes) => {
-                if let Some(first) = bytes.first_chunk() {
-                    start = *first;
-                }
-            }
-            Packed::File { spill, .. } => {
-                spill.read_at(&mut start, 0).map_err(Fault::Spill)?;
-            }
-        }
-        let [magic @ .., flags, blocks] = start;
-        if magic != LZ4_MAGIC {
-            return Err(Fault::invalid("not an LZ4 frame"));
-        }
-        if blocks >> 4 > LZ4_BLOCKS_MAX {
-            return Err(Fault::invalid("an LZ4 frame with blocks over 1 MiB"));
-        }
-        match &mut self.lz4 {
-            Some((kind, decoder)) if *kind == [flags, blocks] => {
-                *decoder.get_mut() = Source::new(packed);
-            }
-            slot => *slot = Some(([flags, blocks], FrameDecoder::new(Source::new(packed)))),
-        }
-        Ok(Blob::Lz4)
     }
 
     fn begin_zstd(&mut self, packed: Packed) -> Result<Blob, Fault> {
@@ -171,15 +144,15 @@ impl Inflater {
 
     /// Unpacks into `out`, which is not empty. 0 at the blob's end, once it was found to be whole.
     pub(super) fn read(&mut self, out: &mut [u8]) -> Result<usize, Fault> {
-        let written = match (&mut self.blob, &mut self.lz4, &mut self.zstd) {
-            (Some(Blob::Lz4), Some((_, decoder)), _) => {
+        let written = match (&mut self.blob, &mut self.zstd) {
+            (Some(Blob::Lz4(decoder)), _) => {
                 let written = decoder.read(out).map_err(broken)?;
                 if written == 0 {
                     whole(decoder.get_ref().exhausted, decoder.get_ref().is_empty())?;
                 }
                 written
             }
-            (Some(Blob::Zstd { input, ended }), _, Some(decoder)) => {
+            (Some(Blob::Zstd { input, ended }), Some(decoder)) => {
                 read_zstd(decoder, input, ended, out)?
             }
             _ => 0,
@@ -189,6 +162,29 @@ impl Inflater {
         }
         Ok(written)
     }
+}
+
+/// A new decoder for each blob: one that kept its place in a broken frame would misread the next.
+fn begin_lz4(packed: Packed) -> Result<Blob, Fault> {
+    let mut start = [0; 6];
+    match &packed {
+        Packed::Memory(bytes) => {
+            if let Some(first) = bytes.first_chunk() {
+                start = *first;
+            }
+        }
+        Packed::File { spill, .. } => {
+            spill.read_at(&mut start, 0).map_err(Fault::Spill)?;
+        }
+    }
+    let [magic @ .., _, blocks] = start;
+    if magic != LZ4_MAGIC {
+        return Err(Fault::invalid("not an LZ4 frame"));
+    }
+    if blocks >> 4 > LZ4_BLOCKS_MAX {
+        return Err(Fault::invalid("an LZ4 frame with blocks over 1 MiB"));
+    }
+    Ok(Blob::Lz4(Box::new(FrameDecoder::new(Source::new(packed)))))
 }
 
 fn read_zstd(
@@ -238,7 +234,9 @@ mod tests {
     use std::io::Write;
 
     fn lz4(content: &[u8]) -> Vec<u8> {
-        let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+        let blocks = lz4_flex::frame::BlockSize::Max64KB;
+        let info = lz4_flex::frame::FrameInfo::new().block_size(blocks);
+        let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, Vec::new());
         encoder.write_all(content).unwrap();
         encoder.finish().unwrap()
     }

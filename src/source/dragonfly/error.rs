@@ -140,7 +140,7 @@ pub enum SourceError {
     #[error("the source was restarted during the handshake")]
     MasterChanged,
     /// The number of flows is not what it was a moment ago.
-    #[error("the source's number of flows changed: {expected} were announced, {}", got(.got))]
+    #[error("the source's number of flows changed: {expected} were announced, {}", count_now(.got))]
     FlowCount {
         /// As announced.
         expected: u32,
@@ -246,7 +246,7 @@ pub enum SourceError {
     },
 }
 
-fn got(got: &Option<u32>) -> String {
+fn count_now(got: &Option<u32>) -> String {
     match got {
         Some(got) => format!("now there are {got}"),
         None => "and now one of them does not exist".to_owned(),
