@@ -1,0 +1,54 @@
+//! What tests, benchmarks and the demo share: servers as values, a client, comparisons, a simulated Dragonfly.
+//!
+//! Nothing here uses the library under test, so that a mistake made there cannot cancel itself out here.
+//! Include it with `#[path = "../tests/support/mod.rs"] mod support;`.
+//! Invariants: servers listen on 127.0.0.1 and a free port, live in directories of their own, and are gone
+//!   when their value is dropped; nothing waits by sleeping for a fixed time.
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each program that includes this uses a part of it"
+)]
+
+pub mod client;
+pub mod compare;
+pub mod dragonfly;
+pub mod expected;
+pub mod redis_server;
+pub mod tls;
+
+pub use client::{Client, Reply};
+pub use compare::compare;
+pub use dragonfly::{Dataset, SimulatedDragonfly};
+pub use redis_server::RedisServer;
+
+use std::time::{Duration, Instant};
+
+/// How long [`eventually`] waits before it gives up: generous, because the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `check` is true, looking every few milliseconds.
+///
+/// # Panics
+/// When it is still false after [`PATIENCE`], with `what` and the caller's place.
+#[track_caller]
+pub fn eventually(what: &str, check: impl FnMut() -> bool) {
+    assert!(within(PATIENCE, check), "not within {PATIENCE:?}: {what}");
+}
+
+/// True as soon as `check` is; false when it is not within `limit`.
+#[must_use]
+pub fn within(limit: Duration, mut check: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    let mut pause = Duration::from_micros(200);
+    loop {
+        if check() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
+    }
+}
