@@ -1,7 +1,7 @@
 //! The program as its user starts it: exit codes, messages, signals, log, lock.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -389,6 +389,31 @@ fn a_terminal_that_hangs_up_ends_neither_task_nor_log() {
     });
     drop(terminal.master);
     running.signal(Signal::SIGINT);
+    assert_eq!(running.exit_code(), Some(0));
+    assert!(
+        task.log().contains("INFO df2redis stopped"),
+        "{}",
+        task.log()
+    );
+}
+
+#[test]
+fn a_terminal_stopped_with_ctrl_s_holds_up_neither_log_nor_end() {
+    let task = SilentTask::new("");
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut screen = File::from(terminal.master);
+    // As if Ctrl-S had been pressed: from now on, whoever writes there waits.
+    screen.write_all(b"\x13").unwrap();
+    let mut running = Running(
+        task.command()
+            .stdout(Stdio::from(terminal.slave))
+            .spawn()
+            .unwrap(),
+    );
+    eventually("the start is logged", || {
+        task.log().contains("df2redis started").then_some(())
+    });
+    running.signal(Signal::SIGTERM);
     assert_eq!(running.exit_code(), Some(0));
     assert!(
         task.log().contains("INFO df2redis stopped"),

@@ -42,8 +42,12 @@ impl Failure {
     fn exit(&self) -> Exit {
         match self {
             Self::Config(_) => Exit::Config,
-            Self::Lock(LockError::Held { .. } | LockError::Directory { .. }) => Exit::CannotCreate,
-            Self::Lock(LockError::File { .. } | LockError::NotAFile { .. }) => Exit::CannotCreate,
+            Self::Lock(
+                LockError::Held { .. }
+                | LockError::Directory { .. }
+                | LockError::File { .. }
+                | LockError::NotAFile { .. },
+            ) => Exit::CannotCreate,
             Self::Log(LogError::Open { .. }) => Exit::CannotCreate,
             Self::Log(LogError::Thread(_)) | Self::Runtime(_) => Exit::Internal,
             Self::Task(error) => error.exit_code(),
@@ -86,6 +90,7 @@ pub(super) fn run(arguments: &Replicate) -> Exit {
 fn replicate(arguments: &Replicate) -> Result<(), Failure> {
     let files = [arguments.config.clone()];
     let tasks = config::load(&files, arguments.task_name.as_deref()).map_err(Failure::Config)?;
+    // One file, so one task.
     for mut task in tasks {
         if let Some(level) = arguments.log_level {
             task.log.level = level;

@@ -3,7 +3,8 @@
 //! `*` any bytes, `?` one byte, `[ab]`, `[a-z]`, `[^ab]` one byte of a set or not of it, `\x` the byte x itself.
 //! Matching takes at most pattern length times key length steps, whatever the two are: on a mismatch only the
 //! last `*` is extended, because extending an earlier one cannot find more.
-//! One difference from Redis: a set that is never closed is refused instead of being closed by the end.
+//! Two differences from Redis 7.0: a set that is never closed is refused instead of being closed by the end, and
+//! two or more stars match the empty key too, as one does.
 
 use std::fmt;
 

@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::load::load_in;
 use super::*;
 
@@ -625,4 +627,24 @@ fn the_command_line_names_a_nameless_task_and_picks_a_named_one() {
              not starting with a dot or dash"
         )
     );
+}
+
+proptest! {
+    /// The full sample with one piece cut out and another put in: correct, or refused with complaints.
+    #[test]
+    fn a_damaged_task_file_never_panics(
+        at in 0..8_000_usize, cut in 0..40_usize, piece in r#"[\[\]"'=#\.\{\}a-z0-9\n\-\\]{0,6}|\PC{0,3}"#
+    ) {
+        let full = include_str!("../../etc/df2redis/full.toml");
+        let (start, end) = (at.min(full.len()), (at + cut).min(full.len()));
+        let bytes = [&full.as_bytes()[..start], piece.as_bytes(), &full.as_bytes()[end..]].concat();
+        let files = Files::new();
+        let path = files.write("orders.toml", bytes, 0o600);
+        if let Err(errors) = load_in(&[path], None, &env) {
+            prop_assert!(!errors.complaints().is_empty());
+            for complaint in errors.complaints() {
+                prop_assert!(!complaint.to_string().contains('\n'), "{}", complaint);
+            }
+        }
+    }
 }

@@ -71,3 +71,41 @@ impl Drain for ConsoleDrain {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_full_disk_costs_lines_and_the_log_goes_on_with_their_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("orders.log");
+        // Every write to /dev/full fails with "no space left on device".
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let drain = FileDrain::new(LogFormat::Json, LogFile::open(path.clone()).unwrap());
+        let place = record_static!(Level::Info, "");
+        let log = |n: u32| {
+            let message = format_args!("line");
+            let Ok(()) = drain.log(&Record::new(&place, &message, b!("n" => n)), &o!().into());
+        };
+        log(1);
+        log(2);
+        fs::remove_file(&path).unwrap();
+        log(3);
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert_eq!(
+            lines[0]["msg"],
+            "log lines lost, the file could not be written"
+        );
+        assert_eq!(lines[0]["level"], "warning");
+        assert_eq!(lines[0]["lost"], 2);
+        assert_eq!(lines[0]["error"], "No space left on device (os error 28)");
+        assert_eq!(lines[1]["n"], 3);
+    }
+}

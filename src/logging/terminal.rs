@@ -165,18 +165,32 @@ impl Output {
         let Some(live) = &self.live else {
             return;
         };
-        let mut bar = None;
+        let mut shown: Option<(ProgressBar, Progress)> = None;
         while let Some(progress) = live.next() {
             if self.dead.load(Ordering::Relaxed) {
                 break;
             }
-            match progress {
-                Some(progress) => draw(bar.get_or_insert_with(|| live.add()), &progress),
-                None => take_away(bar.take()),
-            }
+            shown = match (shown.take(), progress) {
+                (None, None) => None,
+                (None, Some(new)) => {
+                    let bar = live.drawings.add(ProgressBar::new(0));
+                    draw(&bar, None, &new);
+                    Some((bar, new))
+                }
+                (Some((bar, old)), Some(new)) => {
+                    draw(&bar, Some(&old), &new);
+                    Some((bar, new))
+                }
+                (Some((bar, _)), None) => {
+                    bar.finish_and_clear();
+                    None
+                }
+            };
             thread::sleep(FRAME);
         }
-        take_away(bar);
+        if let Some((bar, _)) = shown {
+            bar.finish_and_clear();
+        }
     }
 }
 
@@ -195,26 +209,29 @@ impl Live {
             slot = woken.unwrap_or_else(PoisonError::into_inner);
         }
     }
-
-    fn add(&self) -> ProgressBar {
-        self.drawings.add(ProgressBar::new(0))
-    }
 }
 
-fn draw(bar: &ProgressBar, progress: &Progress) {
-    match progress {
+/// Shows progress on a bar that showed `before`. indicatif draws at each change, so only changes are made.
+fn draw(bar: &ProgressBar, before: Option<&Progress>, progress: &Progress) {
+    let text = match progress {
         Progress::Bar { done, total, text } => {
-            bar.set_style(style(BAR_TEMPLATE));
-            bar.set_length(*total);
-            bar.set_position(*done);
-            bar.set_message(text.clone());
+            if !matches!(before, Some(Progress::Bar { .. })) {
+                bar.set_style(style(BAR_TEMPLATE));
+            }
+            bar.update(|state| {
+                state.set_len(*total);
+                state.set_pos(*done);
+            });
+            text
         }
         Progress::Line(text) => {
-            bar.set_style(style(LINE_TEMPLATE));
-            bar.set_message(text.clone());
+            if !matches!(before, Some(Progress::Line(_))) {
+                bar.set_style(style(LINE_TEMPLATE));
+            }
+            text
         }
-    }
-    bar.tick();
+    };
+    bar.set_message(text.clone());
 }
 
 /// The style of that template; the default one if a template is wrong, which a test excludes.
@@ -222,12 +239,6 @@ fn style(template: &str) -> ProgressStyle {
     match ProgressStyle::with_template(template) {
         Ok(style) => style.progress_chars("=> "),
         Err(_) => ProgressStyle::default_bar(),
-    }
-}
-
-fn take_away(bar: Option<ProgressBar>) {
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
     }
 }
 
