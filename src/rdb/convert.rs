@@ -26,6 +26,8 @@ pub struct Converted {
     pub consumed: usize,
     /// Whether the value is finished.
     pub done: bool,
+    /// Bytes needed at least beyond the window; 0 exactly when `done`.
+    pub missing: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,12 +87,13 @@ impl StreamConverter {
             let (before, kept) = (cursor.clone(), out.len());
             match self.advance(&mut cursor, out) {
                 Ok(step) => self.step = step,
-                Err(Halt::Incomplete { .. }) => {
+                Err(Halt::Incomplete { missing }) => {
                     out.truncate(kept);
                     let consumed = before.position();
                     return Ok(Converted {
                         consumed,
                         done: false,
+                        missing,
                     });
                 }
                 Err(invalid) => return Err(invalid),
@@ -100,6 +103,7 @@ impl StreamConverter {
         Ok(Converted {
             consumed,
             done: true,
+            missing: 0,
         })
     }
 
@@ -194,12 +198,13 @@ impl StreamConverter {
 }
 
 /// Converts a stream that is in memory whole. Bytes left over are an error.
-pub fn stream(converter: StreamConverter, value: &[u8]) -> Result<Vec<u8>, Halt> {
-    let mut converter = converter;
+pub fn stream(mut converter: StreamConverter, value: &[u8]) -> Result<Vec<u8>, Halt> {
     let mut out = Vec::with_capacity(value.len());
     let converted = converter.convert(value, &mut out)?;
     if !converted.done {
-        return Err(Halt::Incomplete { missing: 1 });
+        return Err(Halt::Incomplete {
+            missing: converted.missing,
+        });
     }
     if converted.consumed != value.len() {
         return Err(Halt::Invalid {

@@ -157,7 +157,7 @@ impl Held {
         }
         let from = window.get(at + self.start..).unwrap_or_default();
         from.get(..self.len).ok_or(Halt::Incomplete {
-            missing: self.len - from.len(),
+            missing: self.len.saturating_sub(from.len()),
         })
     }
 }

@@ -82,16 +82,13 @@ pub fn sorted_listpack<T: AsRef<[u8]>>(out: &mut Vec<u8>, members: &[(T, f64)]) 
     write_raw(out, &pack.finish());
 }
 
-/// The shortest text that reads back as the same score, as servers write it.
+/// The shortest text that reads back as the same score, as Dragonfly writes it.
 pub fn score_text(score: f64) -> String {
     let size = score.abs();
-    if size == 0.0 || size.is_infinite() || (1e-7..1e21).contains(&size) {
-        return score.to_string();
-    }
-    let text = format!("{score:e}");
-    match text.split_once('e') {
-        Some((digits, power)) if !power.starts_with('-') => format!("{digits}e+{power}"),
-        _ => text,
+    if size == 0.0 || size.is_infinite() || (1e-6..1e21).contains(&size) {
+        score.to_string()
+    } else {
+        format!("{score:e}")
     }
 }
 

@@ -11,6 +11,8 @@ pub mod payload;
 mod stream;
 mod stream_tail;
 pub mod string;
+#[cfg(test)]
+mod tests;
 mod value;
 mod walk;
 mod ziplist;

@@ -110,7 +110,7 @@ pub fn decode(kind: u8, bytes: &[u8]) -> Result<(Value, usize), ValueError> {
 }
 
 /// The value of this type that has no elements.
-fn empty(kind: u8) -> Value {
+pub(super) fn empty(kind: u8) -> Value {
     match kind {
         kind::LIST | kind::LIST_ZIPLISTS => Value::List(Vec::new()),
         kind::SET | kind::SET_INTSET | kind::SET_EXPIRING => Value::Set(Vec::new()),
@@ -126,7 +126,7 @@ fn empty(kind: u8) -> Value {
 
 impl Value {
     /// Adds an element of a value of the same type; others are not for it.
-    fn add(&mut self, element: Element<'_>) {
+    pub(super) fn add(&mut self, element: Element<'_>) {
         match (self, element) {
             (Self::String(text), Element::String(whole))
             | (Self::Json(text), Element::Json(whole)) => *text = whole.into_bytes(),
