@@ -37,6 +37,7 @@ pub mod shard;
 pub mod snapshot;
 pub mod socket_queue;
 pub mod stream_value;
+pub mod sync;
 pub mod tokens;
 pub mod value;
 
