@@ -56,7 +56,7 @@ impl Hub {
             }
         });
         state.running = true;
-        let token = self.token(flow, resumes.is_some());
+        let token = self.token(flow, session);
         let id = self.link_id.fetch_add(1, Ordering::SeqCst);
         let options = &self.options;
         let mut link = Link::new(
@@ -84,21 +84,22 @@ impl Hub {
         });
     }
 
-    fn token(&self, flow: usize, partial: bool) -> String {
+    /// A new token, or the recorded one.
+    fn token(&self, flow: usize, session: u32) -> String {
+        let first = session == self.options.first_session;
         let recorded = self
             .options
             .replay
             .as_ref()
             .and_then(|replay| replay.recorded.get(flow));
-        match recorded {
-            Some(recorded) if partial => recorded
-                .partial
-                .as_ref()
-                .map(|partial| partial.token.clone()),
-            Some(recorded) => Some(recorded.token.clone()),
-            None => None,
-        }
-        .unwrap_or_else(tokens::token)
+        let token = recorded.and_then(|flow| {
+            if first {
+                Some(flow.token.clone())
+            } else {
+                flow.second_token.clone()
+            }
+        });
+        token.unwrap_or_else(tokens::token)
     }
 
     /// `DFLY SYNC`: the snapshot of all flows starts at one moment.
