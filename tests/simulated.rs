@@ -2,3 +2,14 @@
 
 #[path = "support/mod.rs"]
 mod support;
+
+#[path = "simulated/bytes.rs"]
+mod bytes;
+#[path = "simulated/clients.rs"]
+mod clients;
+#[path = "simulated/manners.rs"]
+mod manners;
+#[path = "simulated/recordings.rs"]
+mod recordings;
+#[path = "simulated/streams.rs"]
+mod streams;

@@ -3,6 +3,7 @@
 mod answer;
 mod dead_letter;
 mod error;
+pub mod form;
 mod outgoing;
 mod settings;
 mod writer;

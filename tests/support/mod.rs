@@ -14,7 +14,9 @@ pub mod client;
 pub mod compare;
 pub mod dragonfly;
 pub mod expected;
+pub mod recorded;
 pub mod redis_server;
+pub mod replica;
 pub mod tls;
 
 pub use client::{Client, Reply};

@@ -247,7 +247,12 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    fn unpack(inflater: &mut Inflater, codec: Codec, packed: &[u8], step: usize) -> Result<Vec<u8>, Fault> {
+    fn unpack(
+        inflater: &mut Inflater,
+        codec: Codec,
+        packed: &[u8],
+        step: usize,
+    ) -> Result<Vec<u8>, Fault> {
         inflater.begin(codec, Packed::Memory(Bytes::copy_from_slice(packed)))?;
         let (mut all, mut out) = (Vec::new(), vec![0; step]);
         loop {
@@ -265,14 +270,20 @@ mod tests {
         for (codec, packed) in [(Codec::Lz4, lz4(&content)), (Codec::Zstd, zstd(&content))] {
             let mut inflater = Inflater::new();
             for cut in 0..packed.len() {
-                assert!(unpack(&mut inflater, codec, &packed[..cut], 100).is_err(), "{codec:?} {cut}");
+                assert!(
+                    unpack(&mut inflater, codec, &packed[..cut], 100).is_err(),
+                    "{codec:?} {cut}"
+                );
                 inflater = Inflater::new();
             }
             let more = [&packed[..], b"x"].concat();
             assert!(unpack(&mut inflater, codec, &more, 100).is_err());
             let mut inflater = Inflater::new();
             for step in [1, 7, 1000] {
-                assert_eq!(unpack(&mut inflater, codec, &packed, step).unwrap(), content);
+                assert_eq!(
+                    unpack(&mut inflater, codec, &packed, step).unwrap(),
+                    content
+                );
             }
         }
     }
@@ -285,7 +296,10 @@ mod tests {
             assert!(packed.len() < 1 << 20);
             let mut file = SpillWriter::create_in(dir.path()).unwrap();
             file.write(&packed).unwrap();
-            let packed = Packed::File { spill: file.finish(), at: 0 };
+            let packed = Packed::File {
+                spill: file.finish(),
+                at: 0,
+            };
             let mut inflater = Inflater::new();
             inflater.begin(codec, packed).unwrap();
             let (mut out, mut total) = (vec![1; 64 << 10], 0);
@@ -307,7 +321,15 @@ mod tests {
         let mut large = lz4(b"x");
         large[5] = 0x70;
         assert!(unpack(&mut inflater, Codec::Lz4, &large, 10).is_err());
-        assert!(unpack(&mut inflater, Codec::Lz4, &[0x02, 0x21, 0x4C, 0x18, 0, 0], 10).is_err());
+        assert!(
+            unpack(
+                &mut inflater,
+                Codec::Lz4,
+                &[0x02, 0x21, 0x4C, 0x18, 0, 0],
+                10
+            )
+            .is_err()
+        );
         assert!(unpack(&mut inflater, Codec::Lz4, b"", 10).is_err());
         assert!(unpack(&mut inflater, Codec::Zstd, b"", 10).is_err());
         assert!(unpack(&mut inflater, Codec::Zstd, &lz4(b"x"), 10).is_err());

@@ -267,7 +267,9 @@ mod tests {
                     if piece.is_empty() {
                         continue;
                     }
-                    chunks.begin(id, db + at as u32, piece.len(), &settings).unwrap();
+                    chunks
+                        .begin(id, db + at as u32, piece.len(), &settings)
+                        .unwrap();
                     for byte in piece {
                         chunks.feed(id, &[*byte], &settings).unwrap();
                     }

@@ -98,11 +98,7 @@ impl Parser {
     }
 
     /// Goes on with a body that was not whole; one over the threshold goes to a file as it comes.
-    pub(super) fn body(
-        &mut self,
-        layer: &mut Layer,
-        mut open: Box<OpenBody>,
-    ) -> Result<(), Fault> {
+    pub(super) fn body(&mut self, layer: &mut Layer, mut open: Box<OpenBody>) -> Result<(), Fault> {
         let (bytes, all) = layer.bounded();
         let fresh = bytes.get(open.walked..).unwrap_or_default();
         let walked = open.walker.walk(fresh)?;
@@ -142,12 +138,7 @@ impl Parser {
     }
 
     /// Moves a body's bytes up to `end` to a new file, and the items before it out of the way.
-    fn spill(
-        &mut self,
-        layer: &mut Layer,
-        open: &mut OpenBody,
-        end: usize,
-    ) -> Result<(), Fault> {
+    fn spill(&mut self, layer: &mut Layer, open: &mut OpenBody, end: usize) -> Result<(), Fault> {
         let rest = layer.rest();
         if let BodyHead::Record { head, .. } = &mut open.head
             && let Text::Raw(key) = &head.key
@@ -198,7 +189,9 @@ impl Parser {
             let content = read_text(&mut cursor)?;
             let (len, content) = (cursor.position(), content.bytes(rest).to_vec());
             if content.len() > DECODED_LIMIT {
-                return Err(Fault::invalid("a journal blob that unpacks to over 256 KiB"));
+                return Err(Fault::invalid(
+                    "a journal blob that unpacks to over 256 KiB",
+                ));
             }
             layer.consume(len);
             self.settle(layer);

@@ -223,7 +223,10 @@ mod tests {
             &[0xFC, 0, 0, 0, 0, 0, 0, 0, 0, 0xFE, 0],
         ] {
             let fault = record_head(bytes).unwrap_err();
-            assert!(!matches!(fault, Fault::Halt(Halt::Incomplete { .. })), "{bytes:?}");
+            assert!(
+                !matches!(fault, Fault::Halt(Halt::Incomplete { .. })),
+                "{bytes:?}"
+            );
         }
     }
 }

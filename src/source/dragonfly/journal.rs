@@ -122,10 +122,16 @@ mod tests {
         for (bytes, head) in [
             (&[6, 3][..], EntryHead::Select(3)),
             (&[10, 0, 1, 3, 9], command(0, 3, 9)),
-            (&[10, 0x80, 0, 1, 0x11, 0x70, 1, 5, 8], command(70_000, 5, 8)),
+            (
+                &[10, 0x80, 0, 1, 0x11, 0x70, 1, 5, 8],
+                command(70_000, 5, 8),
+            ),
             (&[9, 0, 1, 2, 6], command(0, 2, 6)),
             (&[11, 0x40, 0xC8, 2, 2, 5], command(200, 2, 5)),
-            (&[12, 0x40, 0xC8, 2], EntryHead::Nothing { acknowledge: false }),
+            (
+                &[12, 0x40, 0xC8, 2],
+                EntryHead::Nothing { acknowledge: false },
+            ),
             (&[13], EntryHead::Nothing { acknowledge: true }),
             (&[14], EntryHead::Nothing { acknowledge: false }),
             (&[15, 0x41, 0x2C], EntryHead::Lsn(300)),
@@ -151,7 +157,10 @@ mod tests {
             &[10, 0, 1, 1, 0x81, 255, 255, 255, 255, 255, 255, 255, 255],
             &[6, 0x81, 0, 0, 0, 1, 0, 0, 0, 0],
         ] {
-            assert!(matches!(entry_head(bytes), Err(Fault::Invalid(_))), "{bytes:?}");
+            assert!(
+                matches!(entry_head(bytes), Err(Fault::Invalid(_))),
+                "{bytes:?}"
+            );
         }
     }
 
@@ -162,7 +171,10 @@ mod tests {
         assert_eq!(count.take().unwrap(), Some(7));
         count.check(7).unwrap();
         for got in [0, 6, 8, u64::MAX] {
-            assert!(matches!(count.check(got), Err(Fault::Lsn { expected: 7, .. })));
+            assert!(matches!(
+                count.check(got),
+                Err(Fault::Lsn { expected: 7, .. })
+            ));
         }
         assert!(Count::from(u64::MAX).take().is_err());
         let mut inside = Count::default();

@@ -8,20 +8,33 @@ mod chunks;
 mod entries;
 mod error;
 mod fault;
+mod flow;
+mod handshake;
 mod head;
 mod journal;
 mod layer;
+mod monitor;
 mod parser;
+mod reply;
+mod session;
 mod settings;
 mod shard;
 mod stream;
+mod wire;
 mod words;
 
 #[cfg(test)]
 mod captures;
+#[cfg(test)]
+mod scripted;
 
 pub use error::{Link, Phase, Place, SourceError};
+pub use flow::{Acknowledger, FlowReader, SnapshotEnded, SnapshotFlow};
+pub use handshake::Master;
+pub use monitor::Monitor;
 pub use parser::Decoded;
-pub use settings::ReadSettings;
+pub use reply::Reply;
+pub use session::{Registered, Session, Stable, Start, Syncing};
+pub use settings::{Password, ReadSettings, Settings};
 pub use shard::shard;
 pub use stream::StreamDecoder;

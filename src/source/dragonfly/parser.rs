@@ -215,7 +215,9 @@ impl Parser {
             TAGGED_CHUNK => return self.start_chunk(layer),
             FULLSYNC_END => {
                 if cursor.array::<8>()? != [0; 8] {
-                    return Err(Fault::invalid("an end of the snapshot that is not all zeros"));
+                    return Err(Fault::invalid(
+                        "an end of the snapshot that is not all zeros",
+                    ));
                 }
                 self.end_snapshot()?;
             }

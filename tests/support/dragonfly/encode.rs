@@ -241,3 +241,24 @@ pub fn shard_of(key: &[u8], shards: usize) -> usize {
     let hash = xxhash_rust::xxh64::xxh64(key, 120_577_240_643);
     usize::try_from(hash % shards.max(1) as u64).unwrap_or(0)
 }
+
+/// Where the first key of a command stands among its words.
+#[must_use]
+pub fn first_key_at(name: &[u8]) -> usize {
+    const SECOND: [&[u8]; 3] = [b"XGROUP", b"BITOP", b"OBJECT"];
+    if SECOND
+        .iter()
+        .any(|second| name.eq_ignore_ascii_case(second))
+    {
+        2
+    } else {
+        1
+    }
+}
+
+/// The first key of a command; nothing for a command without one.
+#[must_use]
+pub fn first_key<A: AsRef<[u8]>>(args: &[A]) -> Option<&[u8]> {
+    let name = args.first()?.as_ref();
+    args.get(first_key_at(name)).map(AsRef::as_ref)
+}

@@ -37,6 +37,7 @@ pub mod shard;
 pub mod snapshot;
 pub mod socket_queue;
 pub mod stream_value;
+pub mod sync;
 pub mod tokens;
 pub mod value;
 
@@ -158,11 +159,11 @@ impl SimulatedDragonfly {
         self.hub.flow_of(key.as_ref())
     }
 
-    /// Journals a command on the flow that owns its first argument; answers its position, or 0 while no replica has
+    /// Journals a command on the flow that owns its first key; answers its position, or 0 while no replica has
     /// ever come. Waits while that flow's output is full.
     pub fn journal<A: AsRef<[u8]>>(&self, db: u32, args: impl IntoIterator<Item = A>) -> u64 {
         let args: Vec<A> = args.into_iter().collect();
-        let flow = args.get(1).map_or(0, |key| self.hub.flow_of(key.as_ref()));
+        let flow = encode::first_key(&args).map_or(0, |key| self.hub.flow_of(key));
         self.hub.journal_on(flow, Stamp::single(db), &args)
     }
 

@@ -20,6 +20,8 @@ pub struct RecordedFlow {
     pub stable: Bytes,
     /// The next position when STARTSTABLE was given, and when the recording ended.
     pub lsn: (u64, u64),
+    /// The token of its `DFLY FLOW` reply after the reconnection, if there was one.
+    pub second_token: Option<String>,
     /// What came after the reconnection, if there was one that led to a partial sync.
     pub partial: Option<RecordedPartial>,
 }
@@ -27,8 +29,6 @@ pub struct RecordedFlow {
 /// One flow of a partial sync.
 #[derive(Clone, Debug)]
 pub struct RecordedPartial {
-    /// The token of its `DFLY FLOW` reply.
-    pub token: String,
     /// The position that was asked for.
     pub from: u64,
     /// What was sent.
@@ -70,7 +70,6 @@ impl Replay {
         let partial = |flow: usize| {
             let kind = text(&meta["partial"]["flow_replies"][flow][0]);
             (kind == "PARTIAL").then(|| RecordedPartial {
-                token: text(&meta["partial"]["flow_replies"][flow][1]),
                 from: number(&meta["partial"]["from_lsn"][flow]),
                 bytes: read(&format!("flow-{flow}.partial.bin")).into(),
                 lsn_end: number(&meta["partial"]["lsn_end"][flow]),
@@ -87,6 +86,9 @@ impl Replay {
                     number(&meta["lsn_before_startstable"][flow]),
                     number(&meta["lsn_end"][flow]),
                 ),
+                second_token: meta["partial"]["flow_replies"][flow][1]
+                    .as_str()
+                    .map(|token| token.trim_start_matches('+').to_owned()),
                 partial: partial(flow),
             }
         });

@@ -6,7 +6,7 @@
 
 use super::super::client::Reply;
 use super::convert;
-use super::encode::dump;
+use super::encode::{dump, first_key};
 use super::front::Front;
 use super::release::Release;
 
@@ -79,7 +79,7 @@ pub fn execute(
         request,
         entries: Vec::new(),
     };
-    let key = request.get(1).cloned().unwrap_or_default();
+    let key = first_key(request).unwrap_or_default().to_vec();
     let reply = match name {
         "FLUSHALL" | "FLUSHDB" => call.global(name),
         "SET" | "SETEX" | "PSETEX" => call.set(&key),

@@ -1,9 +1,10 @@
 //! Many journal entries, encoded beforehand, to be played at full speed or at a rate.
 //!
+//! Played while a snapshot runs, a script must not touch the data set's keys: their records are not sent first.
 //! Invariants: the entries of a flow keep their order; playing costs two copies of each entry and no allocation.
 
 use super::SimulatedDragonfly;
-use super::encode::{OP_COMMAND, command_entry, shard_of};
+use super::encode::{OP_COMMAND, command_entry, first_key, shard_of};
 use std::time::{Duration, Instant};
 
 /// Entries of one flow, one after the other.
@@ -29,11 +30,9 @@ impl Script {
         }
     }
 
-    /// Adds a command to the flow that owns its first argument.
+    /// Adds a command to the flow that owns its first key.
     pub fn push<A: AsRef<[u8]>>(&mut self, db: u32, args: &[A]) -> &mut Self {
-        let flow = args
-            .get(1)
-            .map_or(0, |key| shard_of(key.as_ref(), self.parts.len()));
+        let flow = first_key(args).map_or(0, |key| shard_of(key, self.parts.len()));
         let part = &mut self.parts[flow];
         command_entry(OP_COMMAND, db, 0, 1, args, &mut part.bytes);
         part.ends.push(part.bytes.len());

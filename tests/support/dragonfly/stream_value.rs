@@ -185,11 +185,9 @@ impl Group {
 fn node(entries: &[StreamEntry]) -> (Vec<u8>, usize) {
     let (base, master) = &entries[0];
     let mut body = Vec::new();
-    let mut elements = 0_usize;
-    let mut taken = 0_usize;
-    let mut size = 7;
+    let (mut elements, mut taken) = (4 + master.len(), 0);
     for (id, fields) in entries {
-        if taken > 0 && (size + body.len() >= NODE_BYTES || taken >= NODE_ENTRIES) {
+        if taken == NODE_ENTRIES || body.len() >= NODE_BYTES {
             break;
         }
         let same =
@@ -198,19 +196,18 @@ fn node(entries: &[StreamEntry]) -> (Vec<u8>, usize) {
         taken += 1;
     }
     let mut out = vec![0; 6];
-    for number in [taken as i64, 0, master.len() as i64] {
+    for number in [taken, 0, master.len()] {
         listpack_element(number.to_string().as_bytes(), &mut out);
     }
     master
         .iter()
         .for_each(|(field, _)| listpack_element(field, &mut out));
     listpack_element(b"0", &mut out);
-    size = elements + 4 + master.len();
     out.extend_from_slice(&body);
     out.push(0xFF);
     let total = out.len() as u32;
     out[..4].copy_from_slice(&total.to_le_bytes());
-    out[4..6].copy_from_slice(&u16::try_from(size).unwrap_or(u16::MAX).to_le_bytes());
+    out[4..6].copy_from_slice(&u16::try_from(elements).unwrap_or(u16::MAX).to_le_bytes());
     (out, taken)
 }
 

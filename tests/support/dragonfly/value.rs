@@ -224,12 +224,5 @@ pub fn score_text(score: f64) -> String {
     if score == 0.0 || (1e-6..1e21).contains(&magnitude) {
         return score.to_string();
     }
-    let text = format!("{score:e}");
-    match text.split_once('e') {
-        Some((digits, exponent)) if exponent.starts_with('-') => {
-            format!("{digits}e-{:0>2}", &exponent[1..])
-        }
-        Some((digits, exponent)) => format!("{digits}e+{exponent:0>2}"),
-        None => text,
-    }
+    format!("{score:e}")
 }

@@ -1,0 +1,276 @@
+//! One flow's socket: batches out, acknowledgements in.
+//!
+//! Invariants: nothing but `REPLCONF ACK` is ever written to a flow; whole entries are handed on as soon
+//!   as they are there; bytes are handed on with their share of the budget, and reading waits for it.
+
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Weak};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{Mutex, mpsc};
+
+use crate::entry::{Batch, Budget, Item};
+
+use super::error::{Link, Phase, SourceError};
+use super::parser::{Decoded, TOKEN_LEN};
+use super::settings::ReadSettings;
+use super::stream::StreamDecoder;
+use super::wire::{CLOSE_WITHIN, Wire, drain, encode};
+
+/// Acknowledgements that wait to be sent. A later one says all that an earlier one says.
+const UNSENT_MAX: usize = 4096;
+
+/// Proof that one flow of one session has sent its whole snapshot. Only the reader of that flow has
+/// it, once, and gives it away when the snapshot has ended.
+#[derive(Debug)]
+pub struct SnapshotEnded {
+    flow: u32,
+    session: Arc<()>,
+}
+
+impl SnapshotEnded {
+    pub(super) fn of(flow: u32, session: Arc<()>) -> Self {
+        Self { flow, session }
+    }
+
+    /// Which flow.
+    pub fn flow(&self) -> u32 {
+        self.flow
+    }
+
+    /// Which flow, if of this session.
+    pub(super) fn flow_of(&self, session: &Arc<()>) -> Option<u32> {
+        Arc::ptr_eq(&self.session, session).then_some(self.flow)
+    }
+}
+
+/// A flow whose snapshot has been asked for.
+#[derive(Debug)]
+pub struct SnapshotFlow {
+    ended: SnapshotEnded,
+    flows: u32,
+    token: [u8; TOKEN_LEN],
+    wire: Wire,
+    input: BytesMut,
+}
+
+impl SnapshotFlow {
+    pub(super) fn new(
+        ended: SnapshotEnded,
+        flows: u32,
+        token: [u8; TOKEN_LEN],
+        wire: Wire,
+        input: BytesMut,
+    ) -> Self {
+        Self {
+            ended,
+            flows,
+            token,
+            wire,
+            input,
+        }
+    }
+
+    /// The flow's number, that of its shard.
+    pub fn flow(&self) -> u32 {
+        self.ended.flow
+    }
+
+    /// The two directions. The socket is the reader's: it closes when the reader ends.
+    pub fn split(self) -> (FlowReader, Acknowledger) {
+        let flow = self.flow();
+        let (read, half) = tokio::io::split(self.wire);
+        let unsent = BytesMut::new();
+        let writer = Arc::new(Mutex::new(Writer { half, unsent }));
+        let acknowledger = Acknowledger {
+            flow,
+            writer: Arc::downgrade(&writer),
+        };
+        let reader = FlowReader {
+            flow,
+            flows: self.flows,
+            token: self.token,
+            ended: Some(self.ended),
+            read,
+            writer,
+            input: self.input,
+        };
+        (reader, acknowledger)
+    }
+}
+
+#[derive(Debug)]
+struct Writer {
+    half: WriteHalf<Wire>,
+    unsent: BytesMut,
+}
+
+impl Writer {
+    /// Cancel safe: what was not sent is sent first the next time.
+    async fn acknowledge(&mut self, next: u64) -> io::Result<()> {
+        if self.unsent.len() < UNSENT_MAX {
+            let mut digits = itoa::Buffer::new();
+            let next = digits.format(next).as_bytes();
+            let request = encode(&[b"REPLCONF", b"ACK", next]);
+            self.unsent.extend_from_slice(&request);
+        }
+        while self.unsent.has_remaining() {
+            if self.half.write_buf(&mut self.unsent).await? == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+        }
+        self.half.flush().await
+    }
+}
+
+/// Tells the source how far a flow was applied.
+#[derive(Debug)]
+pub struct Acknowledger {
+    flow: u32,
+    writer: Weak<Mutex<Writer>>,
+}
+
+impl Acknowledger {
+    /// The flow's number.
+    pub fn flow(&self) -> u32 {
+        self.flow
+    }
+
+    /// Acknowledges every entry before `next`. Never answered. Cancel safe. An error means that the
+    /// flow has ended; its reader knows why.
+    pub async fn acknowledge(&self, next: u64) -> Result<(), SourceError> {
+        let closed = |cause| SourceError::Closed {
+            link: Link::Flow(self.flow),
+            phase: Phase::Stable,
+            cause,
+        };
+        let writer = self.writer.upgrade().ok_or_else(|| closed(None))?;
+        let mut writer = writer.lock().await;
+        let sent = writer.acknowledge(next).await;
+        sent.map_err(|cause| closed(Some(cause)))
+    }
+}
+
+/// Reads one flow from its snapshot on.
+#[derive(Debug)]
+pub struct FlowReader {
+    flow: u32,
+    flows: u32,
+    token: [u8; TOKEN_LEN],
+    ended: Option<SnapshotEnded>,
+    read: ReadHalf<Wire>,
+    writer: Arc<Mutex<Writer>>,
+    input: BytesMut,
+}
+
+/// Where a reader's batches go.
+struct Outlet<'a> {
+    out: &'a mpsc::Sender<Batch>,
+    ended: &'a mpsc::Sender<SnapshotEnded>,
+    budget: &'a Budget,
+    settings: &'a ReadSettings,
+}
+
+impl FlowReader {
+    /// The flow's number.
+    pub fn flow(&self) -> u32 {
+        self.flow
+    }
+
+    /// Reads until the flow fails, `stop` completes, or nobody takes the batches any more; the last
+    /// two are no error. Then closes the flow in order, within 2 s. `ended` gets its one message
+    /// right after the batch with the snapshot's end. Waits while the budget is used up. Cancel safe:
+    /// dropped, it closes in the background.
+    pub async fn run(
+        mut self,
+        out: mpsc::Sender<Batch>,
+        ended: mpsc::Sender<SnapshotEnded>,
+        budget: Budget,
+        settings: ReadSettings,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), SourceError> {
+        let outlet = Outlet {
+            out: &out,
+            ended: &ended,
+            budget: &budget,
+            settings: &settings,
+        };
+        let result = tokio::select! {
+            biased;
+            () = stop => Ok(()),
+            result = self.read_on(&outlet) => result,
+        };
+        self.close().await;
+        result
+    }
+
+    async fn read_on(&mut self, outlet: &Outlet<'_>) -> Result<(), SourceError> {
+        let settings = outlet.settings.clone();
+        let mut decoder = StreamDecoder::new(self.flow, self.flows, self.token, settings);
+        decoder.buffer().extend_from_slice(&self.input.split());
+        let mut received_at_ms = outlet.settings.now_ms();
+        loop {
+            while let Some(decoded) = decoder.decode()? {
+                if !self.hand_on(decoded, received_at_ms, outlet).await {
+                    return Ok(());
+                }
+            }
+            let phase = decoder.phase();
+            let cause = match self.read.read_buf(decoder.buffer()).await {
+                Ok(0) => None,
+                Ok(_) => {
+                    received_at_ms = outlet.settings.now_ms();
+                    continue;
+                }
+                Err(cause) => Some(cause),
+            };
+            let link = Link::Flow(self.flow);
+            return Err(SourceError::Closed { link, phase, cause });
+        }
+    }
+
+    /// `false` when nobody listens any more.
+    async fn hand_on(
+        &mut self,
+        decoded: Decoded,
+        received_at_ms: i64,
+        outlet: &Outlet<'_>,
+    ) -> bool {
+        let Decoded { bytes, items } = decoded;
+        let held = bytes.len() + items.len() * size_of::<Item>();
+        let ends = |item: &Item| matches!(item, Item::SnapshotEnd);
+        let ended = match self.ended.take() {
+            Some(ended) if items.iter().any(ends) => Some(ended),
+            other => {
+                self.ended = other;
+                None
+            }
+        };
+        let share = outlet.budget.take(held).await;
+        let batch = Batch {
+            bytes,
+            items,
+            received_at_ms,
+            share,
+        };
+        if outlet.out.send(batch).await.is_err() {
+            return false;
+        }
+        match ended {
+            Some(ended) => outlet.ended.send(ended).await.is_ok(),
+            None => true,
+        }
+    }
+
+    /// The socket is shared with the acknowledger, which cannot keep it open: it holds it weakly.
+    async fn close(mut self) {
+        let orderly = async {
+            self.writer.lock().await.half.shutdown().await?;
+            drain(&mut self.read).await
+        };
+        // An error means that the connection is gone already, a timeout that nobody answers.
+        drop(tokio::time::timeout(CLOSE_WITHIN, orderly).await);
+    }
+}

@@ -1,0 +1,138 @@
+//! An ordinary connection beside a session: what the master says of itself.
+
+use std::time::Duration;
+
+use super::error::{Link, Phase, SourceError};
+use super::handshake::{accepted, connect};
+use super::reply::Reply;
+use super::settings::Settings;
+use super::wire::Conn;
+
+/// A client like any other. After an error it must not be used again, unless the error is a refusal.
+#[derive(Debug)]
+pub struct Monitor {
+    conn: Conn,
+    within: Duration,
+}
+
+impl Monitor {
+    /// Connects, authenticates, and gives the connection the task's name if it may.
+    pub async fn open(settings: &Settings) -> Result<Self, SourceError> {
+        let conn = connect(settings, Link::Monitor, Phase::Monitor).await?;
+        let within = settings.connect_timeout;
+        let mut monitor = Self { conn, within };
+        let name = format!("df2redis:{}", settings.task);
+        // Refused to many users, and worth nothing but a name in a list.
+        monitor
+            .request(&[b"CLIENT", b"SETNAME", name.as_bytes()])
+            .await?;
+        Ok(monitor)
+    }
+
+    /// One request and its reply, which may be an error. Not cancel safe: drop the monitor then.
+    pub async fn request(&mut self, words: &[&[u8]]) -> Result<Reply, SourceError> {
+        self.ask("a request", words).await
+    }
+
+    async fn ask(&mut self, request: &'static str, words: &[&[u8]]) -> Result<Reply, SourceError> {
+        self.conn.ask(request, words, self.within).await
+    }
+
+    /// As [`Self::ask`]; nothing when the user may not ask.
+    async fn permitted(
+        &mut self,
+        request: &'static str,
+        words: &[&[u8]],
+    ) -> Result<Option<Reply>, SourceError> {
+        let reply = self.ask(request, words).await?;
+        match accepted(request, reply) {
+            Ok(reply) => Ok(Some(reply)),
+            Err(SourceError::NoPermission { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The LSN of the next entry of each flow; 0 for one whose journal has not started.
+    pub async fn offsets(&mut self) -> Result<Vec<u64>, SourceError> {
+        const REQUEST: &str = "DFLY REPLICAOFFSET";
+        let reply = self.ask(REQUEST, &[b"DFLY", b"REPLICAOFFSET"]).await?;
+        let reply = accepted(REQUEST, reply)?;
+        let offsets = match &reply {
+            Reply::Array(elements) => elements.iter().map(Reply::number).collect(),
+            _ => None,
+        };
+        offsets.ok_or_else(|| SourceError::Unexpected {
+            request: REQUEST,
+            answer: reply.describe(),
+        })
+    }
+
+    /// The source's clock in Unix milliseconds; none when the user may not ask.
+    pub async fn time_ms(&mut self) -> Result<Option<i64>, SourceError> {
+        let Some(reply) = self.permitted("TIME", &[b"TIME"]).await? else {
+            return Ok(None);
+        };
+        let time = match &reply {
+            Reply::Array(elements) => match elements.as_slice() {
+                [seconds, micros] => seconds.number().zip(micros.number()),
+                _ => None,
+            },
+            _ => None,
+        };
+        let time = time.and_then(|(seconds, micros)| {
+            let ms = seconds.checked_mul(1_000)?.checked_add(micros / 1_000)?;
+            i64::try_from(ms).ok()
+        });
+        time.map(Some).ok_or_else(|| SourceError::Unexpected {
+            request: "TIME",
+            answer: reply.describe(),
+        })
+    }
+
+    /// The source's release, such as `df-v1.40.1`; none when neither INFO nor HELLO tells.
+    pub async fn release(&mut self) -> Result<Option<String>, SourceError> {
+        const FIELD: &str = "dragonfly_version";
+        let info = self.permitted("INFO", &[b"INFO", b"server"]).await?;
+        if let Some(release) = info.as_ref().and_then(|info| field(info, FIELD)) {
+            return Ok(Some(release.to_owned()));
+        }
+        let hello = self.permitted("HELLO", &[b"HELLO", b"2"]).await?;
+        let Some(Reply::Array(elements)) = hello else {
+            return Ok(None);
+        };
+        let mut pairs = elements.iter().zip(elements.iter().skip(1)).step_by(2);
+        let found = pairs.find(|(name, _)| name.text() == Some(FIELD.as_bytes()));
+        let text = found.and_then(|(_, value)| value.text());
+        Ok(text.map(|text| String::from_utf8_lossy(text).into_owned()))
+    }
+
+    /// Keys per database; none when the user may not ask.
+    pub async fn keyspace(&mut self) -> Result<Option<Vec<(u32, u64)>>, SourceError> {
+        let words: [&[u8]; 2] = [b"INFO", b"keyspace"];
+        let Some(info) = self.permitted("INFO", &words).await? else {
+            return Ok(None);
+        };
+        let text = String::from_utf8_lossy(info.text().unwrap_or_default()).into_owned();
+        Ok(Some(text.lines().filter_map(database).collect()))
+    }
+
+    /// Closes in order.
+    pub async fn close(self) {
+        self.conn.close().await;
+    }
+}
+
+/// A field of an INFO reply.
+fn field<'a>(info: &'a Reply, name: &str) -> Option<&'a str> {
+    let text = std::str::from_utf8(info.text()?).ok()?;
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim_end)
+}
+
+/// `db0:keys=47,expires=3,avg_ttl=0`
+fn database(line: &str) -> Option<(u32, u64)> {
+    let (db, rest) = line.strip_prefix("db")?.split_once(":keys=")?;
+    let keys = rest.split(',').next()?.trim_end();
+    Some((db.parse().ok()?, keys.parse().ok()?))
+}

@@ -1,0 +1,137 @@
+//! A redis-server of its own for each test, and a client that sends what is to be sent.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use df2redis::target::{Outgoing, Piece, Place};
+
+use super::view::View;
+
+/// A running server; killed when dropped.
+pub struct Server {
+    child: Child,
+    _dir: tempfile::TempDir,
+    connection: BufReader<TcpStream>,
+}
+
+impl Server {
+    /// Starts one on a free port and waits until it answers.
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let child = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+            .args([
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--sanitize-dump-payload",
+                "yes",
+            ])
+            .current_dir(dir.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server must be on PATH: apt-get install redis-server");
+        let started = Instant::now();
+        let connection = loop {
+            match TcpStream::connect(("127.0.0.1", port)) {
+                Ok(stream) => break BufReader::new(stream),
+                Err(error) => assert!(
+                    started.elapsed() < Duration::from_secs(20),
+                    "redis-server does not listen: {error}"
+                ),
+            }
+            std::thread::yield_now();
+        };
+        let mut server = Self {
+            child,
+            _dir: dir,
+            connection,
+        };
+        assert_eq!(server.ok(&[b"PING"]), View::Text(b"PONG".to_vec()));
+        server
+    }
+
+    /// Sends a command; its reply, which must not be an error.
+    pub fn ok(&mut self, words: &[&[u8]]) -> View {
+        let mut out = Outgoing::new();
+        out.command(words.len(), None);
+        words.iter().for_each(|word| out.word(word));
+        self.send(&out);
+        self.reply()
+            .unwrap_or_else(|error| panic!("{}: {error}", String::from_utf8_lossy(words[0])))
+    }
+
+    /// Selects a database.
+    pub fn select(&mut self, db: u32) {
+        self.ok(&[b"SELECT", db.to_string().as_bytes()]);
+    }
+
+    /// Sends commands; no reply may be an error.
+    pub fn run(&mut self, out: &Outgoing) {
+        self.send(out);
+        for n in 0..out.commands() {
+            if let Err(error) = self.reply() {
+                panic!("{:?}: {error}", out.describe(n));
+            }
+        }
+    }
+
+    fn send(&mut self, out: &Outgoing) {
+        let stream = self.connection.get_mut();
+        let mut place = Place::default();
+        loop {
+            let sent = match out.piece(place) {
+                Piece::Bytes(bytes) => {
+                    stream.write_all(bytes).unwrap();
+                    bytes.len() as u64
+                }
+                Piece::File { spill, offset, len } => {
+                    let mut buffer = vec![0; len.min(1 << 16) as usize];
+                    let read = spill.read_at(&mut buffer, offset).unwrap();
+                    assert!(read > 0);
+                    stream.write_all(&buffer[..read]).unwrap();
+                    read as u64
+                }
+                Piece::End => return,
+            };
+            place = out.advance(place, sent);
+        }
+    }
+
+    fn reply(&mut self) -> Result<View, String> {
+        let mut line = String::new();
+        self.connection.read_line(&mut line).unwrap();
+        let (kind, rest) = line.trim_end().split_at(1);
+        match kind {
+            "+" => Ok(View::Text(rest.as_bytes().to_vec())),
+            "-" => Err(rest.to_string()),
+            ":" => Ok(View::Number(rest.parse().unwrap())),
+            "$" if rest == "-1" => Ok(View::Nothing),
+            "$" => {
+                let mut bytes = vec![0; rest.parse::<usize>().unwrap() + 2];
+                self.connection.read_exact(&mut bytes).unwrap();
+                bytes.truncate(bytes.len() - 2);
+                Ok(View::Text(bytes))
+            }
+            "*" if rest == "-1" => Ok(View::Nothing),
+            "*" => (0..rest.parse::<usize>().unwrap())
+                .map(|_| self.reply())
+                .collect::<Result<_, _>>()
+                .map(View::List),
+            other => panic!("not a reply: {other}"),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
