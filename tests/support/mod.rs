@@ -14,6 +14,7 @@ pub mod client;
 pub mod compare;
 pub mod dragonfly;
 pub mod expected;
+pub mod real_dragonfly;
 pub mod recorded;
 pub mod redis_server;
 pub mod replica;
@@ -22,6 +23,7 @@ pub mod tls;
 pub use client::{Client, Reply};
 pub use compare::compare;
 pub use dragonfly::{Dataset, SimulatedDragonfly};
+pub use real_dragonfly::RealDragonfly;
 pub use redis_server::RedisServer;
 
 use std::time::{Duration, Instant};

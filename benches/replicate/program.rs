@@ -1,0 +1,131 @@
+//! df2redis as it is installed: the release binary, with a task file, watched from outside.
+
+use crate::Result;
+use crate::machine::{children_cpu, peak_memory};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The memory budget of every run.
+pub const BUDGET: u64 = 64 << 20;
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A running df2redis. Killed and waited for when dropped.
+pub struct Program {
+    child: Child,
+    dir: TempDir,
+    /// Processor time of the children before it.
+    cpu_before: Duration,
+}
+
+/// What it has used.
+#[derive(Debug, Clone, Copy)]
+pub struct Used {
+    /// Processor time from start to end.
+    pub cpu: Duration,
+    /// Most memory, in bytes.
+    pub peak: u64,
+}
+
+impl Program {
+    /// Starts it between two ports of 127.0.0.1.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(source: u16, target: u16) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let config = dir.path().join("bench.toml");
+        let text = format!(
+            "[source]\naddress = \"127.0.0.1:{source}\"\n[target]\naddress = \"127.0.0.1:{target}\"\nexclusive = true\n\
+             [limits]\nmemory = \"{}MiB\"\n[log]\nconsole = \"never\"\n",
+            BUDGET >> 20
+        );
+        fs::write(&config, text)?;
+        let cpu_before = children_cpu();
+        let child = Command::new(env!("CARGO_BIN_EXE_df2redis"))
+            .args(["replicate", "--config"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()?;
+        Ok(Self {
+            child,
+            dir,
+            cpu_before,
+        })
+    }
+
+    /// Looks every `pause` until `check` is true.
+    ///
+    /// # Errors
+    /// When it ends before, or that takes too long; with the end of its log.
+    pub fn wait(
+        &mut self,
+        what: &str,
+        pause: Duration,
+        mut check: impl FnMut() -> bool,
+    ) -> Result<()> {
+        let started = Instant::now();
+        while !check() {
+            if let Some(status) = self.child.try_wait()? {
+                return Err(
+                    format!("df2redis ended with {status} before {what}\n{}", self.log()).into(),
+                );
+            }
+            if started.elapsed() > PATIENCE {
+                return Err(format!("waited too long for {what}\n{}", self.log()).into());
+            }
+            std::thread::sleep(pause);
+        }
+        Ok(())
+    }
+
+    /// Stops it; answers what it has used. No other child may have been waited for in the meantime.
+    ///
+    /// # Errors
+    /// When it does not stop, or not with exit code 0.
+    pub fn stop(mut self) -> Result<Used> {
+        let peak = peak_memory(self.child.id());
+        kill(
+            Pid::from_raw(self.child.id().cast_signed()),
+            Signal::SIGTERM,
+        )?;
+        let asked = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            if asked.elapsed() > Duration::from_secs(20) {
+                return Err(format!("df2redis did not stop\n{}", self.log()).into());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        if !status.success() {
+            return Err(format!("df2redis stopped with {status}\n{}", self.log()).into());
+        }
+        let cpu = children_cpu().saturating_sub(self.cpu_before);
+        Ok(Used { cpu, peak })
+    }
+
+    /// The last lines of its log.
+    fn log(&self) -> String {
+        let path = self.dir.path().join("log/bench_replicate.log");
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines
+            .get(lines.len().saturating_sub(15)..)
+            .unwrap_or_default()
+            .join("\n")
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
