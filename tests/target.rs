@@ -227,6 +227,90 @@ async fn a_full_target_pauses_records_and_entries_and_nothing_is_lost_or_doubled
     assert!(writer.counters().retries >= 3);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn every_entry_counts_once_while_the_target_keeps_refusing_and_accepting() {
+    let server = Arc::new(Server::start());
+    let mut writer = server.writer(ErrorPolicy::Stop).await;
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let toggling = std::thread::spawn({
+        let server = Arc::clone(&server);
+        move || {
+            while let Err(std::sync::mpsc::TryRecvError::Empty) = stopped.try_recv() {
+                for limit in ["1", "0"] {
+                    let () = server.ask(&["CONFIG", "SET", "maxmemory", limit]);
+                }
+            }
+        }
+    });
+    let mut lsn = 0;
+    while writer.counters().retries < 20 {
+        for _ in 0..100 {
+            entry(&mut writer, lsn, &["INCR", "n"]);
+            entry(&mut writer, lsn + 1, &["RPUSH", "list", &lsn.to_string()]);
+            lsn += 2;
+            record(&mut writer, "k", &lsn.to_string());
+        }
+        settled(&mut writer).await;
+        record(&mut writer, "plain", &lsn.to_string());
+        settled(&mut writer).await;
+        assert!(lsn < 1_000_000, "the target never refused");
+    }
+    drop(stop);
+    toggling.join().unwrap();
+    assert_eq!(writer.applied(), Some(lsn));
+    assert_eq!(server.ask::<u64>(&["GET", "n"]), lsn / 2);
+    let list: Vec<u64> = server.ask(&["LRANGE", "list", "0", "-1"]);
+    assert!(list.iter().copied().eq((0..lsn).step_by(2)));
+    assert_eq!(server.ask::<u64>(&["GET", "k"]), lsn);
+    assert_eq!(server.ask::<u64>(&["GET", "plain"]), lsn);
+}
+
+#[tokio::test]
+async fn a_refused_multi_whose_commands_were_accepted_is_an_unknown_outcome() {
+    let (settings, _serving) = scripted(vec![
+        ("PING\r\n", "+PONG\r\n"),
+        PROBED,
+        (
+            "EXEC\r\n",
+            "-BUSY script\r\n-BUSY script\r\n:1\r\n-ERR EXEC without MULTI\r\n",
+        ),
+    ])
+    .await;
+    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop)
+        .await
+        .unwrap();
+    entry(&mut writer, 0, &["INCR", "n"]);
+    let error = writer.settle().await.unwrap_err();
+    assert!(matches!(error, TargetError::Lost { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn the_window_closes_while_nothing_is_answered_and_opens_again() {
+    let server = Server::start();
+    let limits = Limits {
+        window: 100_000,
+        batch_bytes: 20_000,
+        ..quick()
+    };
+    let mut writer = Writer::connect(&server.settings(), limits, ErrorPolicy::Stop)
+        .await
+        .unwrap();
+    for round in 0..3 {
+        let mut pushed = 0;
+        while writer.has_room() {
+            record(
+                &mut writer,
+                &format!("{round}:{pushed}"),
+                &"v".repeat(1_000),
+            );
+            pushed += 1;
+        }
+        assert!((90..=100).contains(&pushed), "{pushed}");
+        settled(&mut writer).await;
+    }
+    assert!(server.ask::<u64>(&["DBSIZE"]) >= 270);
+}
+
 #[tokio::test]
 async fn a_replica_is_waited_for_until_it_is_promoted() {
     let server = Server::start();

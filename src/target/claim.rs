@@ -5,6 +5,9 @@
 use std::collections::HashMap;
 use std::fmt;
 
+/// Tells whether a key is meant.
+pub type Matches = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
+
 /// The part of the target that a task writes: databases, and key patterns in each of them.
 pub struct Owned {
     /// Databases of the target.
@@ -14,7 +17,7 @@ pub struct Owned {
     /// Glob patterns, none of which a key matches.
     pub exclude: Vec<Vec<u8>>,
     /// Whether both hold for a key.
-    pub matches: Box<dyn Fn(&[u8]) -> bool + Send + Sync>,
+    pub matches: Matches,
 }
 
 impl fmt::Debug for Owned {

@@ -15,7 +15,7 @@ mod slot;
 mod writer;
 
 pub use answer::{Refusal, Tolerate};
-pub use claim::Owned;
+pub use claim::{Matches, Owned};
 pub use dead_letter::{DeadLetter, ErrorPolicy};
 pub use error::TargetError;
 pub use outgoing::{Described, Outgoing, Piece, Place, Word};

@@ -207,8 +207,7 @@ impl Ownership {
         out.word(&member(db, key));
     }
 
-    /// Deletes the owned keys of one database, or of all, and yields whether `FLUSHDB` did it for
-    /// each. Foreign keys stay.
+    /// Deletes the owned keys of one database, or of all owned ones. Foreign keys stay.
     pub async fn flush(&self, control: &mut Control, db: Option<u32>) -> Result<(), TargetError> {
         for owned in self.owned.databases.iter().copied() {
             if db.is_some_and(|db| db != owned) {

@@ -57,7 +57,7 @@ impl Settings {
             .await
             .map_err(|cause| TargetError::Connect {
                 addr: self.addr(),
-                cause,
+                cause: Box::new(cause),
             })
     }
 }
