@@ -265,7 +265,6 @@ fn an_element_too_large_for_memory_makes_the_value_go_as_a_whole() {
 fn scores_arrive_bit_for_bit_in_both_forms() {
     let scores = [
         0.0,
-        -0.0,
         1.5,
         -1e300,
         5e-324,
@@ -285,6 +284,9 @@ fn scores_arrive_bit_for_bit_in_both_forms() {
     ];
     let mut server = Server::start();
     let features = redis(7, 0);
+    // Redis tells -0 from 0 only in a sorted set of more than 128 members, so it comes last.
+    let many = (0..200).map(f64::from);
+    let scores: Vec<f64> = scores.into_iter().chain(many).chain([-0.0]).collect();
     let mut value = Vec::new();
     write_packed(&mut value, scores.len() as u64);
     for (n, score) in scores.iter().enumerate() {
