@@ -557,3 +557,24 @@ fn survives(value: &Value<'_>, settings: &Settings<'_>) -> bool {
         }
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn arbitrary_bytes_of_any_type_never_panic(
+        kind in 0u8..40,
+        bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+        old in proptest::prelude::any::<bool>(),
+    ) {
+        let features = redis(if old { 6 } else { 7 }, 2);
+        let spill = spilled(&bytes);
+        for (bytes, limits) in [
+            (Bytes::Inline(&bytes[..]), Limits::default()),
+            (Bytes::Spilled(&spill), tiny()),
+            (Bytes::Spilled(&spill), Limits::default()),
+        ] {
+            let mut settings = settings(&features);
+            settings.limits = limits;
+            survives(&Value { key: b"k", kind, bytes, expire_at_ms: None }, &settings);
+        }
+    }
+}
