@@ -17,7 +17,7 @@ pub enum TargetError {
         addr: String,
         /// Why not.
         #[source]
-        cause: ConnectError,
+        cause: Box<ConnectError>,
     },
     /// User name or password are wrong, or needed and not set.
     #[error("the target {addr} refused the login: {answer}")]
@@ -235,17 +235,21 @@ impl TargetError {
     pub(super) fn from_answer(addr: &str, doing: &str, command: &str, answer: String) -> Self {
         let addr = addr.to_owned();
         match answer.split_whitespace().next().unwrap_or_default() {
-            "NOPERM" => Self::Permission {
+            "NOPERM" | "DENIED" => Self::Permission {
                 addr,
                 command: command.to_owned(),
                 answer,
             },
             "NOAUTH" | "WRONGPASS" => Self::Login { addr, answer },
-            _ if super::answer::Refusal::of(answer.as_bytes()).is_some() => Self::Unready {
-                addr,
-                doing: doing.to_owned(),
-                answer,
-            },
+            _ if super::answer::Refusal::of(answer.as_bytes()).is_some()
+                || answer.starts_with("ERR max number of clients") =>
+            {
+                Self::Unready {
+                    addr,
+                    doing: doing.to_owned(),
+                    answer,
+                }
+            }
             _ => Self::Answer {
                 addr,
                 doing: doing.to_owned(),

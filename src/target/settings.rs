@@ -57,7 +57,7 @@ impl Settings {
             .await
             .map_err(|cause| TargetError::Connect {
                 addr: self.addr(),
-                cause,
+                cause: Box::new(cause),
             })
     }
 }
@@ -90,22 +90,32 @@ impl Control {
             login = login.set_password(password);
         }
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_TIMEOUT));
-        let making = MultiplexedConnection::new_with_config(&login, stream, config);
-        let (connection, driver) = tokio::time::timeout(settings.connect_timeout, making)
+        let making = async {
+            let (connection, driver) =
+                MultiplexedConnection::new_with_config(&login, stream, config).await?;
+            let mut control = Self {
+                connection,
+                addr: addr.clone(),
+                db: 0,
+                driver: tokio::spawn(driver).abort_handle(),
+            };
+            // Without a password nothing was asked yet, and anything could be listening.
+            let pong: Result<(), RedisError> = redis::cmd("PING")
+                .query_async(&mut control.connection)
+                .await;
+            match pong {
+                Err(error) if error.code() != Some("NOPERM") => Err(error),
+                _ => Ok(control),
+            }
+        };
+        tokio::time::timeout(settings.connect_timeout, making)
             .await
             .map_err(|_| TargetError::Silent {
                 addr: addr.clone(),
                 doing: "logging in".to_owned(),
                 after: settings.connect_timeout,
             })?
-            .map_err(|error| login_error(&addr, error))?;
-        let driver = tokio::spawn(driver).abort_handle();
-        Ok(Self {
-            connection,
-            addr,
-            db: 0,
-            driver,
-        })
+            .map_err(|error| login_error(&addr, error))
     }
 
     /// Whom this talks to, for errors.

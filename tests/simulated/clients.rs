@@ -5,6 +5,7 @@ use crate::support::dragonfly::encode;
 use crate::support::expected::Expected;
 use crate::support::recorded::{Entry, Item};
 use crate::support::replica::Replica;
+use crate::support::tls::TlsProxy;
 use crate::support::{Client, RedisServer, SimulatedDragonfly, compare, eventually};
 
 #[test]
@@ -198,4 +199,39 @@ fn the_state_of_a_capture_is_told_from_any_other() {
     assert_eq!(expected.differences(server.port()), Vec::<String>::new());
     client.ok(&["SET", "k:5", "v"]);
     assert_eq!(expected.differences(server.port()).len(), 1);
+}
+
+#[test]
+fn a_server_behind_the_tls_proxy_answers_those_who_trust_it() {
+    use std::io::{Read, Write};
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+    use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+    let source = SimulatedDragonfly::start();
+    let proxy = TlsProxy::start(source.port());
+    let ping = |trusted: bool| -> std::io::Result<Vec<u8>> {
+        let mut roots = RootCertStore::empty();
+        let own = CertificateDer::from_pem_file(proxy.ca()).expect("a certificate");
+        roots.add(own).map_err(std::io::Error::other)?;
+        let roots = if trusted {
+            roots
+        } else {
+            RootCertStore::empty()
+        };
+        let config = ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("localhost").expect("a name");
+        let session = ClientConnection::new(config.into(), name).map_err(std::io::Error::other)?;
+        let mut stream = StreamOwned::new(
+            session,
+            std::net::TcpStream::connect(("127.0.0.1", proxy.port()))?,
+        );
+        stream.write_all(b"PING\r\n")?;
+        let mut answer = vec![0; 7];
+        stream.read_exact(&mut answer)?;
+        Ok(answer)
+    };
+    assert_eq!(ping(true).expect("an answer"), b"+PONG\r\n");
+    assert!(ping(false).is_err(), "an unknown authority is not trusted");
 }

@@ -23,10 +23,15 @@ pub(super) enum Window<'a> {
 impl<'a> Window<'a> {
     /// A window over a file, with nothing in it yet.
     pub(super) fn of_file(spill: &'a Spill) -> Self {
+        Self::from(spill, 0)
+    }
+
+    /// The same, beginning at this offset.
+    pub(super) fn from(spill: &'a Spill, base: u64) -> Self {
         Self::Part {
             spill,
             bytes: Vec::new(),
-            base: 0,
+            base,
         }
     }
 

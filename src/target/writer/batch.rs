@@ -28,7 +28,7 @@ pub(super) struct Item {
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub out: Outgoing,
-    items: Vec<Item>,
+    pub items: Vec<Item>,
     /// The position reached when everything is answered.
     pub reaches: Option<u64>,
     /// Whether it holds what is not safe to repeat, or more than one database.

@@ -348,10 +348,13 @@ impl Writer {
 
     /// Has a database looked for before anything is written to it.
     fn expect_db(&mut self, db: u32) {
-        let expected = self.queue.iter().flat_map(|batch| &batch.unverified);
+        let is_expected = |batch: &Batch| {
+            batch.unverified.contains(&db)
+                || batch.probe && batch.items.iter().any(|item| item.db == db)
+        };
         if !self.verified.contains(&db)
-            && !self.open.unverified.contains(&db)
-            && !expected.into_iter().any(|known| *known == db)
+            && !is_expected(&self.open)
+            && !self.queue.iter().any(is_expected)
         {
             self.open.unverified.push(db);
         }

@@ -295,7 +295,7 @@ impl<'a> Peer<'a> {
         if words.len() == 1 {
             return Some(simple("OK"));
         }
-        if words.len() % 2 == 0 {
+        if words.len().is_multiple_of(2) {
             return Some(error(SYNTAX));
         }
         if words.len() == 3 && words[1].eq_ignore_ascii_case("capa") && words[2] == "dragonfly" {

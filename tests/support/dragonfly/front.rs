@@ -128,12 +128,16 @@ impl Front {
     }
 }
 
-/// The names of all commands that may write.
+/// The names of all commands that may write, by themselves or in one of their sub-commands.
 fn write_commands(client: &mut Client) -> HashSet<String> {
-    let table = client.ok(&["COMMAND"]);
-    let writes = table.items().iter().filter(|about| {
+    let may_write = |about: &Reply| {
         let flags = about.items().get(2).map(Reply::items).unwrap_or_default();
         flags.iter().any(|flag| *flag == "write")
+    };
+    let table = client.ok(&["COMMAND"]);
+    let writes = table.items().iter().filter(|about| {
+        let inner = about.items().get(9).map(Reply::items).unwrap_or_default();
+        may_write(about) || inner.iter().any(may_write)
     });
     writes
         .filter_map(|about| about.items().first())

@@ -88,7 +88,7 @@ pub fn execute(
         "MSET" | "MSETNX" => call.multi_set(name),
         "DEL" | "UNLINK" => call.delete(release),
         "EXPIRE" | "PEXPIRE" | "EXPIREAT" | "PEXPIREAT" => call.expire(&key),
-        "COPY" | "BITOP" | "PFMERGE" => call.into_destination(name),
+        "COPY" | "BITOP" | "PFMERGE" => call.store_result(name),
         "SPOP" => call.pop_members(&key),
         "SMOVE" => call.move_member(&key),
         "LMOVE" | "RPOPLPUSH" => call.move_element(name, &key),
@@ -337,7 +337,7 @@ impl Call<'_> {
     }
 
     /// Commands whose result is journalled as the destination's new value.
-    fn into_destination(&mut self, name: &str) -> Reply {
+    fn store_result(&mut self, name: &str) -> Reply {
         let to_db = match self.option("DB").filter(|at| name == "COPY" && *at > 2) {
             Some(at) => self.number_at(at + 1),
             None => Some(self.db),

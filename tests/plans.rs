@@ -1,0 +1,253 @@
+//! Recorded journals, planned and executed by a real Redis, against what the source then held.
+
+#[allow(dead_code, reason = "shared with the tests of values")]
+mod forms {
+    pub mod server;
+    pub mod view;
+}
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use df2redis::commands::{Context, Features, Flavour, MemberExpiry, Nothing, Plan, plan};
+use df2redis::entry::{Args, ArgsWriter};
+use df2redis::rdb::Cursor;
+use df2redis::target::Outgoing;
+use df2redis::target::form::{Formed, Limits, Settings, form, restored};
+use forms::server::Server;
+use forms::view::{View, of_expected, view};
+
+const NOW: i64 = 1_795_380_000_000;
+
+fn features() -> Features {
+    Features {
+        flavour: Flavour::Redis,
+        version: (7, 0, 15),
+        json: false,
+        bloom: false,
+    }
+}
+
+fn context(features: &Features) -> Context<'_> {
+    Context {
+        features,
+        received_at_ms: NOW,
+        on_member_expiry: MemberExpiry::Drop,
+        db: 0,
+        txid: 0,
+        map_db: &Some,
+    }
+}
+
+/// Plans a command and has the server execute it. What was not sent as planned, in a word.
+fn execute(server: &mut Server, args: &Args<'_>, context: &Context<'_>) -> Option<&'static str> {
+    let mut out = Outgoing::new();
+    match plan(args, context) {
+        Plan::AsIs(_) => {
+            out.command(args.len(), None);
+            args.iter().for_each(|word| out.word(word));
+        }
+        Plan::Words(commands, _) => {
+            for words in commands.iter() {
+                out.command(words.len(), None);
+                words.iter().for_each(|word| out.word(word));
+            }
+        }
+        Plan::Restore(restore) => {
+            let settings = Settings {
+                features: context.features,
+                on_member_expiry: context.on_member_expiry,
+                task: "test",
+                spill_dir: Path::new("/tmp"),
+                now_ms: context.received_at_ms,
+                limits: Limits::default(),
+            };
+            let value = restored(&restore).unwrap();
+            let formed = form(&value, &settings, None, &mut out).unwrap();
+            assert!(matches!(formed, Formed::Whole(_)));
+        }
+        Plan::Nothing(Nothing::PerhapsLost) => return Some("lost"),
+        Plan::Nothing(_) => {}
+        Plan::Global(global) => panic!("{global:?} in a journal without any"),
+        Plan::Unsupported(what) => return Some(what.kind.as_str()),
+    }
+    server.run(&out);
+    None
+}
+
+/// Executes a recorded flow from its end-of-file token on.
+fn replay(server: &mut Server, flow: &[u8], unsupported: &mut BTreeSet<(String, &'static str)>) {
+    let features = features();
+    let mut context = context(&features);
+    let end_of_file = |window: &[u8]| {
+        window.starts_with(&[0xFF, 0, 0, 0, 0, 0, 0, 0, 0])
+            && window[9..].iter().all(u8::is_ascii_hexdigit)
+    };
+    let start = flow.windows(49).position(end_of_file).unwrap() + 49;
+    let mut cursor = Cursor::new(&flow[start..]);
+    while !cursor.is_empty() {
+        match cursor.packed().unwrap() {
+            6 => {
+                context.db = cursor.packed().unwrap() as u32;
+                server.select(context.db);
+            }
+            15 => _ = cursor.packed().unwrap(),
+            13 => {}
+            9..=11 => {
+                context.txid = cursor.packed().unwrap();
+                cursor.packed().unwrap();
+                let words = cursor.packed().unwrap();
+                cursor.packed().unwrap();
+                let begin = start + cursor.position();
+                for _ in 0..words {
+                    let len = cursor.packed().unwrap();
+                    cursor.take(len, usize::MAX).unwrap();
+                }
+                let packed = &flow[begin..start + cursor.position()];
+                let args = Args::check(packed, words as u32).unwrap();
+                if let Some(why) = execute(server, &args, &context) {
+                    unsupported.insert((String::from_utf8(args.name().to_vec()).unwrap(), why));
+                }
+            }
+            other => panic!("opcode {other}"),
+        }
+    }
+}
+
+/// The keys that differ after a recorded journal, and the commands that could not be had.
+fn differing(release: &str) -> (Vec<String>, BTreeSet<(String, &'static str)>) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures/dragonfly");
+    let dir = dir.join(release).join("journal");
+    let mut server = Server::start();
+    let mut unsupported = BTreeSet::new();
+    for flow in ["flow-0.bin", "flow-1.bin"] {
+        replay(
+            &mut server,
+            &std::fs::read(dir.join(flow)).unwrap(),
+            &mut unsupported,
+        );
+    }
+    let expected = std::fs::read(dir.join("expected.json")).unwrap();
+    let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
+    let mut differing = Vec::new();
+    let mut compared = 0;
+    for db in 0..16u32 {
+        server.select(db);
+        let View::List(there) = server.ok(&[b"KEYS", b"*"]) else {
+            panic!("no list of keys");
+        };
+        let there: BTreeSet<_> = there
+            .into_iter()
+            .map(|key| match key {
+                View::Text(key) => String::from_utf8(key).unwrap(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let empty = serde_json::Map::new();
+        let wanted = expected
+            .get(db.to_string())
+            .and_then(|keys| keys.as_object());
+        let wanted = wanted.unwrap_or(&empty);
+        let names: BTreeSet<_> = there.iter().chain(wanted.keys()).collect();
+        for name in names {
+            let type_name = wanted.get(name).map(|json| json["type"].as_str().unwrap());
+            let same = match type_name {
+                Some("string" | "list" | "set" | "hash" | "zset" | "stream") => {
+                    let json = &wanted[name];
+                    compared += 1;
+                    there.contains(name)
+                        && view(&mut server, name.as_bytes(), true) == of_expected(json, true)
+                }
+                // Modules: their commands could not be had.
+                Some(_) => !there.contains(name),
+                None => false,
+            };
+            if !same {
+                differing.push(format!("{db}:{name}"));
+            }
+        }
+    }
+    assert!(compared > 40, "{compared}");
+    (differing, unsupported)
+}
+
+#[test]
+fn a_recorded_journal_leads_to_the_state_of_the_source() {
+    let (differing, unsupported) = differing("v1.40.1");
+    let explained = [
+        // Written before the journal began.
+        "0:pre",
+        // SORT … STORE over two shards: the journal does not hold the result.
+        "0:sorted",
+        // CL.THROTTLE has no counterpart.
+        "0:throttle",
+        // XGROUP SETID makes Redis forget how many entries the group has read; Dragonfly does not.
+        "0:xk",
+    ];
+    assert_eq!(differing, explained);
+    let kinds: BTreeSet<_> = unsupported.iter().map(|(_, kind)| *kind).collect();
+    assert_eq!(
+        kinds.into_iter().collect::<Vec<_>>(),
+        ["bloom", "cms", "command", "cuckoo", "json", "lost", "topk"]
+    );
+}
+
+#[test]
+fn a_journal_of_an_older_release_differs_only_where_it_lost_results() {
+    let (differing, unsupported) = differing("v1.27.4");
+    let explained = [
+        "0:pre",
+        "0:throttle",
+        // XREADGROUP is not in the journal of this release.
+        "0:xk",
+        "0:xs",
+        // ZRANGESTORE and ZUNIONSTORE over two shards: the journal does not hold the result.
+        "0:zsr",
+        "0:zsu",
+    ];
+    assert_eq!(differing, explained);
+    assert!(unsupported.contains(&("ZUNIONSTORE".into(), "lost")));
+}
+
+/// Executes a line, divided by blanks.
+fn line(server: &mut Server, line: &str) {
+    let mut writer = ArgsWriter::default();
+    line.split(' ')
+        .for_each(|word| _ = writer.word(word.as_bytes()));
+    let (packed, words) = writer.finish();
+    let args = Args::check(&packed, words).unwrap();
+    assert_eq!(
+        execute(server, &args, &context(&features())),
+        None,
+        "{line}"
+    );
+}
+
+#[test]
+fn scripts_do_what_the_source_did() {
+    let mut server = Server::start();
+    let text = |text: &str| View::Text(text.into());
+    line(&mut server, "PREPEND new a");
+    assert_eq!(server.ok(&[b"GET", b"new"]), text("a"));
+    line(&mut server, "SET k b PXAT 9795380000000");
+    line(&mut server, "PREPEND k a");
+    assert_eq!(server.ok(&[b"GET", b"k"]), text("ab"));
+    assert_eq!(
+        server.ok(&[b"PEXPIRETIME", b"k"]),
+        View::Number(9_795_380_000_000)
+    );
+
+    let hash = |server: &mut Server| server.ok(&[b"HGETALL", b"h"]);
+    let fields = |words: &[&str]| View::List(words.iter().map(|word| text(word)).collect());
+    line(&mut server, "HSETEX h FXX 100 f 1");
+    assert_eq!(hash(&mut server), fields(&[]));
+    line(&mut server, "HSETEX h FNX 100 f 1 g 2");
+    assert_eq!(hash(&mut server), fields(&["f", "1", "g", "2"]));
+    line(&mut server, "HSETEX h FNX 100 g 3 h 3");
+    line(&mut server, "HSETEX h FXX EX 100 FIELDS 2 g 3 h 3");
+    assert_eq!(hash(&mut server), fields(&["f", "1", "g", "2"]));
+    line(&mut server, "HSETEX h NX 100 g 3 h 3");
+    assert_eq!(hash(&mut server), fields(&["f", "1", "g", "2", "h", "3"]));
+    line(&mut server, "HSETEX h FXX 100 f 9 h 9");
+    assert_eq!(hash(&mut server), fields(&["f", "9", "g", "2", "h", "9"]));
+}
