@@ -21,7 +21,6 @@ mod support;
 mod table;
 mod workload;
 
-use source::Source;
 use std::process::ExitCode;
 use workload::Workload;
 

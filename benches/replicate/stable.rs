@@ -337,6 +337,8 @@ fn pace(port: u16, lanes: &[Lane], per_second: u64, marks: &mut Marks<'_>) -> Re
         .iter()
         .map(|_| connect(port))
         .collect::<std::io::Result<Vec<_>>>()?;
+    // Marks have a connection of their own: their replies are of two lines, and not counted with the others.
+    let mut marker = Client::connect(port);
     std::thread::scope(|scope| {
         for (lane, stream) in lanes.iter().zip(&streams) {
             scope.spawn(move || drain(stream, lane.ends.len()));
@@ -357,8 +359,7 @@ fn pace(port: u16, lanes: &[Lane], per_second: u64, marks: &mut Marks<'_>) -> Re
                 stream.write_all(&lane.bytes[at(done[flow])..at(due)])?;
                 done[flow] = due;
                 if let Some(mark) = marks.due(flow) {
-                    // On its own connection, so that its reply of two lines is not counted above.
-                    Client::connect(port).ok(&mark);
+                    marker.ok(&mark);
                 }
             }
             std::thread::sleep(Duration::from_millis(1));

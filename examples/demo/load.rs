@@ -97,7 +97,7 @@ fn collections(n: u64, dice: &mut Dice) -> [String; 5] {
         format!("RPUSH list:{n} {}", join(&|i| format!("item-{i}-{n}"))),
         format!(
             "SADD set:{n} {}",
-            join(&|i| if n % 2 == 0 {
+            join(&|i| if n.is_multiple_of(2) {
                 (i * n).to_string()
             } else {
                 format!("member-{i}")
@@ -111,7 +111,7 @@ fn collections(n: u64, dice: &mut Dice) -> [String; 5] {
             "ZADD zset:{n} {}",
             join(&|i| format!("{} member-{i}", (i * 7 + n) as f64 / 8.0))
         ),
-        if n % 4 == 0 {
+        if n.is_multiple_of(4) {
             format!("XGROUP CREATE stream:{n} workers 0 MKSTREAM")
         } else {
             stream

@@ -15,7 +15,9 @@ pub fn flat(mut decoder: StreamDecoder, stream: &[u8], step: usize) -> (Vec<Stri
         decoder.buffer().extend_from_slice(piece);
         loop {
             match decoder.decode() {
-                Ok(Some(decoded)) => items.extend(decoded.items.iter().map(|item| text(&decoded, item))),
+                Ok(Some(decoded)) => {
+                    items.extend(decoded.items.iter().map(|item| text(&decoded, item)))
+                }
                 Ok(None) => break,
                 Err(_) => return (items, false),
             }
@@ -33,7 +35,10 @@ fn text(decoded: &Decoded, item: &Item) -> String {
             let mut read = 0;
             while read < bytes.len() {
                 let more = spill.read_at(&mut bytes[read..], read as u64);
-                read += more.ok().filter(|more| *more > 0).expect("a spilled value that is all there");
+                read += more
+                    .ok()
+                    .filter(|more| *more > 0)
+                    .expect("a spilled value that is all there");
             }
             bytes
         }
@@ -44,7 +49,13 @@ fn text(decoded: &Decoded, item: &Item) -> String {
                 Text::Raw(at) => span(at.start, at.len).to_vec(),
                 Text::Owned(bytes) => bytes.to_vec(),
             };
-            let about = (record.db, record.kind, record.expire_at_ms, record.sticky, record.memcache_flags);
+            let about = (
+                record.db,
+                record.kind,
+                record.expire_at_ms,
+                record.sticky,
+                record.memcache_flags,
+            );
             format!("{about:?} {key:?} {:?}", body(&record.value))
         }
         Item::Command(command) => {
@@ -59,7 +70,10 @@ fn text(decoded: &Decoded, item: &Item) -> String {
 /// However a stream is cut, it is the same stream: both sound with the same items, or both not, and then one yields
 /// a beginning of what the other does.
 pub fn compare(whole: &(Vec<String>, bool), cut: &(Vec<String>, bool)) {
-    assert_eq!(whole.1, cut.1, "one way of cutting is sound, another is not");
+    assert_eq!(
+        whole.1, cut.1,
+        "one way of cutting is sound, another is not"
+    );
     let common = whole.0.len().min(cut.0.len());
     assert_eq!(whole.0[..common], cut.0[..common]);
     assert!(!whole.1 || whole.0.len() == cut.0.len());

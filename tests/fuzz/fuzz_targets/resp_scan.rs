@@ -9,8 +9,13 @@ fn scan(bytes: &[u8], step: usize) -> (Vec<(usize, Reply)>, bool) {
     let (mut scanner, mut found, mut at) = (Scanner::new(), Vec::new(), 0);
     for mut piece in bytes.chunks(step.max(1)) {
         while !piece.is_empty() {
-            let Ok((used, reply)) = scanner.feed(piece) else { return (found, false) };
-            assert!(reply.is_some() || used == piece.len(), "bytes were left without a reply");
+            let Ok((used, reply)) = scanner.feed(piece) else {
+                return (found, false);
+            };
+            assert!(
+                reply.is_some() || used == piece.len(),
+                "bytes were left without a reply"
+            );
             at += used;
             piece = &piece[used..];
             found.extend(reply.map(|reply| (at, reply)));
@@ -20,6 +25,11 @@ fn scan(bytes: &[u8], step: usize) -> (Vec<(usize, Reply)>, bool) {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let Some((step, bytes)) = input.split_first() else { return };
-    assert_eq!(scan(bytes, bytes.len()), scan(bytes, usize::from(*step) + 1));
+    let Some((step, bytes)) = input.split_first() else {
+        return;
+    };
+    assert_eq!(
+        scan(bytes, bytes.len()),
+        scan(bytes, usize::from(*step) + 1)
+    );
 });

@@ -10,7 +10,9 @@ use libfuzzer_sys::fuzz_target;
 const TOKEN: [u8; 40] = [b't'; 40];
 
 fuzz_target!(|input: &[u8]| {
-    let Some((choice, stream)) = input.split_first() else { return };
+    let Some((choice, stream)) = input.split_first() else {
+        return;
+    };
     let decoder = || {
         let settings = flat::settings(choice & 1 == 1);
         StreamDecoder::new(0, 2, TOKEN, settings)
