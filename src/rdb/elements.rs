@@ -2,7 +2,9 @@
 //!
 //! The caller holds a window: bytes of the value from some place on. [`Elements::next`] yields the
 //! element there, or `Incomplete`; then the caller drops what [`Elements::shift`] says, appends
-//! more, and calls again. Nothing is decoded twice but the head of the element that was cut.
+//! more, and calls again. Nothing is decoded twice but the head of the element that was cut. A
+//! caller may stop behind any element and go on later, so commands of bounded size are a loop that
+//! stops at so many elements or bytes of output.
 //!
 //! Invariants: a halted call has consumed nothing; packed nodes must lie in the window whole and
 //! stay there until their last element; nothing recurses; nothing is allocated but the decompressed

@@ -1,4 +1,9 @@
 //! RDB object encodings, both ways, and the DUMP payload. Knows neither sockets nor tasks.
+//!
+//! In the order a value travels: a [`Walker`] finds its end while it arrives; [`payload`] wraps it
+//! for RESTORE as it is, [`convert`] first makes it what an older target knows; or [`Elements`]
+//! takes it apart, for targets that need commands. [`decode`] makes a whole [`Value`] of it, for
+//! comparing; [`encode`] goes the other way.
 
 pub mod convert;
 mod cursor;

@@ -229,7 +229,7 @@ pub fn write(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// Appends a string as Dragonfly does with `compression_mode=1`: more than 20 bytes as LZF where
-/// that is shorter, else as [`write`] does.
+/// that is shorter, else as [`write()`] does.
 pub fn write_compressed(out: &mut Vec<u8>, bytes: &[u8]) {
     match lzf::compress(bytes) {
         Ok(packed) if bytes.len() > 20 && packed.len() + 4 < bytes.len() => {

@@ -4,7 +4,7 @@ use base64::Engine;
 use serde_json::Value as Json;
 
 use super::super::{Stream, StreamId, Value, convert, decode, encode, kind};
-use super::{decode_sliding, walk};
+use super::{decode_sliding, find_end};
 
 /// One line of a file of captured values.
 struct Captured {
@@ -188,10 +188,10 @@ fn the_walker_finds_the_end_of_every_captured_value_however_it_is_cut() {
     for value in captured() {
         let followed = [&value.bytes[..], b"\xFE\x00"].concat();
         for step in [1, 2, 3, 19, 1000, usize::MAX] {
-            let end = walk(value.kind, &followed, step);
+            let end = find_end(value.kind, &followed, step);
             assert_eq!(end, Ok(Some(value.bytes.len())), "{} by {step}", value.name);
         }
-        let cut = walk(value.kind, &value.bytes[..value.bytes.len() - 1], 50);
+        let cut = find_end(value.kind, &value.bytes[..value.bytes.len() - 1], 50);
         assert_eq!(cut, Ok(None), "{}", value.name);
     }
 }

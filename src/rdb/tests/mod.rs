@@ -3,6 +3,7 @@
 mod captures;
 mod properties;
 mod values;
+mod walk;
 
 use super::value::{Value, empty};
 use super::{Elements, Halt, Walker};
@@ -41,7 +42,7 @@ fn decode_sliding(kind: u8, bytes: &[u8], step: usize) -> Result<(Value, usize),
 }
 
 /// Where a walker finds the end, fed in pieces of `step` bytes. `None` when it needs more.
-fn walk(kind: u8, bytes: &[u8], step: usize) -> Result<Option<usize>, Halt> {
+fn find_end(kind: u8, bytes: &[u8], step: usize) -> Result<Option<usize>, Halt> {
     let mut walker = Walker::new(kind).expect("a known type");
     let mut total = 0;
     for piece in bytes.chunks(step.max(1)) {

@@ -9,7 +9,7 @@ use super::super::{
     convert, decode, encode, kind, payload,
 };
 use super::values::{encoded, score, stream, text};
-use super::{decode_sliding, walk};
+use super::{decode_sliding, find_end};
 
 const WITH_ELEMENTS: [u8; 17] = [
     0, 2, 4, 5, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 31, 32,
@@ -33,7 +33,7 @@ fn same(left: &Value, right: &Value) -> bool {
 
 /// Looks at bytes in every way there is; the walker and the decoder agree where a value ends.
 fn exercise(kind: u8, bytes: &[u8]) -> Result<(), TestCaseError> {
-    let walked = walk(kind, bytes, usize::MAX);
+    let walked = find_end(kind, bytes, usize::MAX);
     let decoded = decode(kind, bytes);
     match &decoded {
         Ok((_, used)) => prop_assert_eq!(walked, Ok(Some(*used))),
@@ -74,8 +74,8 @@ proptest! {
             let (slid, used) = decode_sliding(kind, &bytes, step).unwrap();
             prop_assert_eq!(used, bytes.len());
             prop_assert!(same(&slid, &value), "type {kind}: {slid:?}");
-            prop_assert_eq!(walk(kind, &followed, usize::MAX), Ok(Some(bytes.len())));
-            prop_assert_eq!(walk(kind, &followed, step), Ok(Some(bytes.len())));
+            prop_assert_eq!(find_end(kind, &followed, usize::MAX), Ok(Some(bytes.len())));
+            prop_assert_eq!(find_end(kind, &followed, step), Ok(Some(bytes.len())));
         }
     }
 
@@ -91,7 +91,7 @@ proptest! {
                 matches!(decoded, Err(ValueError::Short { .. })),
                 "type {kind} cut at {cut}: {decoded:?}"
             );
-            prop_assert_eq!(walk(kind, &bytes[..cut], 9), Ok(None));
+            prop_assert_eq!(find_end(kind, &bytes[..cut], 9), Ok(None));
         }
     }
 
