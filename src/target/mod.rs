@@ -1,6 +1,27 @@
 //! The target: connections, pipelines, replies, ownership, error policy.
+//!
+//! A [`Control`] connection asks and decides: [`Profile`] is what the target is, [`Ownership`] what
+//! of it is ours. Each flow then has a [`Writer`] of its own, into which [`Outgoing`] commands go.
 
+mod answer;
+mod claim;
+mod dead_letter;
+mod error;
 pub mod form;
 mod outgoing;
+mod ownership;
+mod profile;
+mod settings;
+mod slot;
+mod writer;
 
+pub use answer::{Refusal, Tolerate};
+pub use claim::{Matches, Owned};
+pub use dead_letter::{DeadLetter, ErrorPolicy};
+pub use error::TargetError;
 pub use outgoing::{Described, Outgoing, Piece, Place, Word};
+pub use ownership::{Conflict, Ownership, Wanted};
+pub use profile::Profile;
+pub use settings::{Control, Settings};
+pub use slot::slot_of;
+pub use writer::{Counters, Kind, Limits, Notice, Writer};

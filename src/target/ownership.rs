@@ -1,0 +1,506 @@
+//! Which keys of the target are a task's, and which only seem to be.
+//!
+//! Invariants: two tasks whose claims may overlap never both run; the conflict decision is made once,
+//!   before the task's first write, and remembered on the target; keys `df2redis:*` are never
+//!   counted, listed or deleted; a foreign key is deleted by nobody here; FLUSHALL is never sent.
+//! Records, in the position database: hash `df2redis:position:<task>` (fields `format`, `task`,
+//!   `source`, `databases`, `include`, `exclude`, `exclusive`, `conflict`, `decided`, `phase`,
+//!   `updated_ms`), set `df2redis:foreign:<task>` (members `<db>:<key>`).
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+
+use super::claim::{Claim, Owned};
+use super::error::TargetError;
+use super::outgoing::Outgoing;
+use super::settings::{Control, Settings};
+use super::slot::slot_of;
+
+/// What all keys of df2redis begin with.
+pub(super) const PREFIX: &[u8] = b"df2redis:";
+/// What the keys with positions and claims begin with.
+const POSITIONS: &str = "df2redis:position:";
+/// Version of the records.
+const FORMAT: &str = "1";
+/// Keys asked for, listed or deleted at a time.
+const CHUNK: usize = 1000;
+/// Keys named in a conflict.
+const NAMED: usize = 10;
+
+/// What happens to owned keys that were there before the task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conflict {
+    /// They are replaced when the source has them.
+    Overwrite,
+    /// The task does not start.
+    Panic,
+    /// They are left alone until the source replaces or deletes them whole.
+    Skip,
+}
+
+impl Conflict {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Overwrite => "overwrite",
+            Self::Panic => "panic",
+            Self::Skip => "skip",
+        }
+    }
+
+    fn of_name(name: &str) -> Option<Self> {
+        [Self::Overwrite, Self::Panic, Self::Skip]
+            .into_iter()
+            .find(|conflict| conflict.name() == name)
+    }
+}
+
+/// What a task wants to own, and how.
+#[derive(Debug)]
+pub struct Wanted {
+    /// The part of the target.
+    pub owned: Owned,
+    /// `target.exclusive`: the operator says that nobody else writes there.
+    pub exclusive: bool,
+    /// `policy.conflict`; used only if nothing was decided before.
+    pub conflict: Conflict,
+    /// Which source this is, for the record.
+    pub source: String,
+}
+
+/// A task's established ownership.
+#[derive(Debug)]
+pub struct Ownership {
+    owned: Owned,
+    position_db: u32,
+    position_key: String,
+    foreign_key: String,
+    exclusive: bool,
+    conflict: Conflict,
+    foreign: u64,
+    first: bool,
+}
+
+impl Ownership {
+    /// Claims, refuses an overlap with another task, and decides about keys that are there, or
+    /// finds what was decided. Cancelled or failed, it leaves nothing that would mislead the next.
+    pub async fn establish(
+        control: &mut Control,
+        settings: &Settings,
+        wanted: Wanted,
+        now_ms: i64,
+    ) -> Result<Self, TargetError> {
+        let mut ownership = Self {
+            owned: wanted.owned,
+            position_db: settings.position_db,
+            position_key: format!("{POSITIONS}{}", settings.task),
+            foreign_key: format!("df2redis:foreign:{}", settings.task),
+            exclusive: wanted.exclusive,
+            conflict: wanted.conflict,
+            foreign: 0,
+            first: true,
+        };
+        let known = read_record(control, settings.position_db, &ownership.position_key).await?;
+        let decided = known.get("decided").is_some_and(|text| text == "yes");
+        if decided {
+            ownership.remember(control, &known).await?;
+        }
+        ownership
+            .write_claim(control, settings, &wanted.source, now_ms)
+            .await?;
+        let checked = match ownership.refuse_overlap(control).await {
+            Ok(()) if decided => Ok(()),
+            Ok(()) => ownership.decide(control, wanted.exclusive).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = checked {
+            if !decided {
+                ownership.withdraw(control).await?;
+            }
+            return Err(error);
+        }
+        Ok(ownership)
+    }
+
+    /// Whether no other key can be in the owned part.
+    pub fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+
+    /// What was decided about keys that were there first.
+    pub fn conflict(&self) -> Conflict {
+        self.conflict
+    }
+
+    /// Whether the decision was made just now: nothing of this task is on the target yet.
+    pub fn is_first(&self) -> bool {
+        self.first
+    }
+
+    /// Keys that were there first, as far as was known at the start. With 0, nobody need ask.
+    pub fn foreign_count(&self) -> u64 {
+        self.foreign
+    }
+
+    /// The owned part.
+    pub fn owned(&self) -> &Owned {
+        &self.owned
+    }
+
+    /// Records the task's phase.
+    pub async fn set_phase(
+        &self,
+        control: &mut Control,
+        phase: &str,
+        now_ms: i64,
+    ) -> Result<(), TargetError> {
+        self.write(
+            control,
+            &[("phase", phase), ("updated_ms", &now_ms.to_string())],
+        )
+        .await
+    }
+
+    /// For each key, whether it was there first and still belongs to somebody else.
+    pub async fn foreign(
+        &self,
+        control: &mut Control,
+        keys: &[(u32, &[u8])],
+    ) -> Result<Vec<bool>, TargetError> {
+        if self.foreign == 0 || keys.is_empty() {
+            return Ok(vec![false; keys.len()]);
+        }
+        control.select(self.position_db).await?;
+        let mut questions = redis::Pipeline::new();
+        for chunk in keys.chunks(CHUNK) {
+            let question = questions.cmd("SMISMEMBER").arg(&self.foreign_key);
+            for (db, key) in chunk {
+                question.arg(member(*db, key));
+            }
+        }
+        let answer = control
+            .ask_all(
+                "looking for keys that were there first",
+                "SMISMEMBER",
+                &questions,
+            )
+            .await;
+        let answers: Vec<Vec<bool>> = match answer {
+            Err(TargetError::Answer { addr, answer, .. }) if answer.contains("unknown command") => {
+                return Err(TargetError::TooOld {
+                    addr,
+                    what: "keys that were there first are told apart with SMISMEMBER, which came \
+                           with Redis 6.2"
+                        .to_owned(),
+                });
+            }
+            other => other?,
+        };
+        Ok(answers.concat())
+    }
+
+    /// Appends the command that makes a foreign key the task's own. It belongs in an item of the
+    /// position database, behind the write that replaces or deletes the key whole.
+    pub fn adopt(&self, out: &mut Outgoing, db: u32, key: &[u8], lsn: Option<u64>) {
+        out.command(3, lsn);
+        out.word(b"SREM");
+        out.word(self.foreign_key.as_bytes());
+        out.word(&member(db, key));
+    }
+
+    /// Deletes the owned keys of one database, or of all owned ones. Foreign keys stay.
+    pub async fn flush(&self, control: &mut Control, db: Option<u32>) -> Result<(), TargetError> {
+        for owned in self.owned.databases.iter().copied() {
+            if db.is_some_and(|db| db != owned) {
+                continue;
+            }
+            if self.may_flush_whole(control, owned).await? {
+                control.select(owned).await?;
+                let mut flush = redis::cmd("FLUSHDB");
+                flush.arg("ASYNC");
+                () = control.ask("emptying a database", &flush).await?;
+            } else {
+                self.delete(control, owned, |_| true).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the owned keys whose cluster slots are in the ranges. Foreign keys stay.
+    pub async fn flush_slots(
+        &self,
+        control: &mut Control,
+        ranges: &[RangeInclusive<u16>],
+    ) -> Result<(), TargetError> {
+        for db in self.owned.databases.iter().copied() {
+            self.delete(control, db, |key| {
+                let slot = slot_of(key);
+                ranges.iter().any(|range| range.contains(&slot))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Takes over what an earlier start decided.
+    async fn remember(
+        &mut self,
+        control: &mut Control,
+        known: &HashMap<String, String>,
+    ) -> Result<(), TargetError> {
+        let misread = |what: &str| TargetError::Record {
+            addr: control.addr().to_owned(),
+            key: self.position_key.clone(),
+            what: what.to_owned(),
+        };
+        if known.get("format").map(String::as_str) != Some(FORMAT) {
+            return Err(misread("its format is unknown"));
+        }
+        let claim = Claim::read(known).ok_or_else(|| misread("the claim cannot be read"))?;
+        if !self.owned.claim().is_within(&claim) {
+            return Err(misread(&format!(
+                "this task claimed {claim}; what is new in its configuration may hold keys of others"
+            )));
+        }
+        let conflict = known
+            .get("conflict")
+            .and_then(|name| Conflict::of_name(name));
+        self.conflict = conflict.ok_or_else(|| misread("the conflict decision cannot be read"))?;
+        self.exclusive |= known.get("exclusive").is_some_and(|text| text == "yes");
+        self.first = false;
+        control.select(self.position_db).await?;
+        let mut count = redis::cmd("SCARD");
+        count.arg(&self.foreign_key);
+        self.foreign = control
+            .ask("counting keys that were there first", &count)
+            .await?;
+        Ok(())
+    }
+
+    async fn write_claim(
+        &self,
+        control: &mut Control,
+        settings: &Settings,
+        source: &str,
+        now_ms: i64,
+    ) -> Result<(), TargetError> {
+        let (databases, include, exclude) = self.owned.claim().texts();
+        let fields = [
+            ("format", FORMAT),
+            ("task", &settings.task),
+            ("source", source),
+            ("databases", &databases),
+            ("include", &include),
+            ("exclude", &exclude),
+            ("updated_ms", &now_ms.to_string()),
+        ];
+        self.write(control, &fields).await
+    }
+
+    async fn write(
+        &self,
+        control: &mut Control,
+        fields: &[(&str, &str)],
+    ) -> Result<(), TargetError> {
+        control.select(self.position_db).await?;
+        let mut write = redis::cmd("HSET");
+        write.arg(&self.position_key).arg(fields);
+        control.ask("recording the claim", &write).await
+    }
+
+    /// Our claim is written before the others are read: of two that start at once, at least one
+    /// sees the other.
+    async fn refuse_overlap(&self, control: &mut Control) -> Result<(), TargetError> {
+        let mine = self.owned.claim();
+        let mut scan = Scan::of(self.position_db, Some("df2redis:position:*"));
+        while let Some(keys) = scan.next(control).await? {
+            for key in keys {
+                let key = String::from_utf8_lossy(&key).into_owned();
+                if key == self.position_key {
+                    continue;
+                }
+                let record = read_record(control, self.position_db, &key).await?;
+                if record.is_empty() {
+                    continue;
+                }
+                let claim = Claim::read(&record).ok_or_else(|| TargetError::Record {
+                    addr: control.addr().to_owned(),
+                    key: key.clone(),
+                    what: "the claim cannot be read".to_owned(),
+                })?;
+                if claim.overlaps(&mine) {
+                    return Err(TargetError::Overlap {
+                        addr: control.addr().to_owned(),
+                        other: key.strip_prefix(POSITIONS).unwrap_or(&key).to_owned(),
+                        claim: claim.to_string(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first start: which keys are there, and what follows.
+    async fn decide(&mut self, control: &mut Control, exclusive: bool) -> Result<(), TargetError> {
+        self.forget_foreign(control).await?;
+        match self.conflict {
+            Conflict::Panic => self.refuse_present(control).await?,
+            Conflict::Overwrite if exclusive => {}
+            Conflict::Overwrite | Conflict::Skip => self.list_foreign(control).await?,
+        }
+        self.exclusive = self.foreign == 0;
+        let exclusive = if self.exclusive { "yes" } else { "no" };
+        let fields = [
+            ("exclusive", exclusive),
+            ("conflict", self.conflict.name()),
+            ("phase", "claimed"),
+            ("decided", "yes"),
+        ];
+        self.write(control, &fields).await
+    }
+
+    async fn refuse_present(&self, control: &mut Control) -> Result<(), TargetError> {
+        let mut found = Vec::new();
+        for db in self.owned.databases.iter().copied() {
+            let mut scan = Scan::of(db, None);
+            while let Some(keys) = scan.next(control).await? {
+                let owned = keys.into_iter().filter(|key| self.owned.has(key));
+                found.extend(owned.take(NAMED - found.len()).map(|key| (db, key)));
+                if found.len() == NAMED {
+                    break;
+                }
+            }
+        }
+        match found.is_empty() {
+            true => Ok(()),
+            false => Err(TargetError::Conflict {
+                addr: control.addr().to_owned(),
+                keys: found,
+            }),
+        }
+    }
+
+    async fn list_foreign(&mut self, control: &mut Control) -> Result<(), TargetError> {
+        for db in self.owned.databases.iter().copied() {
+            let mut scan = Scan::of(db, None);
+            while let Some(mut keys) = scan.next(control).await? {
+                keys.retain(|key| self.owned.has(key));
+                for chunk in keys.chunks(CHUNK) {
+                    control.select(self.position_db).await?;
+                    let mut list = redis::cmd("SADD");
+                    list.arg(&self.foreign_key);
+                    chunk.iter().for_each(|key| {
+                        list.arg(member(db, key));
+                    });
+                    let added: u64 = control.ask("listing keys that are there", &list).await?;
+                    self.foreign += added;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn forget_foreign(&self, control: &mut Control) -> Result<(), TargetError> {
+        control.select(self.position_db).await?;
+        let mut forget = redis::cmd("UNLINK");
+        forget.arg(&self.foreign_key);
+        control.ask("forgetting an unfinished list", &forget).await
+    }
+
+    /// Undoes a claim under which nothing was written.
+    async fn withdraw(&self, control: &mut Control) -> Result<(), TargetError> {
+        control.select(self.position_db).await?;
+        let mut withdraw = redis::cmd("UNLINK");
+        withdraw.arg(&self.position_key).arg(&self.foreign_key);
+        control.ask("withdrawing the claim", &withdraw).await
+    }
+
+    /// Whether everything in a database is the task's: then, and only then, `FLUSHDB`.
+    async fn may_flush_whole(&self, control: &mut Control, db: u32) -> Result<bool, TargetError> {
+        if !self.exclusive || self.foreign > 0 || !self.owned.is_whole() || db == self.position_db {
+            return Ok(false);
+        }
+        let mut scan = Scan::of(db, Some("df2redis:*"));
+        while let Some(keys) = scan.next(control).await? {
+            if !keys.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn delete(
+        &self,
+        control: &mut Control,
+        db: u32,
+        also: impl Fn(&[u8]) -> bool,
+    ) -> Result<(), TargetError> {
+        let mut scan = Scan::of(db, None);
+        while let Some(mut keys) = scan.next(control).await? {
+            keys.retain(|key| self.owned.has(key) && also(key));
+            let asked: Vec<_> = keys.iter().map(|key| (db, key.as_slice())).collect();
+            let foreign = self.foreign(control, &asked).await?;
+            let mine: Vec<_> = keys
+                .iter()
+                .zip(foreign)
+                .filter_map(|(key, foreign)| (!foreign).then_some(key))
+                .collect();
+            for chunk in mine.chunks(CHUNK) {
+                control.select(db).await?;
+                let mut delete = redis::cmd("UNLINK");
+                delete.arg(chunk);
+                () = control.ask("deleting the task's keys", &delete).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All keys of a database, some at a time; a key may come twice.
+struct Scan<'a> {
+    db: u32,
+    pattern: Option<&'a str>,
+    cursor: Option<u64>,
+}
+
+impl<'a> Scan<'a> {
+    fn of(db: u32, pattern: Option<&'a str>) -> Self {
+        Self {
+            db,
+            pattern,
+            cursor: Some(0),
+        }
+    }
+
+    async fn next(&mut self, control: &mut Control) -> Result<Option<Vec<Vec<u8>>>, TargetError> {
+        let Some(cursor) = self.cursor else {
+            return Ok(None);
+        };
+        control.select(self.db).await?;
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor).arg("COUNT").arg(CHUNK);
+        if let Some(pattern) = self.pattern {
+            scan.arg("MATCH").arg(pattern);
+        }
+        let (next, keys): (u64, Vec<Vec<u8>>) = control.ask("listing keys", &scan).await?;
+        self.cursor = Some(next).filter(|next| *next != 0);
+        Ok(Some(keys))
+    }
+}
+
+async fn read_record(
+    control: &mut Control,
+    db: u32,
+    key: &str,
+) -> Result<HashMap<String, String>, TargetError> {
+    control.select(db).await?;
+    let mut read = redis::cmd("HGETALL");
+    read.arg(key);
+    control.ask("reading a task's record", &read).await
+}
+
+fn member(db: u32, key: &[u8]) -> Vec<u8> {
+    let mut member = db.to_string().into_bytes();
+    member.push(b':');
+    member.extend_from_slice(key);
+    member
+}

@@ -1,0 +1,181 @@
+//! What a target says about itself.
+//!
+//! Facts: fields of `INFO` and `CONFIG GET` of Redis 5 to 8 and Valkey 7.2 to 9.
+
+use std::collections::HashMap;
+
+use super::error::TargetError;
+use super::settings::Control;
+use crate::commands::{Features, Flavour};
+
+/// A target's release, state and limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    /// What it can do.
+    pub features: Features,
+    /// Changes with every start of the server.
+    pub run_id: String,
+    /// Changes when its dataset may have become another one.
+    pub replication_id: String,
+    /// It is a replica, and will refuse writes until it is promoted.
+    pub is_replica: bool,
+    /// It reads its dataset from disk.
+    pub is_loading: bool,
+    /// Bytes in use.
+    pub used_memory: Option<u64>,
+    /// Most bytes it may use; `None` if unlimited or unknown.
+    pub max_memory: Option<u64>,
+    /// What it does when it is full; anything but `noeviction` loses keys then.
+    pub eviction: Option<String>,
+    /// Most bytes of one word of a command, if it says so.
+    pub max_bulk: Option<u64>,
+    /// Number of databases, if it says so.
+    pub databases: Option<u32>,
+    /// Databases that hold keys, and how many.
+    pub keys: Vec<(u32, u64)>,
+}
+
+impl Profile {
+    /// Asks. What the user is not permitted to ask for, except `INFO`, is left out.
+    pub async fn read(control: &mut Control) -> Result<Self, TargetError> {
+        let info: Vec<u8> = control
+            .ask("reading its state", &redis::cmd("INFO"))
+            .await?;
+        let info = String::from_utf8_lossy(&info).into_owned();
+        let mut profile = Self::of_info(&info, control.addr())?;
+        let modules = ["JSON.SET", "BF.ADD", "CMS.INCRBY", "TOPK.ADD", "CF.ADD"];
+        let mut question = redis::cmd("COMMAND");
+        question.arg("INFO").arg(&modules[..]);
+        if let Some(redis::Value::Array(known)) = optional(control, &question).await? {
+            let mut known = known.iter().map(|entry| *entry != redis::Value::Nil);
+            profile.features.json = known.next().unwrap_or(false);
+            profile.features.bloom = known.len() > 0 && known.all(|is_known| is_known);
+        }
+        profile.max_bulk = config(control, "proto-max-bulk-len").await?;
+        profile.databases = config(control, "databases").await?;
+        if let Some(limit) = config(control, "maxmemory").await? {
+            profile.max_memory = Some(limit).filter(|limit| *limit > 0);
+        }
+        if let Some(policy) = config(control, "maxmemory-policy").await? {
+            profile.eviction = Some(policy);
+        }
+        Ok(profile)
+    }
+
+    fn of_info(info: &str, addr: &str) -> Result<Self, TargetError> {
+        let fields: HashMap<&str, &str> = info
+            .lines()
+            .filter_map(|line| line.trim_end().split_once(':'))
+            .collect();
+        let text = |name: &str| fields.get(name).copied().map(str::to_owned);
+        let number = |name: &str| fields.get(name).and_then(|text| text.parse::<u64>().ok());
+        let (flavour, version) = match (fields.get("valkey_version"), fields.get("redis_version")) {
+            (Some(version), _) => (Flavour::Valkey, version),
+            (None, Some(version)) => (Flavour::Redis, version),
+            (None, None) => {
+                return Err(TargetError::Answer {
+                    addr: addr.to_owned(),
+                    doing: "reading its state".to_owned(),
+                    answer: "INFO without a version".to_owned(),
+                });
+            }
+        };
+        if fields.get("cluster_enabled") == Some(&"1")
+            || fields.get("redis_mode") == Some(&"cluster")
+        {
+            return Err(TargetError::Cluster {
+                addr: addr.to_owned(),
+            });
+        }
+        Ok(Self {
+            features: Features {
+                flavour,
+                version: version_of(version),
+                json: false,
+                bloom: false,
+            },
+            run_id: text("run_id").unwrap_or_default(),
+            replication_id: text("master_replid").unwrap_or_default(),
+            is_replica: fields.get("role") == Some(&"slave"),
+            is_loading: fields.get("loading") == Some(&"1"),
+            used_memory: number("used_memory"),
+            max_memory: number("maxmemory").filter(|limit| *limit > 0),
+            eviction: text("maxmemory_policy"),
+            max_bulk: None,
+            databases: None,
+            keys: keys_of(info),
+        })
+    }
+}
+
+/// `7.0.15`, perhaps with something behind it.
+fn version_of(text: &str) -> (u16, u16, u16) {
+    let mut parts = text
+        .split(['.', '-', '+'])
+        .map(|part| part.parse().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0);
+    (next(), next(), next())
+}
+
+/// Lines such as `db0:keys=3,expires=0,avg_ttl=0`.
+fn keys_of(info: &str) -> Vec<(u32, u64)> {
+    let of_line = |line: &str| {
+        let (db, rest) = line.strip_prefix("db")?.split_once(":keys=")?;
+        let keys = rest.split(',').next()?;
+        Some((db.parse().ok()?, keys.trim_end().parse().ok()?))
+    };
+    info.lines().filter_map(of_line).collect()
+}
+
+/// The answer, or `None` if the user may not ask or the server does not know the question.
+async fn optional(
+    control: &mut Control,
+    question: &redis::Cmd,
+) -> Result<Option<redis::Value>, TargetError> {
+    match control.ask("reading its settings", question).await {
+        Ok(answer) => Ok(Some(answer)),
+        Err(TargetError::Permission { .. } | TargetError::Answer { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn config<T: std::str::FromStr>(
+    control: &mut Control,
+    name: &str,
+) -> Result<Option<T>, TargetError> {
+    let mut question = redis::cmd("CONFIG");
+    question.arg("GET").arg(name);
+    let Some(answer) = optional(control, &question).await? else {
+        return Ok(None);
+    };
+    let pairs: HashMap<String, String> = redis::from_redis_value(answer).unwrap_or_default();
+    Ok(pairs.get(name).and_then(|value| value.parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flavour_release_and_keys_are_read_from_info() {
+        let info = "# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.0-rc1\r\n\
+                    run_id:abc\r\nrole:slave\r\nmaxmemory:0\r\ndb0:keys=3,expires=0,avg_ttl=0\r\n\
+                    db12:keys=7,expires=1\r\ndbsize:9\r\n";
+        let profile = Profile::of_info(info, "t:1").unwrap();
+        assert_eq!(profile.features.flavour, Flavour::Valkey);
+        assert_eq!(profile.features.version, (8, 1, 0));
+        assert_eq!(profile.keys, [(0, 3), (12, 7)]);
+        assert!(profile.is_replica);
+        assert_eq!(profile.max_memory, None);
+    }
+
+    #[test]
+    fn a_cluster_node_and_a_stranger_are_refused() {
+        let cluster = Profile::of_info("redis_version:7.0.0\r\ncluster_enabled:1\r\n", "t:1");
+        assert!(matches!(cluster, Err(TargetError::Cluster { .. })));
+        assert!(matches!(
+            Profile::of_info("STAT pid 1\r\n", "t:1"),
+            Err(TargetError::Answer { .. })
+        ));
+    }
+}

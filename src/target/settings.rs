@@ -1,0 +1,233 @@
+//! How to reach a target, and the control connection to it.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, FromRedisValue, RedisConnectionInfo, RedisError};
+use tokio::task::AbortHandle;
+
+use super::error::TargetError;
+use crate::net::{self, Endpoint, Stream, TlsSettings};
+
+/// How long a control command may take; scanning commands are cut into short ones.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Everything needed to reach a target. `Debug` shows no password.
+#[derive(Clone)]
+pub struct Settings {
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// TLS, if it wants that.
+    pub tls: Option<TlsSettings>,
+    /// ACL user; none is the default user.
+    pub username: Option<String>,
+    /// Password.
+    pub password: Option<String>,
+    /// For the connection, TLS and the login together.
+    pub connect_timeout: Duration,
+    /// Database of the keys `df2redis:*`.
+    pub position_db: u32,
+    /// The task's name.
+    pub task: String,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("endpoint", &self.endpoint)
+            .field("tls", &self.tls)
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "***"))
+            .field("connect_timeout", &self.connect_timeout)
+            .field("position_db", &self.position_db)
+            .field("task", &self.task)
+            .finish()
+    }
+}
+
+impl Settings {
+    pub(super) fn addr(&self) -> String {
+        self.endpoint.to_string()
+    }
+
+    /// A connection without a login.
+    pub(super) async fn stream(&self) -> Result<Stream, TargetError> {
+        net::connect(&self.endpoint, self.tls.as_ref(), self.connect_timeout)
+            .await
+            .map_err(|cause| TargetError::Connect {
+                addr: self.addr(),
+                cause: Box::new(cause),
+            })
+    }
+}
+
+/// A connection for everything but the flows: questions, ownership, flushes.
+#[derive(Debug)]
+pub struct Control {
+    connection: MultiplexedConnection,
+    addr: String,
+    db: u32,
+    driver: AbortHandle,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Control {
+    /// Connects and logs in, with database 0 selected.
+    pub async fn connect(settings: &Settings) -> Result<Self, TargetError> {
+        let addr = settings.addr();
+        let stream = settings.stream().await?;
+        let mut login = RedisConnectionInfo::default().set_skip_set_lib_name();
+        if let Some(username) = &settings.username {
+            login = login.set_username(username);
+        }
+        if let Some(password) = &settings.password {
+            login = login.set_password(password);
+        }
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_TIMEOUT));
+        let making = async {
+            let (connection, driver) =
+                MultiplexedConnection::new_with_config(&login, stream, config).await?;
+            let mut control = Self {
+                connection,
+                addr: addr.clone(),
+                db: 0,
+                driver: tokio::spawn(driver).abort_handle(),
+            };
+            // Without a password nothing was asked yet, and anything could be listening.
+            let pong: Result<(), RedisError> = redis::cmd("PING")
+                .query_async(&mut control.connection)
+                .await;
+            match pong {
+                Err(error) if error.code() != Some("NOPERM") => Err(error),
+                _ => Ok(control),
+            }
+        };
+        tokio::time::timeout(settings.connect_timeout, making)
+            .await
+            .map_err(|_| TargetError::Silent {
+                addr: addr.clone(),
+                doing: "logging in".to_owned(),
+                after: settings.connect_timeout,
+            })?
+            .map_err(|error| login_error(&addr, error))
+    }
+
+    /// Whom this talks to, for errors.
+    pub fn addr(&self) -> &str {
+        &self.addr
+    }
+
+    /// Makes `db` the current database.
+    pub(super) async fn select(&mut self, db: u32) -> Result<(), TargetError> {
+        if db == self.db {
+            return Ok(());
+        }
+        let answer: Result<(), RedisError> = redis::cmd("SELECT")
+            .arg(db)
+            .query_async(&mut self.connection)
+            .await;
+        match answer {
+            Ok(()) => {
+                self.db = db;
+                Ok(())
+            }
+            Err(error) if error.code() == Some("ERR") || error.code() == Some("NOPERM") => {
+                Err(TargetError::Database {
+                    addr: self.addr.clone(),
+                    db,
+                    answer: text_of(&error),
+                })
+            }
+            Err(error) => Err(self.error("selecting a database", "SELECT", error)),
+        }
+    }
+
+    /// Sends one command. `doing` is a phrase that fits after "while".
+    pub(super) async fn ask<T: FromRedisValue>(
+        &mut self,
+        doing: &str,
+        command: &redis::Cmd,
+    ) -> Result<T, TargetError> {
+        let answer = command.query_async(&mut self.connection).await;
+        answer.map_err(|error| {
+            let name = match command.args_iter().next() {
+                Some(redis::Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
+                _ => String::new(),
+            };
+            self.error(doing, &name, error)
+        })
+    }
+
+    /// Sends several commands at once. `name` is what a missing permission is about.
+    pub(super) async fn ask_all<T: FromRedisValue>(
+        &mut self,
+        doing: &str,
+        name: &str,
+        commands: &redis::Pipeline,
+    ) -> Result<T, TargetError> {
+        let answer = commands.query_async(&mut self.connection).await;
+        answer.map_err(|error| self.error(doing, name, error))
+    }
+
+    fn error(&self, doing: &str, command: &str, error: RedisError) -> TargetError {
+        let addr = self.addr.clone();
+        if error.is_timeout() {
+            return TargetError::Silent {
+                addr,
+                doing: doing.to_owned(),
+                after: ANSWER_TIMEOUT,
+            };
+        }
+        if error.is_io_error() || error.is_connection_dropped() {
+            return TargetError::Lost {
+                addr,
+                unanswered: 1,
+                cause: std::io::Error::other(error.to_string()),
+            };
+        }
+        TargetError::from_answer(&addr, doing, command, text_of(&error))
+    }
+}
+
+/// The server's own words, if they are the server's.
+fn text_of(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    }
+}
+
+fn login_error(addr: &str, error: RedisError) -> TargetError {
+    use redis::{ErrorKind, ServerErrorKind};
+    let addr = addr.to_owned();
+    match error.kind() {
+        ErrorKind::AuthenticationFailed => TargetError::Login {
+            addr,
+            answer: text_of(&error),
+        },
+        ErrorKind::Parse => TargetError::Protocol {
+            addr,
+            cause: crate::resp::Garbage {
+                what: "during the login",
+                head: Vec::new(),
+            },
+        },
+        ErrorKind::Server(ServerErrorKind::BusyLoading) => TargetError::Unready {
+            addr,
+            doing: "logging in".to_owned(),
+            answer: text_of(&error),
+        },
+        _ if error.is_io_error() || error.is_connection_dropped() => TargetError::Lost {
+            addr,
+            unanswered: 0,
+            cause: std::io::Error::other(error.to_string()),
+        },
+        _ => TargetError::from_answer(&addr, "logging in", "AUTH", text_of(&error)),
+    }
+}

@@ -1,0 +1,380 @@
+//! Replies, matched to the commands they answer, and what follows from an error.
+
+use std::io;
+
+use super::batch::Item;
+use super::retry::Trouble;
+use super::{Notice, SPARE, Writer};
+use crate::resp::{ElementError, Reply};
+use crate::target::answer::Refusal;
+use crate::target::dead_letter::ErrorPolicy;
+use crate::target::error::TargetError;
+
+const OK: &[u8] = b"+OK\r\n";
+const QUEUED: &[u8] = b"+QUEUED\r\n";
+
+impl Writer {
+    /// Takes `count` bytes that were read.
+    pub(super) fn take_replies(&mut self, count: usize) -> Result<(), TargetError> {
+        let buffer = std::mem::take(&mut self.link.replies);
+        let result = self.take_bytes(buffer.get(..count).unwrap_or_default());
+        self.link.replies = buffer;
+        result
+    }
+
+    fn take_bytes(&mut self, mut rest: &[u8]) -> Result<(), TargetError> {
+        while !rest.is_empty() {
+            if self.scanner.is_between() {
+                let usual = self.take_usual(rest)?;
+                if usual > 0 {
+                    rest = rest.get(usual..).unwrap_or_default();
+                    continue;
+                }
+            }
+            let (used, reply) = self
+                .scanner
+                .feed(rest)
+                .map_err(|cause| TargetError::Protocol {
+                    addr: self.addr.clone(),
+                    cause,
+                })?;
+            rest = rest.get(used..).unwrap_or_default();
+            if let Some(reply) = reply {
+                self.take_reply(reply)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The fast path: a run of the reply nearly every command gets. Yields its bytes.
+    fn take_usual(&mut self, bytes: &[u8]) -> Result<usize, TargetError> {
+        if self.awaiting >= self.sent {
+            return Ok(0);
+        }
+        let Some(batch) = self.queue.get_mut(self.awaiting) else {
+            return Ok(0);
+        };
+        let sending = &mut batch.sending;
+        let left = sending.expected - sending.answered;
+        if sending.transaction {
+            // MULTI is answered otherwise, and so is EXEC.
+            if sending.answered == 0 || left < 2 {
+                return Ok(0);
+            }
+            let count = run_of(bytes, QUEUED, left - 1);
+            sending.answered += count;
+            return Ok(count * QUEUED.len());
+        }
+        let count = run_of(bytes, OK, left);
+        sending.answered += count;
+        if count == left {
+            self.finish()?;
+        }
+        Ok(count * OK.len())
+    }
+
+    fn take_reply(&mut self, reply: Reply) -> Result<(), TargetError> {
+        if reply == Reply::Push {
+            return Ok(());
+        }
+        match self.queue.get_mut(self.awaiting) {
+            Some(batch) if self.awaiting < self.sent => {
+                let n = batch.sending.answered;
+                batch.sending.answered += 1;
+                match batch.sending.transaction {
+                    true => self.take_of_transaction(n, reply),
+                    false => self.take_of_pipeline(n, reply),
+                }
+            }
+            _ => Err(self.unexpected("nothing was asked", reply)),
+        }
+    }
+
+    fn take_of_pipeline(&mut self, n: usize, reply: Reply) -> Result<(), TargetError> {
+        let (mut command, mut is_last) = (n, false);
+        if let Some(batch) = self.queue.get(self.awaiting) {
+            command += batch.sending.from;
+            is_last = batch.sending.answered == batch.sending.expected;
+        }
+        match reply {
+            // With trouble before it, it will be sent again, and judged then.
+            Reply::Error(_) if self.trouble.is_some() => {}
+            Reply::Error(text) => self.take_error(command, text)?,
+            Reply::Queued => return Err(self.unexpected("writing without a transaction", reply)),
+            _ => {}
+        }
+        if is_last { self.finish() } else { Ok(()) }
+    }
+
+    fn take_error(&mut self, command: usize, text: Vec<u8>) -> Result<(), TargetError> {
+        let item = self.item_of(command);
+        if item.is_some_and(|item| item.tolerate.covers(&text)) {
+            return Ok(());
+        }
+        if let Some(refusal) = Refusal::of(&text) {
+            self.trouble = Some(Trouble {
+                from: item.map_or(command, |item| item.first),
+                refusal,
+                answer: text,
+            });
+            return Ok(());
+        }
+        self.fail(command, &text)
+    }
+
+    fn take_of_transaction(&mut self, n: usize, reply: Reply) -> Result<(), TargetError> {
+        let Some(batch) = self.queue.get_mut(self.awaiting) else {
+            return Ok(());
+        };
+        let sending = &mut batch.sending;
+        if n + 1 == sending.expected {
+            return self.take_of_exec(reply);
+        }
+        match reply {
+            Reply::Ok if n == 0 => Ok(()),
+            Reply::Queued if n > 0 && !sending.multi_refused => Ok(()),
+            Reply::Error(text) if n == 0 && Refusal::of(&text).is_none() => {
+                Err(TargetError::from_answer(
+                    &self.addr,
+                    "opening a transaction",
+                    "MULTI",
+                    lossy(&text),
+                ))
+            }
+            Reply::Error(text) => {
+                sending.multi_refused |= n == 0;
+                let command = n
+                    .checked_sub(sending.prelude_replies)
+                    .map(|n| n + sending.from);
+                sending.queue_errors.push((command, text));
+                Ok(())
+            }
+            _ if sending.multi_refused => Err(self.lost(io::Error::other(
+                "MULTI was refused, and what followed it was not",
+            ))),
+            reply => Err(self.unexpected("filling a transaction", reply)),
+        }
+    }
+
+    fn take_of_exec(&mut self, reply: Reply) -> Result<(), TargetError> {
+        let Some(batch) = self.queue.get(self.awaiting) else {
+            return Ok(());
+        };
+        // All replies but those of MULTI and EXEC have an element.
+        let elements = batch.sending.expected as u64 - 2;
+        match reply {
+            Reply::Array { len, errors } if len == elements => self.commit(errors),
+            Reply::Error(text) if text.starts_with(b"EXECABORT") || batch.sending.multi_refused => {
+                self.abort(text)
+            }
+            // Whether a transaction is still open there is unknown: only a new connection tells.
+            Reply::Error(text) => Err(self.lost(io::Error::other(format!(
+                "EXEC was refused: {}",
+                lossy(&text)
+            )))),
+            reply => Err(self.unexpected("committing a transaction", reply)),
+        }
+    }
+
+    /// The transaction was executed. Errors in it did not undo the rest, and are not tried again.
+    fn commit(&mut self, errors: Vec<ElementError>) -> Result<(), TargetError> {
+        let Some(batch) = self.queue.get(self.awaiting) else {
+            return Ok(());
+        };
+        let ahead = batch.sending.prelude_replies - 1;
+        let (first_db, last_db) = (batch.first_db, batch.last_db);
+        for error in errors {
+            let index = usize::try_from(error.index).unwrap_or(usize::MAX);
+            let Some(command) = index.checked_sub(ahead) else {
+                return Err(self.no_database(first_db, &error.text));
+            };
+            let item = self.item_of(command);
+            if item.is_some_and(|item| item.tolerate.covers(&error.text)) {
+                continue;
+            }
+            let mut text = error.text;
+            if Refusal::of(&text).is_some() {
+                text.extend_from_slice(
+                    b" (in the middle of an executed transaction: not tried again, since what \
+                      followed it has taken effect)",
+                );
+            }
+            self.fail(command, &text)?;
+        }
+        self.db = Some(last_db);
+        if let Some(probe) = self.queue.get(self.awaiting).filter(|batch| batch.probe) {
+            let found = (0..probe.out.commands()).filter_map(|n| probe.item_of(n));
+            self.verified.extend(found.map(|item| item.db));
+        }
+        self.finish()
+    }
+
+    /// Nothing of the transaction was executed.
+    fn abort(&mut self, text: Vec<u8>) -> Result<(), TargetError> {
+        let Some(batch) = self.queue.get_mut(self.awaiting) else {
+            return Ok(());
+        };
+        let errors = std::mem::take(&mut batch.sending.queue_errors);
+        let first_db = batch.first_db;
+        let for_now = errors
+            .iter()
+            .map(|(_, error)| error)
+            .chain([&text])
+            .find_map(|error| Some((Refusal::of(error)?, error.clone())));
+        if let Some((refusal, answer)) = for_now {
+            self.trouble = Some(Trouble {
+                from: 0,
+                refusal,
+                answer,
+            });
+            return self.finish();
+        }
+        if errors.is_empty() {
+            return Err(self.unexpected("committing a transaction", Reply::Error(text)));
+        }
+        for (command, error) in errors.into_iter().rev() {
+            let Some(command) = command else {
+                return Err(self.no_database(first_db, &error));
+            };
+            self.fail(command, &error)?;
+            if let Some(batch) = self.queue.get_mut(self.awaiting) {
+                batch.remove(command);
+            }
+        }
+        self.send_again(0);
+        if self.queue.front().is_some_and(|batch| batch.is_empty()) {
+            self.sent = 1;
+            return self.finish();
+        }
+        Ok(())
+    }
+
+    /// A command is refused for good: what the policy says.
+    fn fail(&mut self, command: usize, text: &[u8]) -> Result<(), TargetError> {
+        let Some(batch) = self.queue.get(self.awaiting) else {
+            return Ok(());
+        };
+        let item = batch.item_of(command);
+        let db = item.map_or(batch.first_db, |item| item.db);
+        if item.is_some_and(|item| item.select) {
+            return Err(self.no_database(db, text));
+        }
+        let described = batch.out.describe(command);
+        match &self.policy {
+            ErrorPolicy::Stop if text.starts_with(b"NOPERM") => Err(TargetError::Permission {
+                addr: self.addr.clone(),
+                command: described.name,
+                answer: lossy(text),
+            }),
+            ErrorPolicy::Stop => Err(TargetError::Refused {
+                addr: self.addr.clone(),
+                key: described.key().to_vec(),
+                command: described.name,
+                lsn: described.lsn,
+                answer: lossy(text),
+            }),
+            ErrorPolicy::Skip { dead_letter } => {
+                dead_letter.record(&batch.out, command, db, text)?;
+                self.counters.skipped += 1;
+                self.notify(Notice::Skipped {
+                    command: described,
+                    db,
+                    answer: lossy(text),
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// Every reply of the awaited batch has come.
+    fn finish(&mut self) -> Result<(), TargetError> {
+        if self.awaiting + 1 == self.sent && self.link.is_writing() {
+            return Err(self.lost(io::Error::other("it answered before it was asked")));
+        }
+        self.stirred = true;
+        if let Some(trouble) = self.trouble.take() {
+            self.awaiting += 1;
+            if self.awaiting < self.sent {
+                self.trouble = Some(trouble);
+                return Ok(());
+            }
+            self.send_again(trouble.from);
+            self.counters.retries += 1;
+            let (wait, attempt) = self.retry.back_off();
+            self.notify(Notice::Refused {
+                refusal: trouble.refusal,
+                answer: lossy(&trouble.answer),
+                wait,
+                attempt,
+            });
+            return Ok(());
+        }
+        let Some(mut batch) = self.queue.pop_front() else {
+            return Ok(());
+        };
+        self.sent -= 1;
+        if !batch.probe {
+            self.counters.commands += batch.out.commands() as u64;
+            self.counters.bytes += batch.out.len();
+            if let Some((after, attempts)) = self.retry.succeed() {
+                self.notify(Notice::Recovered { after, attempts });
+            }
+        }
+        self.applied = batch.reaches.or(self.applied);
+        batch.clear();
+        if self.spare.len() < SPARE {
+            self.spare.push(batch);
+        }
+        self.queued = self.queue.iter().map(|batch| batch.out.in_memory()).sum();
+        Ok(())
+    }
+
+    /// Nothing is in flight: what was sent waits again, the first batch from a command on.
+    fn send_again(&mut self, from: usize) {
+        for (index, batch) in self.queue.iter_mut().take(self.sent).enumerate() {
+            batch.rewind(if index == 0 { from } else { 0 });
+        }
+        self.sent = 0;
+        self.awaiting = 0;
+        self.queued = self.queue.iter().map(|batch| batch.out.in_memory()).sum();
+    }
+
+    fn item_of(&self, command: usize) -> Option<Item> {
+        self.queue
+            .get(self.awaiting)
+            .and_then(|batch| batch.item_of(command))
+    }
+
+    fn no_database(&self, db: u32, text: &[u8]) -> TargetError {
+        TargetError::Database {
+            addr: self.addr.clone(),
+            db,
+            answer: lossy(text),
+        }
+    }
+
+    fn unexpected(&self, doing: &str, reply: Reply) -> TargetError {
+        match reply {
+            Reply::Error(text) => TargetError::from_answer(&self.addr, doing, "it", lossy(&text)),
+            reply => TargetError::Answer {
+                addr: self.addr.clone(),
+                doing: doing.to_owned(),
+                answer: format!("{reply:?}"),
+            },
+        }
+    }
+}
+
+/// How often `reply` stands at the start of `bytes`, at most `limit` times.
+#[inline]
+fn run_of(bytes: &[u8], reply: &[u8], limit: usize) -> usize {
+    bytes
+        .chunks_exact(reply.len())
+        .take(limit)
+        .take_while(|chunk| *chunk == reply)
+        .count()
+}
+
+fn lossy(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).into_owned()
+}

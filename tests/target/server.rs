@@ -1,0 +1,141 @@
+//! Real Redis servers, and what the tests push to them.
+
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use df2redis::target::{ErrorPolicy, Kind, Limits, Notice, Settings, Tolerate, Writer};
+
+/// A redis-server of our own, in a directory of its own, killed when dropped.
+pub struct Server {
+    pub child: Child,
+    pub port: u16,
+    pub dir: tempfile::TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+impl Server {
+    pub fn start() -> Self {
+        Self::start_with(tempfile::tempdir().unwrap(), &[])
+    }
+
+    pub fn start_with(dir: tempfile::TempDir, options: &[&str]) -> Self {
+        let port = free_port();
+        let child = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--unixsocket", "redis.sock"])
+            .arg("--dir")
+            .arg(dir.path())
+            .args(options)
+            .current_dir(dir.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("cannot start redis-server: install it (apt-get install redis-server)");
+        let server = Self { child, port, dir };
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let mut answer = [0; 5];
+            let asked = std::net::TcpStream::connect(("127.0.0.1", port)).and_then(|mut stream| {
+                stream.write_all(b"PING\r\n")?;
+                stream.read_exact(&mut answer)
+            });
+            if asked.is_ok() {
+                return server;
+            }
+            assert!(Instant::now() < until, "redis-server does not answer");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn settings(&self) -> Settings {
+        settings(&format!("127.0.0.1:{}", self.port))
+    }
+
+    pub fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        self.ask_in(0, words)
+    }
+
+    pub fn ask_in<T: redis::FromRedisValue>(&self, db: u32, words: &[&str]) -> T {
+        let url = format!("redis://127.0.0.1:{}/{db}", self.port);
+        let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
+        let (name, rest) = words.split_first().unwrap();
+        redis::cmd(name).arg(rest).query(&mut connection).unwrap()
+    }
+
+    pub async fn writer(&self, policy: ErrorPolicy) -> Writer {
+        Writer::connect(&self.settings(), quick(), policy)
+            .await
+            .unwrap()
+    }
+}
+
+pub fn settings(address: &str) -> Settings {
+    Settings {
+        endpoint: address.parse().unwrap(),
+        tls: None,
+        username: None,
+        password: None,
+        connect_timeout: Duration::from_secs(10),
+        position_db: 0,
+        task: "test".to_owned(),
+    }
+}
+
+/// Limits with short waits, and batches small enough that there are several.
+pub fn quick() -> Limits {
+    Limits {
+        batch_commands: 50,
+        retry_initial: Duration::from_millis(5),
+        retry_max: Duration::from_millis(20),
+        ..Limits::default()
+    }
+}
+
+pub fn push(writer: &mut Writer, kind: Kind, db: u32, words: &[&[u8]], lsn: Option<u64>) {
+    let out = writer.begin(kind, db, Tolerate::Nothing);
+    out.command(words.len(), lsn);
+    words.iter().for_each(|word| out.word(word));
+}
+
+pub fn record(writer: &mut Writer, key: &str, value: &str) {
+    push(
+        writer,
+        Kind::Record,
+        0,
+        &[b"SET", key.as_bytes(), value.as_bytes()],
+        None,
+    );
+}
+
+pub fn entry(writer: &mut Writer, lsn: u64, words: &[&str]) {
+    let words: Vec<_> = words.iter().map(|word| word.as_bytes()).collect();
+    push(writer, Kind::Entry, 0, &words, Some(lsn));
+    writer.mark(lsn + 1);
+}
+
+/// Drives until the writer has something to say.
+pub async fn noticed(writer: &mut Writer) -> Notice {
+    loop {
+        if let Some(notice) = writer.notice() {
+            return notice;
+        }
+        let driven = tokio::time::timeout(Duration::from_secs(30), writer.drive()).await;
+        driven.expect("no notice within 30 s").unwrap();
+    }
+}
+
+pub async fn settled(writer: &mut Writer) {
+    let settled = tokio::time::timeout(Duration::from_secs(60), writer.settle()).await;
+    settled.expect("not settled within 60 s").unwrap();
+}
