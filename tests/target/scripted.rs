@@ -5,7 +5,7 @@ use df2redis::target::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::server::{entry, quick, settings, settled};
+use crate::server::{entry, quick, record, settings, settled};
 
 /// Answers connections by a script: after each request that ends in the given bytes, the reply.
 async fn scripted(
@@ -174,4 +174,71 @@ async fn what_is_no_redis_is_called_so() {
         .await
         .unwrap_err();
     assert!(matches!(error, TargetError::Protocol { .. }), "{error}");
+}
+
+/// Polls once: what can be written is written, what has come is read.
+async fn drive_once(writer: &mut Writer) {
+    let mut drive = std::pin::pin!(writer.drive());
+    std::future::poll_fn(|cx| {
+        if let std::task::Poll::Ready(driven) = drive.as_mut().poll(cx) {
+            driven.unwrap();
+        }
+        std::task::Poll::Ready(())
+    })
+    .await;
+}
+
+/// Reads until what was heard ends so.
+async fn hear(peer: &mut tokio::net::TcpStream, end: &str) -> String {
+    let mut heard = String::new();
+    while !heard.ends_with(end) {
+        let mut buffer = [0; 4096];
+        let read = peer.read(&mut buffer).await.unwrap();
+        assert!(read > 0, "hung up before {end:?}, heard {heard:?}");
+        heard.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+    }
+    heard
+}
+
+#[tokio::test]
+async fn entries_that_come_while_records_are_unanswered_share_the_next_transaction() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let settings = settings(&listener.local_addr().unwrap().to_string());
+    let (writer, mut peer) = tokio::join!(
+        Writer::connect(&settings, quick(), ErrorPolicy::Stop),
+        async {
+            let (mut peer, _) = listener.accept().await.unwrap();
+            hear(&mut peer, "PING\r\n").await;
+            peer.write_all(b"+PONG\r\n").await.unwrap();
+            peer
+        }
+    );
+    let mut writer = writer.unwrap();
+    record(&mut writer, "k", "first");
+    drive_once(&mut writer).await;
+    assert!(hear(&mut peer, "EXEC\r\n").await.contains("SELECT"));
+    peer.write_all(PROBED.1.as_bytes()).await.unwrap();
+    writer.drive().await.unwrap();
+    hear(&mut peer, "first\r\n").await;
+    for lsn in 0..5 {
+        entry(&mut writer, lsn, &["INCR", "n"]);
+        drive_once(&mut writer).await;
+    }
+    assert_eq!(writer.applied(), None);
+    peer.write_all(b"+OK\r\n").await.unwrap();
+    writer.drive().await.unwrap();
+    let heard = hear(&mut peer, "EXEC\r\n").await;
+    assert_eq!(heard.matches("INCR").count(), 5);
+    assert_eq!(heard.matches("MULTI").count(), 1);
+    let answer = [
+        &["+OK\r\n"][..],
+        &["+QUEUED\r\n"; 6],
+        &["*6\r\n+OK\r\n"],
+        &[":1\r\n"; 5],
+    ];
+    peer.write_all(answer.concat().concat().as_bytes())
+        .await
+        .unwrap();
+    settled(&mut writer).await;
+    assert_eq!(writer.applied(), Some(5));
 }

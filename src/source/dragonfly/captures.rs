@@ -21,9 +21,8 @@ struct Capture {
 }
 
 fn folder(name: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures/dragonfly");
-    std::env::var_os("DF2REDIS_CAPTURES")
-        .map_or(root, PathBuf::from)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/captures/dragonfly")
         .join(name)
 }
 

@@ -274,3 +274,75 @@ impl FlowReader {
         drop(tokio::time::timeout(CLOSE_WITHIN, orderly).await);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Stream;
+    use std::future::pending;
+    use tokio::net::{TcpListener, TcpStream};
+
+    /// A flow that has received `input`, and the master's end of it.
+    async fn flow(input: &[u8]) -> (SnapshotFlow, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let wire = Wire::new(Stream::Tcp(near.unwrap()));
+        let ended = SnapshotEnded::of(3, Arc::new(()));
+        let flow = SnapshotFlow::new(ended, 4, [b't'; TOKEN_LEN], wire, input.into());
+        (flow, far.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_flow_that_ends_inside_an_item_gives_what_is_whole_and_says_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = ReadSettings::new(dir.path(), 1 << 20);
+        let (flow, mut master) = flow(b"REDIS0009\x00\x01k\x01v\x00\x01").await;
+        let (reader, acknowledger) = flow.split();
+        let (out, mut batches) = mpsc::channel(4);
+        let (ended, _ends) = mpsc::channel(1);
+        let running =
+            tokio::spawn(reader.run(out, ended, Budget::new(1 << 20), settings, pending()));
+        let batch = batches.recv().await.unwrap();
+        assert_eq!(batch.items.len(), 1, "the whole key is not held back");
+        master.shutdown().await.unwrap();
+        let error = running.await.unwrap().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the source closed flow 3 during the snapshot"
+        );
+        assert!(error.is_temporary());
+        assert!(acknowledger.acknowledge(1).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn reading_waits_for_the_budget_and_goes_on_when_a_batch_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = ReadSettings::new(dir.path(), 1 << 20);
+        let (flow, mut master) = flow(b"REDIS0009").await;
+        let (reader, _acknowledger) = flow.split();
+        let (out, mut batches) = mpsc::channel(64);
+        let (ended, _ends) = mpsc::channel(1);
+        let budget = Budget::new(100);
+        let running = tokio::spawn(reader.run(out, ended, budget.clone(), settings, pending()));
+        let key = [b"\x00\x01k\x40\xC8".as_slice(), &[b'v'; 200]].concat();
+        master.write_all(&key).await.unwrap();
+        let first = batches.recv().await.unwrap();
+        assert_eq!(budget.used(), 100);
+        master.write_all(&key).await.unwrap();
+        let second = tokio::time::timeout(std::time::Duration::from_millis(50), batches.recv());
+        assert!(
+            second.await.is_err(),
+            "nothing comes while the budget is used up"
+        );
+        drop(first);
+        assert_eq!(batches.recv().await.unwrap().items.len(), 1);
+        running.abort();
+        let mut rest = Vec::new();
+        master.read_to_end(&mut rest).await.unwrap();
+        assert!(
+            rest.is_empty(),
+            "a cancelled reader closes in order and writes nothing"
+        );
+    }
+}

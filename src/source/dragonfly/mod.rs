@@ -26,6 +26,8 @@ mod words;
 #[cfg(test)]
 mod captures;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod scripted;
 
 pub use error::{Link, Phase, Place, SourceError};

@@ -1,7 +1,9 @@
 //! Items out of one layer's bytes: the snapshot's opcodes. Journal entries and bodies that
 //! outgrow a window are in `entries.rs`.
 //!
-//!     Header ─▶ Snapshot ─FULLSYNC_END▶ Ended ─JOURNAL_OFFSET▶ Offset ─EOF, token▶ Journal
+//! ```text
+//! Header ─▶ Snapshot ─FULLSYNC_END▶ Ended ─JOURNAL_OFFSET▶ Offset ─EOF, token▶ Journal
+//! ```
 //!
 //! Invariants: an item is read whole or not at all, so that more bytes can be appended and reading
 //!   tried again; what was decided about an open item is kept in its layer, never read twice.

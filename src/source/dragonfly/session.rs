@@ -1,8 +1,10 @@
 //! A session with a master, in the only order of requests the master survives.
 //!
-//!     Session ─register▶ Registered ─sync▶ Syncing ─start_stable▶ Stable
-//!        │                                    ▲ one SnapshotEnded of every flow
-//!     one DFLY FLOW per connection         SnapshotFlow ─▶ FlowReader
+//! ```text
+//! Session ─register▶ Registered ─sync▶ Syncing ─start_stable▶ Stable
+//!    │                                    ▲ one SnapshotEnded of every flow
+//! one DFLY FLOW per connection         SnapshotFlow ─▶ FlowReader
+//! ```
 //!
 //! Invariants, each kept by a type that is consumed: the version is announced once, on a connection
 //!   that owns a session; a connection carries one `DFLY FLOW` and every flow one connection;

@@ -2,7 +2,9 @@
 //!
 //! Give bytes, then ask for what is whole until there is nothing more:
 //!
-//!     read into `buffer()`  ─▶  decode() = Some(batch), Some(batch), None  ─▶  read …
+//! ```text
+//! read into `buffer()`  ─▶  decode() = Some(batch), Some(batch), None  ─▶  read …
+//! ```
 //!
 //! Invariants: the items are the same, however the bytes were cut; nothing here waits or reads a
 //!   socket; besides the bytes handed out, memory is two windows of 256 KiB, the codecs' own, and at

@@ -308,18 +308,18 @@ impl Writer {
         if behind_transaction || self.trouble.is_some() || self.sent >= MOST_SENT {
             return false;
         }
+        let next = self.queue.get(self.sent).unwrap_or(&self.open);
+        let must_wait = next.needs_transaction(self.db) || !next.unverified.is_empty();
+        if next.is_empty() || self.sent > 0 && must_wait {
+            return false;
+        }
+        // What waits stays open until it may go: more may join it.
         if self.sent == self.queue.len() {
-            if self.open.is_empty() {
-                return false;
-            }
             self.seal();
         }
         let Some(next) = self.queue.get_mut(self.sent) else {
             return false;
         };
-        if self.sent > 0 && (next.needs_transaction(self.db) || !next.unverified.is_empty()) {
-            return false;
-        }
         if !next.unverified.is_empty() {
             let mut probe = Batch {
                 probe: true,
