@@ -242,16 +242,20 @@ impl Clock {
     /// # Errors
     /// Those of `check`, and when the time is over or the user interrupts.
     pub fn wait(&self, what: &str, mut check: impl FnMut() -> Result<bool>) -> Result<()> {
-        while !check()? {
+        loop {
+            let done = check();
+            // Whoever interrupts a terminal interrupts all that run there: the rest is a consequence.
             if self.interrupted.load(Ordering::Relaxed) {
                 return Err("interrupted".into());
+            }
+            if done? {
+                return Ok(());
             }
             if self.over() {
                 return Err(format!("waited too long for {what}").into());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(())
     }
 }
 
