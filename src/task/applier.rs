@@ -40,8 +40,9 @@ const ACKNOWLEDGE_AFTER: u64 = 1024;
 /// How one flow ended without an error.
 #[derive(Debug)]
 pub(super) enum FlowEnd {
-    /// The reader stopped; everything it had read is in the target and acknowledged.
-    Drained,
+    /// The reader stopped; everything it had read is in the target and acknowledged. The socket
+    /// stays open as long as the acknowledger: a master ends all flows when one closes.
+    Drained(Acknowledger),
     /// A global command arrived before the end of some flow's snapshot, which it spoils. All that
     /// this flow had sent to the target is answered.
     Spoilt,
@@ -150,15 +151,15 @@ impl Applier {
                     }
                 }
                 if std::mem::take(&mut self.asked_now) {
-                    self.acknowledge().await?;
+                    self.acknowledge().await;
                 }
                 // A position that nothing has to be sent for is applied already.
-                self.progressed().await?;
+                self.progressed().await;
                 continue;
             }
             if pending.is_none() && !open && self.writer.is_settled() {
-                self.acknowledge().await?;
-                return Ok(FlowEnd::Drained);
+                self.acknowledge().await;
+                return Ok(FlowEnd::Drained(self.acknowledger));
             }
             tokio::select! {
                 biased;
@@ -167,7 +168,7 @@ impl Applier {
                 // Polled even when all is settled: it notices when the target goes away.
                 driven = self.writer.drive() => {
                     driven?;
-                    self.progressed().await?;
+                    self.progressed().await;
                 }
                 batch = batches.recv(), if open && pending.is_none() && self.writer.has_room() => {
                     match batch {
@@ -178,7 +179,7 @@ impl Applier {
                         None => open = false,
                     }
                 }
-                _ = timer.tick() => self.acknowledge().await?,
+                _ = timer.tick() => self.acknowledge().await,
             }
         }
     }
@@ -273,7 +274,7 @@ impl Applier {
         lsn: Option<u64>,
     ) -> Result<(), TaskError> {
         self.writer.settle().await?;
-        self.progressed().await?;
+        self.progressed().await;
         let db = meeting.db;
         match self.context.barrier.arrive(self.flow, meeting)? {
             Role::Run => {
@@ -290,16 +291,17 @@ impl Applier {
             }
         }
         self.mark(lsn);
-        self.progressed().await
+        self.progressed().await;
+        Ok(())
     }
 
     /// After replies have come: counters, and acknowledgements that somebody waits for.
-    async fn progressed(&mut self) -> Result<(), TaskError> {
+    async fn progressed(&mut self) {
         while let Some(notice) = self.writer.notice() {
             self.tell(notice);
         }
         let Some(applied) = self.writer.applied() else {
-            return Ok(());
+            return;
         };
         if !std::mem::replace(&mut self.copied, true) {
             self.context.copied.send_modify(|flows| *flows += 1);
@@ -324,9 +326,8 @@ impl Applier {
             self.asked_at = None;
         }
         if asked || applied.saturating_sub(self.acknowledged) > ACKNOWLEDGE_AFTER {
-            self.acknowledge().await?;
+            self.acknowledge().await;
         }
-        Ok(())
     }
 
     fn tell(&self, notice: Notice) {
@@ -363,12 +364,13 @@ impl Applier {
     }
 
     /// Tells the master what the target has confirmed; nothing before stable sync.
-    async fn acknowledge(&mut self) -> Result<(), TaskError> {
+    async fn acknowledge(&mut self) {
         if let Some(applied) = self.writer.applied() {
-            self.acknowledger.acknowledge(applied).await?;
-            self.acknowledged = applied;
+            // An error means that the flow has ended, and its reader says why.
+            if self.acknowledger.acknowledge(applied).await.is_ok() {
+                self.acknowledged = applied;
+            }
         }
-        Ok(())
     }
 
     /// Adds to one of this flow's counters.

@@ -11,10 +11,10 @@ use super::barrier::Disagreement;
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
     /// The source, or the way to it.
-    #[error("source: {0}")]
+    #[error(transparent)]
     Source(#[from] SourceError),
     /// The target, or the way to it.
-    #[error("target: {0}")]
+    #[error(transparent)]
     Target(#[from] TargetError),
     /// A key or command that the target cannot hold, with `on_unsupported = "stop"`.
     #[error("{what} of database {db} cannot be copied: {reason}")]
@@ -37,10 +37,10 @@ pub enum TaskError {
         cause: String,
     },
     /// The flows' global commands contradict each other.
-    #[error("source: {0}")]
+    #[error(transparent)]
     Barrier(#[from] Disagreement),
     /// A journal entry whose words do not add up.
-    #[error("source: flow {flow}: {cause}")]
+    #[error("the source sent a damaged entry on flow {flow}")]
     Malformed {
         /// Which flow.
         flow: u32,
@@ -57,7 +57,7 @@ pub enum TaskError {
         cause: std::io::Error,
     },
     /// Retrying has lasted longer than `retry.max_elapsed`.
-    #[error("gave up after {}: {last}", humantime::format_duration(*.after))]
+    #[error("gave up after {}", humantime::format_duration(*.after))]
     GaveUp {
         /// The limit that was reached.
         after: std::time::Duration,

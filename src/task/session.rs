@@ -24,8 +24,8 @@ use crate::entry::Budget;
 use crate::logging::{Terminal, fields};
 use crate::process::Stop;
 use crate::source::dragonfly::{
-    self, Monitor, ReadSettings, Session, SnapshotEnded, SnapshotFlow, SourceError, Stable, Start,
-    Syncing,
+    self, Acknowledger, Monitor, ReadSettings, Session, SnapshotEnded, SnapshotFlow, SourceError,
+    Stable, Start, Syncing,
 };
 use crate::target::{Control, Ownership, Profile, Writer};
 
@@ -190,6 +190,8 @@ struct Running<'a> {
     syncing: Option<Syncing>,
     stable: Option<Box<Stable>>,
     appliers_left: u32,
+    /// Keeps the flows open until the last one is drained.
+    drained: Vec<Acknowledger>,
     offsets: watch::Receiver<Vec<u64>>,
     meters: Vec<LagMeter>,
     rates: Rates,
@@ -247,6 +249,7 @@ impl<'a> Running<'a> {
             syncing: Some(syncing),
             stable: None,
             appliers_left: count,
+            drained: Vec::new(),
             offsets,
             meters: (0..count).map(|_| LagMeter::default()).collect(),
             rates: Rates::new(now),
@@ -327,8 +330,12 @@ impl<'a> Running<'a> {
             Part::Stable(stable) => {
                 self.stable = Some(stable);
             }
-            Part::Applier(FlowEnd::Drained | FlowEnd::Spoilt) => {
+            Part::Applier(end) => {
                 self.appliers_left = self.appliers_left.saturating_sub(1);
+                match end {
+                    FlowEnd::Drained(acknowledger) => self.drained.push(acknowledger),
+                    FlowEnd::Spoilt => {}
+                }
             }
             // A reader that ends without an error was stopped, or lost its applier: that one's
             // result says why.
