@@ -17,6 +17,7 @@ use super::{VERSION, complain, with_causes};
 use crate::config::{self, ConfigErrors, Task};
 use crate::logging::{self, LogError, Terminal, fields};
 use crate::process::{Exit, LockError, Stop, StopSignals, TaskLock};
+use crate::source::dragonfly::all_closed;
 use crate::task::{self, TaskError};
 
 /// The most threads one task uses: flows are many, but most of the work is moving bytes.
@@ -106,7 +107,11 @@ fn run_task(task: Task) -> Result<(), Failure> {
     // The guard is dropped last, and writes out what the lines below have logged.
     let (log, terminal, _guard) = logging::start(&task.log, &name).map_err(Failure::Log)?;
     let ended = runtime().and_then(|runtime| {
-        let ended = runtime.block_on(supervise(task, log.clone(), terminal.clone()));
+        let ended = runtime.block_on(async {
+            let ended = supervise(task, log.clone(), terminal.clone()).await;
+            all_closed().await;
+            ended
+        });
         // What is left are name lookups and the like, which nobody waits for any more.
         runtime.shutdown_background();
         ended

@@ -42,6 +42,17 @@ pub enum Form {
     None,
 }
 
+impl std::fmt::Display for Features {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = match self.flavour {
+            Flavour::Redis => "Redis",
+            Flavour::Valkey => "Valkey",
+        };
+        let (major, minor, patch) = self.version;
+        write!(f, "{name} {major}.{minor}.{patch}")
+    }
+}
+
 impl Features {
     /// Whether single fields of a hash can expire: Redis 7.4, Valkey 9.
     pub fn hash_field_expiry(&self) -> bool {

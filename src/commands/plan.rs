@@ -104,6 +104,8 @@ pub enum Reason {
     Malformed(&'static str),
     /// The key moves between a database that is copied and one that is not.
     OtherDatabase,
+    /// It combines a key that is copied with one that is not.
+    CrossesFilter,
     /// A value of so many bytes is more than the target takes.
     Size(u64),
     /// A value of this RDB type has no counterpart.
@@ -122,6 +124,9 @@ impl fmt::Display for Reason {
                 out.write_str("the target cannot let single members of this key expire")
             }
             Self::Malformed(what) => write!(out, "malformed: {what}"),
+            Self::CrossesFilter => {
+                out.write_str("combines a key that is copied with one that the filter leaves out")
+            }
             Self::OtherDatabase => {
                 out.write_str("moves a key between a database that is copied and one that is not")
             }

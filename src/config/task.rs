@@ -132,11 +132,15 @@ impl Filter {
         self.databases.as_ref().is_none_or(|dbs| dbs.contains(&db))
     }
 
+    /// Whether this key is copied, given that its database is.
+    pub fn allows_key(&self, key: &[u8]) -> bool {
+        self.include.iter().any(|glob| glob.matches(key))
+            && !self.exclude.iter().any(|glob| glob.matches(key))
+    }
+
     /// Whether this key of this source database is copied.
     pub fn allows(&self, db: u32, key: &[u8]) -> bool {
-        self.allows_db(db)
-            && self.include.iter().any(|glob| glob.matches(key))
-            && !self.exclude.iter().any(|glob| glob.matches(key))
+        self.allows_db(db) && self.allows_key(key)
     }
 }
 

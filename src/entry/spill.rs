@@ -10,6 +10,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Spill {
     file: Arc<File>,
+    /// Offset of the first byte in the file.
+    start: u64,
     len: u64,
 }
 
@@ -31,8 +33,18 @@ impl Spill {
             .unwrap_or(usize::MAX)
             .min(buffer.len());
         match buffer.get_mut(..wanted) {
-            Some(part) if !part.is_empty() => self.file.read_at(part, offset),
+            Some(part) if !part.is_empty() => self.file.read_at(part, self.start + offset),
             _ => Ok(0),
+        }
+    }
+
+    /// A stretch of these bytes, cut where they end.
+    pub fn part(&self, offset: u64, len: u64) -> Self {
+        let offset = offset.min(self.len);
+        Self {
+            file: self.file.clone(),
+            start: self.start + offset,
+            len: len.min(self.len - offset),
         }
     }
 }
@@ -74,6 +86,7 @@ impl SpillWriter {
     pub fn finish(self) -> Spill {
         Spill {
             file: Arc::new(self.file),
+            start: 0,
             len: self.len,
         }
     }
@@ -94,6 +107,10 @@ mod tests {
         assert_eq!(spill.read_at(&mut buffer, 6).unwrap(), 5);
         assert_eq!(&buffer[..5], b"world");
         assert_eq!(spill.read_at(&mut buffer, 11).unwrap(), 0);
+        let part = spill.part(4, 4);
+        assert_eq!(part.read_at(&mut buffer, 0).unwrap(), 4);
+        assert_eq!(&buffer[..4], b"o wo");
+        assert_eq!(spill.part(9, u64::MAX).len(), 2);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -56,3 +56,21 @@ pub const LAG_ENTRIES: &str = "lag_entries";
 pub const LAG_MS: &str = "lag_ms";
 /// A position in a flow: the LSN of an entry.
 pub const POSITION: &str = "position";
+/// What kind of thing.
+pub const KIND: &str = "kind";
+/// What it is about: a key or a command, escaped.
+pub const WHAT: &str = "what";
+/// What a server is: its kind and release.
+pub const SERVER: &str = "server";
+/// A replication session at the source.
+pub const SESSION: &str = "session";
+/// Flows that are done with their snapshot.
+pub const FLOWS_DONE: &str = "flows_done";
+/// How many keys a second.
+pub const KEYS_PER_S: &str = "keys_per_s";
+/// How many were left out because the target cannot hold or do them.
+pub const UNSUPPORTED: &str = "unsupported";
+/// Copies of HyperLogLogs on flows that do not own them, dropped.
+pub const GHOSTS: &str = "ghosts";
+/// Keys on flows that should not own them, kept.
+pub const NOT_OWNED: &str = "not_owned";

@@ -18,7 +18,6 @@
 
 mod chunk;
 mod native;
-mod spilled;
 mod window;
 
 use std::io;
@@ -33,7 +32,6 @@ use crate::rdb::payload::{self, PayloadError, Seal};
 use crate::rdb::{Cursor, Halt, Text, Ziplist, kind, string};
 
 pub use self::native::{Build, Step};
-pub use self::spilled::SpilledCommand;
 
 /// How much of a file is read at a time.
 const WINDOW: usize = 64 << 10;
@@ -158,14 +156,6 @@ pub enum FormError {
         /// RDB type number.
         kind: u8,
         /// Offset into the value.
-        at: u64,
-        /// What is wrong.
-        what: &'static str,
-    },
-    /// The words of a command in a file are not what they claim to be.
-    #[error("journal command in a file is damaged at byte {at}: {what}")]
-    Entry {
-        /// Offset into the file.
         at: u64,
         /// What is wrong.
         what: &'static str,

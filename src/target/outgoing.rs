@@ -32,6 +32,8 @@ struct Start {
     at: usize,
     part: usize,
     lsn: Option<u64>,
+    /// Words whose heads are in memory; those behind stand encoded in a file.
+    legible: Option<usize>,
 }
 
 /// Bytes of a file that stand before `bytes[at..]`.
@@ -124,9 +126,38 @@ impl Outgoing {
             at: self.bytes.len(),
             part: self.parts.len(),
             lsn,
+            legible: None,
         });
         self.unfinished.words = words;
         resp::command_start(&mut self.bytes, words);
+    }
+
+    /// Appends a whole command of `words` words: the first ones are `head`, the others stand in
+    /// `tail` as they are sent, each with its length. For commands of more words than fit in memory.
+    pub fn command_with_tail(
+        &mut self,
+        head: &[&[u8]],
+        tail: &Spill,
+        words: usize,
+        lsn: Option<u64>,
+    ) {
+        self.command(words, lsn);
+        for word in head {
+            self.word(word);
+        }
+        self.unfinished = Unfinished::default();
+        if let Some(start) = self.commands.last_mut() {
+            start.legible = Some(head.len());
+        }
+        if !tail.is_empty() {
+            self.in_files += tail.len();
+            self.parts.push(Part {
+                at: self.bytes.len(),
+                spill: tail.clone(),
+                offset: 0,
+                len: tail.len(),
+            });
+        }
     }
 
     /// Appends a word.
@@ -314,14 +345,15 @@ impl Outgoing {
         next
     }
 
-    /// The words of the `n`th command, its name first.
+    /// The words of the `n`th command, its name first; without those of a tail.
     pub fn words(&self, n: usize) -> Vec<Word<'_>> {
         let mut words = Vec::new();
         let mut place = self.place_of(n);
         let Some(count) = self.header(&mut place) else {
             return words;
         };
-        for _ in 0..count {
+        let legible = self.commands.get(n).and_then(|start| start.legible);
+        for _ in 0..legible.map_or(count, |words| words as u64) {
             let Some(len) = self.header(&mut place) else {
                 break;
             };

@@ -1,37 +1,109 @@
-//! One task's life: phases, flows joined, retries, shutdown.
+//! One task's life: sessions, one after the other, until it is stopped or cannot go on.
+//!
+//! A session that ends in a temporary error is followed by another, after a wait; each begins with
+//! a full sync, which overwrites in place.
 
-use slog::{Logger, error};
+mod applier;
+mod backoff;
+mod barrier;
+mod context;
+mod error;
+mod ghosts;
+mod items;
+mod lag;
+mod large;
+mod progress;
+mod session;
+mod settings;
+mod status;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use slog::{Logger, error, info, warn};
 use tokio::sync::watch;
 
-use crate::config;
-use crate::logging::Terminal;
-use crate::process::{Exit, Stop};
+use crate::config::Task;
+use crate::logging::{Progress, Terminal, fields};
+use crate::process::Stop;
 
-/// Why a task ended that was not asked to.
-#[derive(Debug, thiserror::Error)]
-pub enum TaskError {
-    /// Nobody can ask the task to stop any more.
-    #[error("nobody listens to signals")]
-    Orphaned,
-}
+pub use error::TaskError;
 
-impl TaskError {
-    /// How the process ends for it.
-    pub fn exit_code(&self) -> Exit {
-        match self {
-            Self::Orphaned => Exit::Internal,
+use backoff::Backoff;
+use session::{SessionEnd, Setup};
+
+/// Runs a task until `stop` says otherwise or an error that trying again cannot mend.
+///
+/// With [`Stop::Drain`] what has been read is finished, confirmed and acknowledged first; with
+/// [`Stop::Now`] nothing is waited for.
+pub async fn run(
+    task: Task,
+    log: Logger,
+    terminal: Terminal,
+    mut stop: watch::Receiver<Stop>,
+) -> Result<(), TaskError> {
+    let task = Arc::new(task);
+    prepare_state_dir(&task)?;
+    let mut backoff = Backoff::new(settings::backoff(&task));
+    let mut setup = Setup {
+        task: task.clone(),
+        log: &log,
+        terminal: &terminal,
+        number: 0,
+    };
+    loop {
+        setup.number += 1;
+        let mut reached_stable = || backoff.succeeded();
+        let session = session::run(&setup, stop.clone(), &mut reached_stable);
+        let failure = match Box::pin(session).await {
+            Ok(SessionEnd::Stopped) => {
+                info!(log, "stopped");
+                return Ok(());
+            }
+            Ok(SessionEnd::FlushedEarly) => continue,
+            Err(failure) => failure,
+        };
+        if *stop.borrow() != Stop::Run {
+            return Err(failure);
+        }
+        if !failure.is_temporary() {
+            return Err(failure);
+        }
+        let Some(wait) = backoff.failed(Instant::now()) else {
+            error!(log, "giving up"; fields::ERROR => error::chain(&failure),
+                fields::ATTEMPT => backoff.failures());
+            return Err(TaskError::GaveUp {
+                after: task.retry.max_elapsed.unwrap_or_default(),
+                last: Box::new(failure),
+            });
+        };
+        warn!(log, "session ended, a new full sync follows";
+            fields::ERROR => error::chain(&failure), fields::HINT => failure.hint(),
+            fields::ATTEMPT => backoff.failures(),
+            fields::WAIT_MS => u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        terminal.show(Some(Progress::Line(format!(
+            "waiting {:.1} s: {}",
+            wait.as_secs_f64(),
+            error::chain(&failure)
+        ))));
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = stop.wait_for(|stop| *stop != Stop::Run) => {
+                terminal.show(None);
+                return Ok(());
+            }
         }
     }
 }
 
-/// Runs a task until it is stopped or cannot go on.
-pub async fn run(
-    task: config::Task,
-    log: Logger,
-    _terminal: Terminal,
-    mut stop: watch::Receiver<Stop>,
-) -> Result<(), TaskError> {
-    error!(log, "this build copies nothing, it only waits for a signal"; "task" => &task.name);
-    let asked = stop.wait_for(|stop| *stop >= Stop::Drain).await;
-    asked.map(|_| ()).map_err(|_| TaskError::Orphaned)
+fn prepare_state_dir(task: &Task) -> Result<(), TaskError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&task.state_dir)
+        .map_err(|cause| TaskError::State {
+            dir: task.state_dir.clone(),
+            cause,
+        })
 }

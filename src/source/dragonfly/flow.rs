@@ -3,13 +3,14 @@
 //! Invariants: nothing but `REPLCONF ACK` is ever written to a flow; whole entries are handed on as soon
 //!   as they are there; bytes are handed on with their share of the budget, and reading waits for it.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Weak};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::entry::{Batch, Budget, Item};
 
@@ -78,15 +79,18 @@ impl SnapshotFlow {
         self.ended.flow
     }
 
-    /// The two directions. The socket is the reader's: it closes when the reader ends.
+    /// The two directions. The socket is the reader's: it closes when the reader ends, which a
+    /// stopped reader does once the acknowledger is dropped.
     pub fn split(self) -> (FlowReader, Acknowledger) {
         let flow = self.flow();
         let (read, half) = tokio::io::split(self.wire);
         let unsent = BytesMut::new();
         let writer = Arc::new(Mutex::new(Writer { half, unsent }));
+        let (held, released) = oneshot::channel();
         let acknowledger = Acknowledger {
             flow,
             writer: Arc::downgrade(&writer),
+            _held: held,
         };
         let reader = FlowReader {
             flow,
@@ -95,6 +99,7 @@ impl SnapshotFlow {
             ended: Some(self.ended),
             read,
             writer,
+            released,
             input: self.input,
         };
         (reader, acknowledger)
@@ -130,6 +135,8 @@ impl Writer {
 pub struct Acknowledger {
     flow: u32,
     writer: Weak<Mutex<Writer>>,
+    /// Tells the reader, when dropped, that no more will be acknowledged.
+    _held: oneshot::Sender<Infallible>,
 }
 
 impl Acknowledger {
@@ -162,6 +169,7 @@ pub struct FlowReader {
     ended: Option<SnapshotEnded>,
     read: ReadHalf<Wire>,
     writer: Arc<Mutex<Writer>>,
+    released: oneshot::Receiver<Infallible>,
     input: BytesMut,
 }
 
@@ -180,7 +188,8 @@ impl FlowReader {
     }
 
     /// Reads until the flow fails, `stop` completes, or nobody takes the batches any more; the last
-    /// two are no error. Then closes the flow in order, within 2 s. `ended` gets its one message
+    /// two are no error. A stopped reader drops `out`, and reads on without looking until the
+    /// acknowledger is dropped. Then closes the flow in order, within 2 s. `ended` gets its one message
     /// right after the batch with the snapshot's end. Waits while the budget is used up. Cancel safe:
     /// dropped, it closes in the background.
     pub async fn run(
@@ -202,6 +211,14 @@ impl FlowReader {
             () = stop => Ok(()),
             result = self.read_on(&outlet) => result,
         };
+        drop(out);
+        if result.is_ok() {
+            // What was read before is still being applied, and is to be acknowledged.
+            tokio::select! {
+                _ = &mut self.released => {}
+                _ = drain(&mut self.read) => {}
+            }
+        }
         self.close().await;
         result
     }

@@ -40,3 +40,4 @@ pub use session::{Registered, Session, Stable, Start, Syncing};
 pub use settings::{Password, ReadSettings, Settings};
 pub use shard::shard;
 pub use stream::StreamDecoder;
+pub use wire::all_closed;

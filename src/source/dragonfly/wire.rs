@@ -8,12 +8,14 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::LazyLock;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::net::Stream;
 use crate::rdb::Halt;
@@ -23,6 +25,16 @@ use super::reply::{Reply, parse, shorten};
 
 /// How long a master is given to close its side.
 pub(super) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Dropped connections that are still being closed.
+static CLOSING: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender::new(0));
+
+/// Waits until every dropped connection is closed: at most [`CLOSE_WITHIN`], and to be called
+/// before a runtime ends, since the kernel would reset what is left.
+pub async fn all_closed() {
+    // The sender is never dropped.
+    let _ = CLOSING.subscribe().wait_for(|closing| *closing == 0).await;
+}
 
 /// A socket with an orderly end.
 #[derive(Debug)]
@@ -76,7 +88,11 @@ impl Drop for Wire {
         }
         // Without a runtime the process is ending, and there is nobody to wait.
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move { close(&mut stream).await });
+            CLOSING.send_modify(|closing| *closing += 1);
+            runtime.spawn(async move {
+                close(&mut stream).await;
+                CLOSING.send_modify(|closing| *closing -= 1);
+            });
         }
     }
 }

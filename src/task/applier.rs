@@ -1,0 +1,390 @@
+//! One flow's way into the target: items in order, filtered, translated, written, answered,
+//! acknowledged.
+//!
+//! Reading the source is another task's work ([`crate::source::dragonfly`]); between the two stands
+//! a channel whose batches carry their share of the memory budget. Whatever replaces that channel
+//! one day (a spool on disk) changes neither side.
+//!
+//! Invariants: items take effect in the order they arrived; only positions that the target has
+//!   answered for are acknowledged; at a global command nothing of this flow is applied before all
+//!   flows have reached it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use slog::{Logger, info, warn};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::commands::Global;
+use crate::entry::{Batch, Item};
+use crate::logging::fields;
+use crate::source::dragonfly::Acknowledger;
+use crate::target::{Notice, Writer};
+
+use super::barrier::{Meeting, Role};
+use super::context::Context;
+use super::error::TaskError;
+use super::ghosts::GhostFilter;
+use super::items::{Foreign, Took, show};
+
+/// How often the applied position is acknowledged when nothing else asks for it.
+const ACKNOWLEDGE_EVERY: Duration = Duration::from_secs(1);
+
+/// Unacknowledged entries after which the master is told without waiting for the next second, so
+/// that its `INFO replication` shows the true lag of a busy flow.
+const ACKNOWLEDGE_AFTER: u64 = 1024;
+
+/// How one flow ended without an error.
+#[derive(Debug)]
+pub(super) enum FlowEnd {
+    /// The reader stopped; everything it had read is in the target and acknowledged. The socket
+    /// stays open as long as the acknowledger: a master ends all flows when one closes.
+    Drained(Acknowledger),
+    /// A global command arrived before the end of some flow's snapshot, which it spoils. All that
+    /// this flow had sent to the target is answered.
+    Spoilt,
+}
+
+/// A batch, and how much of it is done.
+struct Pending {
+    batch: Batch,
+    next: usize,
+    foreign: Foreign,
+}
+
+/// What taking items ended with.
+enum Taken {
+    /// The whole batch.
+    All,
+    /// The writer's window is full.
+    Full,
+    /// A value that has to be built in steps: the index of its item.
+    Steps(usize),
+    /// A global command.
+    Meeting(Meeting, Global, Option<u64>),
+}
+
+/// One flow's applier.
+pub(super) struct Applier {
+    pub(super) flow: u32,
+    pub(super) context: Arc<Context>,
+    pub(super) writer: Writer,
+    pub(super) ghosts: GhostFilter,
+    acknowledger: Acknowledger,
+    pub(super) log: Logger,
+    /// For each batch not answered yet: the position it reaches, and when it was taken in.
+    receipts: VecDeque<(u64, Instant)>,
+    acknowledged: u64,
+    /// A PING whose position is to be acknowledged as soon as it is applied.
+    asked_at: Option<u64>,
+    /// A PING has come: what is applied is to be acknowledged at once.
+    asked_now: bool,
+    snapshot_ended: bool,
+    /// The snapshot is in the target, whole.
+    copied: bool,
+}
+
+impl Applier {
+    /// An applier that has done nothing yet.
+    pub(super) fn new(
+        flow: u32,
+        context: Arc<Context>,
+        writer: Writer,
+        acknowledger: Acknowledger,
+        log: Logger,
+    ) -> Self {
+        let flows = context.status.flows.len() as u32;
+        Self {
+            flow,
+            ghosts: GhostFilter::new(context.ghosts.clone(), flow, flows),
+            context,
+            writer,
+            acknowledger,
+            log,
+            receipts: VecDeque::new(),
+            acknowledged: 0,
+            asked_at: None,
+            asked_now: false,
+            snapshot_ended: false,
+            copied: false,
+        }
+    }
+
+    /// Runs until the reader's end of `batches` is closed and all is settled.
+    pub(super) async fn run(
+        mut self,
+        mut batches: mpsc::Receiver<Batch>,
+    ) -> Result<FlowEnd, TaskError> {
+        let mut timer = interval(ACKNOWLEDGE_EVERY);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pending: Option<Pending> = None;
+        let mut open = true;
+        let mut spoilt = self.context.spoilt.subscribe();
+        loop {
+            if spoilt.borrow().is_some() {
+                self.writer.settle().await?;
+                return Ok(FlowEnd::Spoilt);
+            }
+            if let Some(current) = &mut pending
+                && self.writer.has_room()
+            {
+                match self.take(current)? {
+                    Taken::All => pending = None,
+                    Taken::Full => {}
+                    Taken::Steps(item) => {
+                        if let Some(Item::Record(record)) = current.batch.items.get(item) {
+                            self.build(&current.batch, record).await?;
+                        }
+                    }
+                    Taken::Meeting(meeting, global, lsn) => {
+                        if !self.snapshot_ended {
+                            let spoilt = Some((global, meeting.db));
+                            self.context.spoilt.send_if_modified(|first| {
+                                first.is_none().then(|| *first = spoilt).is_some()
+                            });
+                        } else {
+                            self.meet(meeting, &global, lsn).await?;
+                        }
+                    }
+                }
+                if std::mem::take(&mut self.asked_now) {
+                    self.acknowledge().await;
+                }
+                // A position that nothing has to be sent for is applied already.
+                self.progressed().await;
+                continue;
+            }
+            if pending.is_none() && !open && self.writer.is_settled() {
+                self.acknowledge().await;
+                return Ok(FlowEnd::Drained(self.acknowledger));
+            }
+            tokio::select! {
+                biased;
+                // The sender lives in the context, so this fails never.
+                _ = spoilt.changed() => {}
+                // Polled even when all is settled: it notices when the target goes away.
+                driven = self.writer.drive() => {
+                    driven?;
+                    self.progressed().await;
+                }
+                batch = batches.recv(), if open && pending.is_none() && self.writer.has_room() => {
+                    match batch {
+                        Some(batch) => {
+                            let foreign = self.foreign_of(&batch).await?;
+                            pending = Some(Pending { batch, next: 0, foreign });
+                        }
+                        None => open = false,
+                    }
+                }
+                _ = timer.tick() => self.acknowledge().await,
+            }
+        }
+    }
+
+    /// Hands items to the writer until the batch ends, the window is full or flows must meet.
+    fn take(&mut self, pending: &mut Pending) -> Result<Taken, TaskError> {
+        let Pending {
+            batch,
+            next,
+            foreign,
+        } = pending;
+        let status = Arc::clone(&self.context.status);
+        let counters = status.flows.get(self.flow as usize);
+        if *next == 0
+            && let Some(counters) = counters
+        {
+            counters
+                .bytes
+                .fetch_add(batch.bytes.len() as u64, Ordering::Relaxed);
+        }
+        let (mut keys, mut entries, mut reached) = (0, 0, None);
+        let mut taken = Taken::All;
+        while let Some(item) = batch.items.get(*next) {
+            if !self.writer.has_room() {
+                taken = Taken::Full;
+                break;
+            }
+            *next += 1;
+            match item {
+                Item::Record(record) => {
+                    keys += 1;
+                    if matches!(self.record(batch, record, foreign)?, Took::Steps) {
+                        taken = Taken::Steps(*next - 1);
+                        break;
+                    }
+                }
+                Item::Command(command) => {
+                    entries += 1;
+                    if let Took::Meeting(meeting, global) = self.command(batch, command, foreign)? {
+                        taken = Taken::Meeting(meeting, global, command.lsn);
+                        break;
+                    }
+                    reached = self.mark(command.lsn).or(reached);
+                }
+                Item::Nothing { lsn, acknowledge } => {
+                    reached = self.mark(*lsn).or(reached);
+                    if *acknowledge {
+                        self.asked_at = reached;
+                        self.asked_now = true;
+                    }
+                }
+                Item::Script(body) => self.script(batch.slice(*body)),
+                Item::SnapshotEnd => self.snapshot_ended(),
+                Item::Stable { next } => {
+                    self.writer.mark(*next);
+                    reached = Some(*next);
+                    if let Some(counters) = counters {
+                        counters.base.store(*next, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+        if let Some(counters) = counters {
+            counters.keys.fetch_add(keys, Ordering::Relaxed);
+            counters.entries.fetch_add(entries, Ordering::Relaxed);
+        }
+        if let Some(reached) = reached {
+            self.receipts.push_back((reached, Instant::now()));
+        }
+        Ok(taken)
+    }
+
+    /// Everything pushed so far covers the entry `lsn`. The position that reaches.
+    fn mark(&mut self, lsn: Option<u64>) -> Option<u64> {
+        let next = lsn?.saturating_add(1);
+        self.writer.mark(next);
+        Some(next)
+    }
+
+    fn snapshot_ended(&mut self) {
+        self.snapshot_ended = true;
+        if let Some(counters) = self.context.status.flows.get(self.flow as usize) {
+            counters.snapshot_ended.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits for all flows at a global command, of which one runs it.
+    async fn meet(
+        &mut self,
+        meeting: Meeting,
+        global: &Global,
+        lsn: Option<u64>,
+    ) -> Result<(), TaskError> {
+        self.writer.settle().await?;
+        self.progressed().await;
+        let db = meeting.db;
+        match self.context.barrier.arrive(self.flow, meeting)? {
+            Role::Run => {
+                self.context.flush(global, db, &self.log).await?;
+                self.context.barrier.release();
+            }
+            Role::Wait(round) => {
+                let mut spoilt = self.context.spoilt.subscribe();
+                tokio::select! {
+                    () = self.context.barrier.released(round) => {}
+                    // Another flow read the command before the end of its snapshot.
+                    _ = spoilt.wait_for(Option::is_some) => return Ok(()),
+                }
+            }
+        }
+        self.mark(lsn);
+        self.progressed().await;
+        Ok(())
+    }
+
+    /// After replies have come: counters, and acknowledgements that somebody waits for.
+    async fn progressed(&mut self) {
+        while let Some(notice) = self.writer.notice() {
+            self.tell(notice);
+        }
+        let Some(applied) = self.writer.applied() else {
+            return;
+        };
+        if !std::mem::replace(&mut self.copied, true) {
+            self.context.copied.send_modify(|flows| *flows += 1);
+        }
+        let mut newest = None;
+        while let Some((reached, taken_at)) = self.receipts.front().copied() {
+            if reached > applied {
+                break;
+            }
+            newest = Some(taken_at);
+            self.receipts.pop_front();
+        }
+        if let Some(counters) = self.context.status.flows.get(self.flow as usize) {
+            counters.applied.store(applied, Ordering::Relaxed);
+            if let Some(taken_at) = newest {
+                let latency = u64::try_from(taken_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+                counters.latency_us.store(latency, Ordering::Relaxed);
+            }
+        }
+        let asked = self.asked_at.is_some_and(|position| position <= applied);
+        if asked {
+            self.asked_at = None;
+        }
+        if asked || applied.saturating_sub(self.acknowledged) > ACKNOWLEDGE_AFTER {
+            self.acknowledge().await;
+        }
+    }
+
+    fn tell(&self, notice: Notice) {
+        match notice {
+            Notice::Refused {
+                answer,
+                wait,
+                attempt,
+                ..
+            } => {
+                self.count(|counters| &counters.pauses, 1);
+                // The first says what is wrong; those that follow only that it still is.
+                if attempt == 1 || attempt % 10 == 0 {
+                    warn!(self.log, "the target refuses writes for now, trying again";
+                        fields::FLOW => self.flow, fields::REASON => answer,
+                        fields::ATTEMPT => attempt, fields::WAIT_MS => millis(wait));
+                }
+            }
+            Notice::Recovered { after, attempts } => {
+                info!(self.log, "the target takes writes again"; fields::FLOW => self.flow,
+                    fields::TOOK_MS => millis(after), fields::ATTEMPT => attempts);
+            }
+            Notice::Skipped {
+                command,
+                db,
+                answer,
+            } => {
+                self.count(|counters| &counters.skipped, 1);
+                warn!(self.log, "the target refused a command, which was left out";
+                    fields::FLOW => self.flow, fields::DB => db, fields::KEY => show(command.key()),
+                    fields::COMMAND => command.name.clone(), fields::REASON => answer);
+            }
+        }
+    }
+
+    /// Tells the master what the target has confirmed; nothing before stable sync.
+    async fn acknowledge(&mut self) {
+        if let Some(applied) = self.writer.applied() {
+            // An error means that the flow has ended, and its reader says why.
+            if self.acknowledger.acknowledge(applied).await.is_ok() {
+                self.acknowledged = applied;
+            }
+        }
+    }
+
+    /// Adds to one of this flow's counters.
+    pub(super) fn count(
+        &self,
+        counter: impl Fn(&super::status::FlowStatus) -> &std::sync::atomic::AtomicU64,
+        by: u64,
+    ) {
+        if let Some(counters) = self.context.status.flows.get(self.flow as usize) {
+            counter(counters).fetch_add(by, Ordering::Relaxed);
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,150 @@
+//! What all flows of one session share.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use slog::{Logger, info, warn};
+use tokio::sync::watch;
+
+use crate::commands::{self, Features, Global, Kind, Note, Unsupported};
+use crate::config::{MemberExpiry, OnUnsupported, Reaction, Task};
+use crate::logging::fields;
+use crate::target::{Control, Ownership, form};
+
+use super::barrier::Barrier;
+use super::error::TaskError;
+use super::ghosts::Ghosts;
+use super::status::Status;
+
+/// One session's shared state.
+pub(super) struct Context {
+    pub(super) task: Arc<Task>,
+    pub(super) features: Features,
+    pub(super) status: Arc<Status>,
+    pub(super) barrier: Barrier,
+    pub(super) ghosts: Arc<Ghosts>,
+    pub(super) ownership: Ownership,
+    /// For what is neither a flow's nor frequent: flushes, questions about foreign keys.
+    pub(super) control: tokio::sync::Mutex<Control>,
+    pub(super) losses: Losses,
+    /// Flows whose snapshot is in the target, whole.
+    pub(super) copied: watch::Sender<u32>,
+    /// The global command, and its database, that arrived before some flow's snapshot had ended.
+    pub(super) spoilt: watch::Sender<Option<(Global, u32)>>,
+}
+
+/// What could not be copied and was left out by policy: told once per kind, then counted.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    told: Mutex<HashSet<&'static str>>,
+    pub(super) unsupported: AtomicU64,
+    pub(super) noted: AtomicU64,
+}
+
+impl Losses {
+    fn first(&self, what: &'static str) -> bool {
+        self.told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(what)
+    }
+}
+
+impl Context {
+    /// Applies `on_unsupported` to something of source database `db`: an error, or counted and left
+    /// out.
+    pub(super) fn unsupported(
+        &self,
+        log: &Logger,
+        db: u32,
+        what: &str,
+        unsupported: &Unsupported,
+    ) -> Result<(), TaskError> {
+        if reaction(&self.task.policy.on_unsupported, unsupported.kind) == Reaction::Stop {
+            return Err(TaskError::Unsupported {
+                what: what.to_owned(),
+                db,
+                reason: unsupported.to_string(),
+            });
+        }
+        self.losses.unsupported.fetch_add(1, Ordering::Relaxed);
+        if self.losses.first(unsupported.kind.as_str()) {
+            warn!(log, "left out, and counted from now on";
+                fields::KIND => unsupported.kind.as_str(), fields::DB => db,
+                fields::WHAT => what.to_owned(), fields::REASON => unsupported.to_string());
+        }
+        Ok(())
+    }
+
+    /// Counts what was copied with less than it had.
+    pub(super) fn note(&self, log: &Logger, db: u32, what: &str, note: Note) {
+        self.losses.noted.fetch_add(1, Ordering::Relaxed);
+        let name = match note {
+            Note::MemberExpiryDropped => "expiry of single members was dropped",
+            Note::StreamIdChosen => "the target chose a stream entry's id",
+        };
+        if self.losses.first(name) {
+            warn!(log, "copied with less than the source has, and counted from now on";
+                fields::REASON => name, fields::DB => db, fields::WHAT => what.to_owned());
+        }
+    }
+
+    /// What the form of a value depends on, for one received at `now_ms`.
+    pub(super) fn form_settings(&self, now_ms: i64) -> form::Settings<'_> {
+        form::Settings {
+            features: &self.features,
+            on_member_expiry: member_expiry(self.task.policy.on_member_expiry),
+            task: &self.task.name,
+            now_ms,
+            limits: form::Limits::default(),
+            spill_dir: &self.task.state_dir,
+        }
+    }
+
+    /// Runs a global command on what the task owns. All flows stand still meanwhile.
+    pub(super) async fn flush(
+        &self,
+        global: &Global,
+        db: u32,
+        log: &Logger,
+    ) -> Result<(), TaskError> {
+        let mut control = self.control.lock().await;
+        match global {
+            Global::FlushAll => self.ownership.flush(&mut control, None).await?,
+            Global::FlushDb if !self.task.filter.allows_db(db) => return Ok(()),
+            Global::FlushDb => {
+                let db = self.task.target.db(db);
+                self.ownership.flush(&mut control, Some(db)).await?;
+            }
+            Global::FlushSlots(ranges) => {
+                let ranges: Vec<_> = ranges.iter().map(|(first, last)| *first..=*last).collect();
+                self.ownership.flush_slots(&mut control, &ranges).await?;
+            }
+        }
+        info!(log, "source was flushed, so are the keys this task owns";
+            fields::DB => db, fields::COMMAND => format!("{global:?}"));
+        Ok(())
+    }
+}
+
+/// The policy, in the words of the room that applies it.
+pub(super) fn member_expiry(policy: MemberExpiry) -> commands::MemberExpiry {
+    match policy {
+        MemberExpiry::Drop => commands::MemberExpiry::Drop,
+        MemberExpiry::Stop => commands::MemberExpiry::Stop,
+    }
+}
+
+fn reaction(policy: &OnUnsupported, kind: Kind) -> Reaction {
+    match kind {
+        Kind::Json => policy.json,
+        Kind::Bloom => policy.bloom,
+        Kind::Cms => policy.cms,
+        Kind::Topk => policy.topk,
+        Kind::Cuckoo => policy.cuckoo,
+        Kind::Search | Kind::MemberExpiry | Kind::Lost | Kind::Command | Kind::Value => {
+            policy.command
+        }
+    }
+}

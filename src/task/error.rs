@@ -1,0 +1,202 @@
+//! Why a task stopped, and what that means for whoever started it.
+
+use crate::net::ConnectError;
+use crate::process::Exit;
+use crate::source::dragonfly::SourceError;
+use crate::target::TargetError;
+
+use super::barrier::Disagreement;
+
+/// Why a task, or one session of it, ended.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// The source, or the way to it.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The target, or the way to it.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// A key or command that the target cannot hold, with `on_unsupported = "stop"`.
+    #[error("{what} of database {db} cannot be copied: {reason}")]
+    Unsupported {
+        /// The key or command, shown with escapes.
+        what: String,
+        /// Source database.
+        db: u32,
+        /// Why the target cannot hold it.
+        reason: String,
+    },
+    /// A value whose bytes are not of its type.
+    #[error("the source sent a damaged value for key {key} of database {db}: {cause}")]
+    Damaged {
+        /// The key, shown with escapes.
+        key: String,
+        /// Source database.
+        db: u32,
+        /// What is wrong.
+        cause: String,
+    },
+    /// The flows' global commands contradict each other.
+    #[error(transparent)]
+    Barrier(#[from] Disagreement),
+    /// A journal entry whose words do not add up.
+    #[error("the source sent a damaged entry on flow {flow}")]
+    Malformed {
+        /// Which flow.
+        flow: u32,
+        /// What is wrong.
+        #[source]
+        cause: crate::entry::MalformedArgs,
+    },
+    /// The state directory cannot be used.
+    #[error("cannot use the state directory {}: {cause}", .dir.display())]
+    State {
+        /// Which directory.
+        dir: std::path::PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// Retrying has lasted longer than `retry.max_elapsed`.
+    #[error("gave up after {}", humantime::format_duration(*.after))]
+    GaveUp {
+        /// The limit that was reached.
+        after: std::time::Duration,
+        /// The last failure.
+        #[source]
+        last: Box<TaskError>,
+    },
+    /// What was in flight could not be finished within `task.shutdown_timeout`.
+    #[error("the target did not confirm what was in flight within {}", humantime::format_duration(*.0))]
+    Undrained(std::time::Duration),
+    /// A bug: one of the task's parts panicked. The log has its message.
+    #[error("a part of the task panicked: {0}")]
+    Panicked(String),
+}
+
+impl TaskError {
+    /// Whether a new session may succeed where this one failed.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Source(error) => error.is_temporary(),
+            Self::Target(error) => error.is_temporary(),
+            // A broken stream may have been broken on the way; a full sync starts from scratch.
+            Self::Barrier(_)
+            | Self::Malformed { .. }
+            | Self::Damaged { .. }
+            | Self::Panicked(_) => true,
+            Self::Unsupported { .. }
+            | Self::State { .. }
+            | Self::GaveUp { .. }
+            | Self::Undrained(_) => false,
+        }
+    }
+
+    /// What an operator can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Source(error) => error.hint().map(str::to_owned),
+            Self::Target(error) => Some(error.hint().to_owned()),
+            Self::Unsupported { .. } => Some(
+                "set policy.on_unsupported to \"skip\" to go on without such keys and commands, \
+                 or exclude them with filter.exclude"
+                    .to_owned(),
+            ),
+            Self::GaveUp { last, .. } => last.hint(),
+            Self::State { .. } => Some("set task.state_dir to a directory of this user".to_owned()),
+            Self::Undrained(_) => {
+                Some("raise task.shutdown_timeout; the next start makes a full sync".to_owned())
+            }
+            Self::Barrier(_)
+            | Self::Malformed { .. }
+            | Self::Damaged { .. }
+            | Self::Panicked(_) => None,
+        }
+    }
+
+    /// The exit code this ends the process with.
+    pub fn exit_code(&self) -> Exit {
+        match self {
+            Self::Source(error) => source_exit(error),
+            Self::Target(error) => target_exit(error),
+            Self::Unsupported { .. } | Self::Damaged { .. } => Exit::BadInput,
+            Self::Barrier(_) | Self::Malformed { .. } => Exit::Protocol,
+            Self::State { .. } => Exit::CannotCreate,
+            Self::GaveUp { last, .. } => match last.exit_code() {
+                exit @ (Exit::Permission | Exit::Config) => exit,
+                _ => Exit::Unavailable,
+            },
+            Self::Undrained(_) => Exit::Temporary,
+            Self::Panicked(_) => Exit::Internal,
+        }
+    }
+}
+
+/// An error and its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.ends_with(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        cause = error.source();
+    }
+    line
+}
+
+fn source_exit(error: &SourceError) -> Exit {
+    match error {
+        SourceError::Connect(cause) => connect_exit(cause),
+        SourceError::PasswordMissing
+        | SourceError::PasswordWrong { .. }
+        | SourceError::NoPermission { .. }
+        | SourceError::Restricted { .. } => Exit::Permission,
+        SourceError::IsReplica | SourceError::NeedsTls => Exit::Config,
+        SourceError::NotDragonfly { .. }
+        | SourceError::Refused { .. }
+        | SourceError::Unexpected { .. }
+        | SourceError::SnapshotsOpen { .. }
+        | SourceError::Invalid { .. }
+        | SourceError::UnknownOpcode { .. }
+        | SourceError::UnknownType { .. }
+        | SourceError::ErrorText { .. }
+        | SourceError::LsnMismatch { .. }
+        | SourceError::WrongToken { .. } => Exit::Protocol,
+        SourceError::Closed { .. }
+        | SourceError::NoAnswer { .. }
+        | SourceError::Loading
+        | SourceError::MasterChanged
+        | SourceError::FlowCount { .. }
+        | SourceError::SessionLost { .. } => Exit::Unavailable,
+        SourceError::Spill { .. } => Exit::Io,
+    }
+}
+
+fn target_exit(error: &TargetError) -> Exit {
+    match error {
+        TargetError::Connect { cause, .. } => connect_exit(cause),
+        TargetError::Login { .. } | TargetError::Permission { .. } => Exit::Permission,
+        TargetError::Protocol { .. } | TargetError::Answer { .. } => Exit::Protocol,
+        TargetError::Lost { .. } | TargetError::Silent { .. } | TargetError::Unready { .. } => {
+            Exit::Unavailable
+        }
+        TargetError::Refused { .. } => Exit::BadInput,
+        TargetError::Database { .. }
+        | TargetError::Cluster { .. }
+        | TargetError::TooOld { .. }
+        | TargetError::Overlap { .. } => Exit::Config,
+        TargetError::Conflict { .. } => Exit::CannotCreate,
+        TargetError::Record { .. } => Exit::Protocol,
+        TargetError::DeadLetter { .. } | TargetError::Spill(_) => Exit::Io,
+    }
+}
+
+fn connect_exit(cause: &ConnectError) -> Exit {
+    if cause.is_temporary() {
+        Exit::Unavailable
+    } else {
+        Exit::Config
+    }
+}

@@ -1,0 +1,591 @@
+//! What becomes of each item of a flow: left out by the filter, dropped as a ghost, translated,
+//! or handed to the writer.
+
+use std::collections::HashSet;
+
+use slog::Logger;
+
+use crate::commands::{self, Filtered, Global, KeyUse, Kind, Plan, Reason, Unsupported};
+use crate::entry::{Args, Batch, Body, Command, Item, Record};
+use crate::rdb;
+use crate::target::form::{self, Bytes, FormError, Formed, Notes, Step, Value};
+use crate::target::{self, Outgoing, Tolerate};
+
+use super::applier::Applier;
+use super::barrier::Meeting;
+use super::context::member_expiry;
+use super::error::TaskError;
+use super::large::{self, Large, LargeError};
+
+/// Keys that are df2redis' own are never copied, whatever the filter says.
+const OWN_KEYS: &[u8] = b"df2redis:";
+
+/// Keys of a batch that the target had before this task: database there, and key.
+pub(super) type Foreign = HashSet<(u32, Vec<u8>)>;
+
+/// Whether an item is done with.
+pub(super) enum Took {
+    /// It is with the writer, or needed nothing.
+    Whole,
+    /// It is a value that has to be built in steps: see [`Applier::build`].
+    Steps,
+    /// It is a global command.
+    Meeting(Meeting, Global),
+}
+
+impl Applier {
+    /// A key of the snapshot.
+    pub(super) fn record(
+        &mut self,
+        batch: &Batch,
+        record: &Record,
+        foreign: &mut Foreign,
+    ) -> Result<Took, TaskError> {
+        let key = batch.text(&record.key);
+        if key.starts_with(OWN_KEYS) || !self.context.task.filter.allows(record.db, key) {
+            return Ok(Took::Whole);
+        }
+        let is_hyperloglog = || record.kind == rdb::kind::STRING && is_hyperloglog(batch, record);
+        if self.ghosts.drops(key, is_hyperloglog) {
+            return Ok(Took::Whole);
+        }
+        let db = self.context.task.target.db(record.db);
+        if !foreign.is_empty() {
+            let place = (db, key.to_vec());
+            if foreign.contains(&place) {
+                if self.context.ownership.conflict() == target::Conflict::Skip {
+                    return Ok(Took::Whole);
+                }
+                foreign.remove(&place);
+                self.release(db, key);
+            }
+        }
+        self.form(batch, record, key)
+    }
+
+    fn form(&mut self, batch: &Batch, record: &Record, key: &[u8]) -> Result<Took, TaskError> {
+        let context = self.context.clone();
+        let value = value_of(batch, record, key);
+        let settings = context.form_settings(batch.received_at_ms);
+        let db = context.task.target.db(record.db);
+        let repeatable = self.repeatable(record.kind);
+        let spilled = matches!(record.value, Body::Spilled(_));
+        let out = self.writer.begin(repeatable, db, Tolerate::Nothing);
+        let formed = blocking_if(spilled, || form::form(&value, &settings, None, out));
+        match formed {
+            Ok(Formed::Whole(notes)) => {
+                self.noted(record.db, key, notes);
+                Ok(Took::Whole)
+            }
+            Ok(Formed::Steps(_)) => Ok(Took::Steps),
+            Err(error) => self.unformed(record.db, key, error).map(|()| Took::Whole),
+        }
+    }
+
+    /// Builds a value in steps, while the writer has room. The rest of the flow waits.
+    pub(super) async fn build(&mut self, batch: &Batch, record: &Record) -> Result<(), TaskError> {
+        let context = self.context.clone();
+        let key = batch.text(&record.key);
+        let value = value_of(batch, record, key);
+        let settings = context.form_settings(batch.received_at_ms);
+        let db = context.task.target.db(record.db);
+        let out = self
+            .writer
+            .begin(target::Kind::Record, db, Tolerate::Nothing);
+        let mut build = match form::form(&value, &settings, None, out) {
+            Ok(Formed::Steps(build)) => build,
+            Ok(Formed::Whole(notes)) => {
+                self.noted(record.db, key, notes);
+                return Ok(());
+            }
+            Err(error) => return self.unformed(record.db, key, error),
+        };
+        // The chunks of a list are not safe to repeat one by one, so each goes alone.
+        loop {
+            while !self.writer.has_room() {
+                self.writer.drive().await?;
+            }
+            let out = self
+                .writer
+                .begin(target::Kind::Entry, db, Tolerate::Nothing);
+            match blocking_if(true, || build.step(out)) {
+                Ok(Step::More) => {}
+                Ok(Step::Done(notes)) => {
+                    self.noted(record.db, key, notes);
+                    return Ok(());
+                }
+                Err(error) => return self.unformed(record.db, key, error),
+            }
+        }
+    }
+
+    /// Whether the commands that make a value can be repeated one by one.
+    fn repeatable(&self, kind: u8) -> target::Kind {
+        match self.context.features.form(kind) {
+            commands::Form::Native => target::Kind::Entry,
+            _ => target::Kind::Record,
+        }
+    }
+
+    /// A command of the journal.
+    pub(super) fn command(
+        &mut self,
+        batch: &Batch,
+        command: &Command,
+        foreign: &mut Foreign,
+    ) -> Result<Took, TaskError> {
+        match &command.args {
+            Body::Inline(span) => {
+                let args = self.checked(batch.slice(*span), command.words)?;
+                self.apply(batch, command, &args, None, foreign)
+            }
+            Body::Spilled(spill) => {
+                let flow = self.flow;
+                let large = blocking_if(true, || Large::read(spill, command.words))
+                    .map_err(|error| large_error(flow, &self.context.task, error))?;
+                let args = large.args().map_err(|cause| malformed(flow, cause))?;
+                if large.cut_short {
+                    return self.apply_cut_short(batch, command, &args, foreign);
+                }
+                self.apply(batch, command, &args, Some(&large), foreign)
+            }
+        }
+    }
+
+    /// A command of so many words that only the first ones are in memory.
+    fn apply_cut_short(
+        &mut self,
+        batch: &Batch,
+        command: &Command,
+        head: &Args<'_>,
+        foreign: &mut Foreign,
+    ) -> Result<Took, TaskError> {
+        let Body::Spilled(spill) = &command.args else {
+            return Ok(Took::Whole);
+        };
+        let flow = self.flow;
+        let task = self.context.task.clone();
+        let mut uses = commands::keys(head);
+        let single = uses.next().is_some_and(|first| first.index == 1) && uses.next().is_none();
+        let planned = self.plan(batch, command, head);
+        if single && foreign.is_empty() && matches!(planned, Plan::AsIs(_)) {
+            let key = head.get(1).unwrap_or_default();
+            if !self.context.task.filter.allows(command.db, key) || key.starts_with(OWN_KEYS) {
+                return Ok(Took::Whole);
+            }
+            let encoded = blocking_if(true, || {
+                Large::encode(spill, 2, command.words, &task.state_dir)
+            })
+            .map_err(|error| large_error(flow, &task, error))?;
+            let db = self.context.task.target.db(command.db);
+            let out = self.begin(db);
+            let words = command.words as usize;
+            out.command_with_tail(&[head.name(), key], &encoded, words, command.lsn);
+            return Ok(Took::Whole);
+        }
+        let whole = blocking_if(true, || Large::read_whole(spill))
+            .map_err(|cause| large_error(flow, &task, LargeError::File(cause)))?;
+        let args = self.checked(&whole, command.words)?;
+        self.apply(batch, command, &args, None, foreign)
+    }
+
+    fn checked<'a>(&self, packed: &'a [u8], words: u32) -> Result<Args<'a>, TaskError> {
+        Args::check(packed, words).map_err(|cause| malformed(self.flow, cause))
+    }
+
+    fn apply(
+        &mut self,
+        batch: &Batch,
+        command: &Command,
+        args: &Args<'_>,
+        large: Option<&Large>,
+        foreign: &mut Foreign,
+    ) -> Result<Took, TaskError> {
+        let context = self.context.clone();
+        let filter = &context.task.filter;
+        if !filter.allows_everything() && !is_global(args) {
+            if !filter.allows_db(command.db) {
+                return Ok(Took::Whole);
+            }
+            let keep = |key: &[u8]| filter.allows(command.db, key);
+            match commands::filtered(args, keep) {
+                Filtered::All => {}
+                Filtered::Nothing => return Ok(Took::Whole),
+                Filtered::Part(packed, words) => {
+                    let args = self.checked(&packed, words)?;
+                    return self.send(batch, command, &args, large, foreign);
+                }
+                Filtered::Crosses(key) => {
+                    let crosses = Unsupported {
+                        kind: Kind::Command,
+                        reason: Reason::CrossesFilter,
+                    };
+                    let what = format!("{} with key {}", show(args.name()), show(key));
+                    context.unsupported(self.log(), command.db, &what, &crosses)?;
+                    self.skipped();
+                    return Ok(Took::Whole);
+                }
+            }
+        }
+        self.send(batch, command, args, large, foreign)
+    }
+
+    fn send(
+        &mut self,
+        batch: &Batch,
+        command: &Command,
+        args: &Args<'_>,
+        large: Option<&Large>,
+        foreign: &mut Foreign,
+    ) -> Result<Took, TaskError> {
+        if commands::keys(args).any(|used| used.key.starts_with(OWN_KEYS))
+            || self.is_ghost(args)
+            || !self.settle_foreign(command, args, foreign)
+        {
+            return Ok(Took::Whole);
+        }
+        let db = self.context.task.target.db(command.db);
+        match self.plan(batch, command, args) {
+            Plan::AsIs(note) => {
+                let out = self.begin(db);
+                out.command(args.len(), command.lsn);
+                for word in args.iter() {
+                    put(out, word, large);
+                }
+                self.note(command.db, args, note);
+            }
+            Plan::Words(planned, note) => {
+                let out = self.begin(db);
+                for words in planned.iter() {
+                    out.command(words.len(), command.lsn);
+                    for word in words {
+                        put(out, word, large);
+                    }
+                }
+                self.note(command.db, args, note);
+            }
+            Plan::Nothing(_) => {}
+            Plan::Global(global) => {
+                let meeting = Meeting {
+                    words: args.iter().map(<[u8]>::to_vec).collect(),
+                    db: command.db,
+                    txid: command.txid,
+                };
+                return Ok(Took::Meeting(meeting, global));
+            }
+            Plan::Restore(restore) => {
+                self.restore(batch, command, &restore, large)?;
+            }
+            Plan::Unsupported(unsupported) => {
+                let what = describe(args);
+                self.context
+                    .unsupported(self.log(), command.db, &what, &unsupported)?;
+                self.skipped();
+            }
+        }
+        Ok(Took::Whole)
+    }
+
+    fn restore(
+        &mut self,
+        batch: &Batch,
+        command: &Command,
+        restore: &commands::Restore<'_>,
+        large: Option<&Large>,
+    ) -> Result<(), TaskError> {
+        let context = self.context.clone();
+        let long = large.and_then(|large| large.long(restore.payload));
+        let value_of_long;
+        let value = match &long {
+            Some(payload) => {
+                let opened = blocking_if(true, || large::open_payload(payload));
+                let opened = opened.map_err(|cause| {
+                    large_error(self.flow, &context.task, LargeError::File(cause))
+                })?;
+                let Some((kind, value)) = opened else {
+                    return self.damaged(command.db, restore.key, "its checksum is wrong");
+                };
+                value_of_long = value;
+                Value {
+                    key: restore.key,
+                    kind,
+                    bytes: Bytes::Spilled(&value_of_long),
+                    expire_at_ms: restore.expire_at_ms,
+                }
+            }
+            None => match form::restored(restore) {
+                Ok(value) => value,
+                Err(error) => return self.damaged(command.db, restore.key, &error.to_string()),
+            },
+        };
+        let mut settings = context.form_settings(batch.received_at_ms);
+        // A RESTORE of the journal is an entry like any other: one transaction.
+        settings.limits.whole = u64::MAX;
+        let db = context.task.target.db(command.db);
+        let out = self
+            .writer
+            .begin(target::Kind::Entry, db, Tolerate::Nothing);
+        let formed = blocking_if(long.is_some(), || {
+            match form::form(&value, &settings, command.lsn, out)? {
+                Formed::Whole(notes) => Ok(notes),
+                Formed::Steps(mut build) => loop {
+                    if let Step::Done(notes) = build.step(out)? {
+                        break Ok(notes);
+                    }
+                },
+            }
+        });
+        match formed {
+            Ok(notes) => self.noted(command.db, restore.key, notes),
+            Err(error) => self.unformed(command.db, restore.key, error)?,
+        }
+        Ok(())
+    }
+
+    fn plan<'a>(&self, batch: &Batch, command: &Command, args: &Args<'a>) -> Plan<'a> {
+        let task = &self.context.task;
+        let map_db = |db| task.filter.allows_db(db).then(|| task.target.db(db));
+        commands::plan(
+            args,
+            &commands::Context {
+                features: &self.context.features,
+                received_at_ms: batch.received_at_ms,
+                on_member_expiry: member_expiry(task.policy.on_member_expiry),
+                db: command.db,
+                txid: command.txid,
+                map_db: &map_db,
+            },
+        )
+    }
+
+    /// Begins a journal entry. It is applied once, so no error of it is a mere repetition.
+    fn begin(&mut self, db: u32) -> &mut Outgoing {
+        self.writer
+            .begin(target::Kind::Entry, db, Tolerate::Nothing)
+    }
+
+    /// The copy of a PFMERGE result that the master journals on a flow that does not own it.
+    fn is_ghost(&mut self, args: &Args<'_>) -> bool {
+        let mut words = args.iter();
+        if words.next() != Some(b"SET") {
+            return false;
+        }
+        let (key, value) = (words.next(), words.next());
+        match (key, value) {
+            (Some(key), Some(value)) => self.ghosts.drops(key, || value.starts_with(b"HYLL")),
+            _ => false,
+        }
+    }
+
+    /// Makes way for a command on keys that were on the target first, or says that it must not be
+    /// applied.
+    fn settle_foreign(
+        &mut self,
+        command: &Command,
+        args: &Args<'_>,
+        foreign: &mut Foreign,
+    ) -> bool {
+        if foreign.is_empty() {
+            return true;
+        }
+        let db = self.context.task.target.db(command.db);
+        let theirs: Vec<KeyUse<'_>> = commands::keys(args)
+            .filter(|used| used.written && foreign.contains(&(db, used.key.to_vec())))
+            .collect();
+        let skip = self.context.ownership.conflict() == target::Conflict::Skip;
+        if skip && theirs.iter().any(|used| !used.whole) {
+            self.skipped();
+            return false;
+        }
+        for used in theirs {
+            foreign.remove(&(db, used.key.to_vec()));
+            if !used.whole {
+                let out = self
+                    .writer
+                    .begin(target::Kind::Entry, db, Tolerate::Nothing);
+                out.command(2, command.lsn);
+                out.word(b"DEL");
+                out.word(used.key);
+            }
+            self.release(db, used.key);
+        }
+        true
+    }
+
+    /// From now on the key is this task's.
+    fn release(&mut self, db: u32, key: &[u8]) {
+        let db_of_set = self.context.task.target.position_db;
+        let out = self
+            .writer
+            .begin(target::Kind::Record, db_of_set, Tolerate::Nothing);
+        self.context.ownership.adopt(out, db, key, None);
+    }
+
+    /// The body of a script that the source knows.
+    pub(super) fn script(&mut self, body: &[u8]) {
+        let db = self.context.task.target.position_db;
+        let out = self
+            .writer
+            .begin(target::Kind::Record, db, Tolerate::Nothing);
+        out.command(3, None);
+        out.word(b"SCRIPT");
+        out.word(b"LOAD");
+        out.word(body);
+    }
+
+    /// Which keys of a batch were on the target first.
+    pub(super) async fn foreign_of(&self, batch: &Batch) -> Result<Foreign, TaskError> {
+        if self.context.ownership.foreign_count() == 0 {
+            return Ok(Foreign::new());
+        }
+        let task = &self.context.task;
+        let mut keys: Vec<(u32, Vec<u8>)> = Vec::new();
+        for item in &batch.items {
+            match item {
+                Item::Record(record) => {
+                    keys.push((task.target.db(record.db), batch.text(&record.key).to_vec()));
+                }
+                Item::Command(command) => {
+                    if let Body::Inline(span) = &command.args {
+                        let args = self.checked(batch.slice(*span), command.words)?;
+                        let written = commands::keys(&args).filter(|used| used.written);
+                        let db = task.target.db(command.db);
+                        keys.extend(written.map(|used| (db, used.key.to_vec())));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let mut control = self.context.control.lock().await;
+        let borrowed: Vec<_> = keys.iter().map(|(db, key)| (*db, key.as_slice())).collect();
+        let ownership = &self.context.ownership;
+        let foreign = ownership.foreign(&mut control, &borrowed).await?;
+        Ok(keys
+            .into_iter()
+            .zip(foreign)
+            .filter_map(|(key, foreign)| foreign.then_some(key))
+            .collect())
+    }
+
+    fn noted(&self, db: u32, key: &[u8], notes: Notes) {
+        if notes.expiry_dropped > 0 {
+            let what = show(key);
+            self.context
+                .note(self.log(), db, &what, commands::Note::MemberExpiryDropped);
+        }
+    }
+
+    fn note(&self, db: u32, args: &Args<'_>, note: Option<commands::Note>) {
+        if let Some(note) = note {
+            self.context.note(self.log(), db, &describe(args), note);
+        }
+    }
+
+    fn damaged(&self, db: u32, key: &[u8], cause: &str) -> Result<(), TaskError> {
+        Err(TaskError::Damaged {
+            key: show(key),
+            db,
+            cause: cause.to_owned(),
+        })
+    }
+
+    fn unformed(&self, db: u32, key: &[u8], error: FormError) -> Result<(), TaskError> {
+        let what = show(key);
+        let unsupported = match error {
+            FormError::Unsupported(unsupported) => unsupported,
+            FormError::File(cause) => {
+                return Err(TaskError::State {
+                    dir: self.context.task.state_dir.clone(),
+                    cause,
+                });
+            }
+            FormError::Damaged { .. } => {
+                return self.damaged(db, key, &error.to_string());
+            }
+        };
+        self.context
+            .unsupported(self.log(), db, &what, &unsupported)?;
+        self.skipped();
+        Ok(())
+    }
+
+    fn skipped(&self) {
+        self.count(|counters| &counters.skipped, 1);
+    }
+
+    fn log(&self) -> &Logger {
+        &self.log
+    }
+}
+
+fn put(out: &mut Outgoing, word: &[u8], large: Option<&Large>) {
+    match large {
+        Some(large) => large.word(word, out),
+        None => out.word(word),
+    }
+}
+
+fn value_of<'a>(batch: &'a Batch, record: &'a Record, key: &'a [u8]) -> Value<'a> {
+    Value {
+        key,
+        kind: record.kind,
+        bytes: match &record.value {
+            Body::Inline(span) => Bytes::Inline(batch.slice(*span)),
+            Body::Spilled(spill) => Bytes::Spilled(spill),
+        },
+        expire_at_ms: record.expire_at_ms,
+    }
+}
+
+fn is_hyperloglog(batch: &Batch, record: &Record) -> bool {
+    let Body::Inline(span) = &record.value else {
+        return false;
+    };
+    let mut cursor = rdb::Cursor::new(batch.slice(*span));
+    rdb::string::read(&mut cursor).is_ok_and(|text| text.into_bytes().starts_with(b"HYLL"))
+}
+
+fn is_global(args: &Args<'_>) -> bool {
+    [&b"FLUSHALL"[..], b"FLUSHDB", b"DFLYCLUSTER", b"SCRIPT"]
+        .iter()
+        .any(|name| args.name().eq_ignore_ascii_case(name))
+}
+
+/// A command's name and first key.
+fn describe(args: &Args<'_>) -> String {
+    match commands::keys(args).next() {
+        Some(used) => format!("{} of key {}", show(args.name()), show(used.key)),
+        None => show(args.name()),
+    }
+}
+
+/// Bytes for people: quoted, escaped, cut.
+pub(super) fn show(bytes: &[u8]) -> String {
+    const SHOWN: usize = 128;
+    let head = bytes.get(..SHOWN).unwrap_or(bytes);
+    let more = if bytes.len() > SHOWN { "..." } else { "" };
+    format!("\"{}\"{more}", head.escape_ascii())
+}
+
+fn malformed(flow: u32, cause: crate::entry::MalformedArgs) -> TaskError {
+    TaskError::Malformed { flow, cause }
+}
+
+fn large_error(flow: u32, task: &crate::config::Task, error: LargeError) -> TaskError {
+    match error {
+        LargeError::Malformed(cause) => malformed(flow, cause),
+        LargeError::File(cause) => TaskError::State {
+            dir: task.state_dir.clone(),
+            cause,
+        },
+    }
+}
+
+/// Runs what reads or writes files without holding up other flows.
+fn blocking_if<T>(blocks: bool, work: impl FnOnce() -> T) -> T {
+    if blocks {
+        tokio::task::block_in_place(work)
+    } else {
+        work()
+    }
+}

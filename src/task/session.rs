@@ -1,0 +1,478 @@
+//! One session with a master: handshake, full sync, stable sync, end.
+//!
+//! ```text
+//! open ── register ── sync ──┬─ reader 0 ── batches ── applier 0 ── target connection 0
+//!                            ├─ reader N ── batches ── applier N ── target connection N
+//!                            └─ coordinator: all snapshots ended -> STARTSTABLE; lag; summary
+//! ```
+//!
+//! Invariants: the first error of any part is the session's error, and ends all others; being
+//!   ended by that is no error. However the session ends, the sockets to the master are closed
+//!   in order (see the source's `Connection`).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use slog::{Logger, info, warn};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::config::Task;
+use crate::entry::Budget;
+use crate::logging::{Terminal, fields};
+use crate::process::Stop;
+use crate::source::dragonfly::{
+    self, Acknowledger, Monitor, ReadSettings, Session, SnapshotEnded, SnapshotFlow, SourceError,
+    Stable, Start, Syncing,
+};
+use crate::target::{Control, Ownership, Profile, Writer};
+
+use super::applier::{Applier, FlowEnd};
+use super::barrier::Barrier;
+use super::context::{Context, Losses};
+use super::error::TaskError;
+use super::lag::{Lag, LagMeter};
+use super::progress::{self, Moment, Rates};
+use super::settings;
+use super::status::{Phase, Status};
+
+/// Batches a reader may be ahead of its applier, besides what the budget allows: enough to hide
+/// the switch between the two, few enough that empty ones cost nothing.
+const BATCHES_AHEAD: usize = 32;
+
+/// How often the master's own positions are asked for.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// How a session ended without an error.
+#[derive(Debug)]
+pub(super) enum SessionEnd {
+    /// As asked.
+    Stopped,
+    /// A flush arrived during the snapshot, which has to start again.
+    FlushedEarly,
+}
+
+/// What one part of a session ended with.
+enum Part {
+    Reader,
+    Applier(FlowEnd),
+    Stable(Box<Stable>),
+}
+
+/// What a session needs from outside.
+pub(super) struct Setup<'a> {
+    pub(super) task: Arc<Task>,
+    pub(super) log: &'a Logger,
+    pub(super) terminal: &'a Terminal,
+    /// Sessions of this task so far, this one included.
+    pub(super) number: u64,
+}
+
+/// Runs one session until it is stopped, spoilt or broken. `reached_stable` is called once.
+pub(super) async fn run(
+    setup: &Setup<'_>,
+    stop: watch::Receiver<Stop>,
+    reached_stable: &mut (dyn FnMut() + Send),
+) -> Result<SessionEnd, TaskError> {
+    let mut stopping = stop.clone();
+    let opened = tokio::select! {
+        opened = Box::pin(open(setup)) => opened?,
+        _ = stopping.wait_for(|stop| *stop != Stop::Run) => return Ok(SessionEnd::Stopped),
+    };
+    let mut running = Running::start(setup, opened, stop.clone());
+    let end = running.coordinate(stop, reached_stable).await;
+    setup.terminal.show(None);
+    end
+}
+
+/// Both ends reached, nothing moving yet.
+struct Opened {
+    context: Arc<Context>,
+    flows: Vec<(SnapshotFlow, Writer)>,
+    syncing: Syncing,
+    monitor: Monitor,
+    source: dragonfly::Settings,
+}
+
+async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
+    let task = &setup.task;
+    let source = settings::source(task);
+    let target = settings::target(task);
+    let mut control = Control::connect(&target).await?;
+    let profile = Profile::read(&mut control).await?;
+    info!(setup.log, "target reached"; fields::ADDR => target.endpoint.to_string(),
+        fields::SERVER => profile.features.to_string());
+    let session = Session::open(&source).await?;
+    let master = session.master().clone();
+    let mut monitor = Monitor::open(&source).await?;
+    info!(setup.log, "source reached"; fields::ADDR => source.endpoint.to_string(),
+        fields::SERVER => master.release.clone().unwrap_or_else(|| "release unknown".to_owned()),
+        fields::FLOWS => master.flows, fields::SESSION => master.sync_id.clone());
+    warn_of(setup.log, &profile);
+
+    let wanted = settings::wanted(task, profile.databases, source.endpoint.to_string());
+    let ownership = Ownership::establish(&mut control, &target, wanted, unix_ms()).await?;
+    if setup.number == 1 && !ownership.is_first() {
+        warn!(
+            setup.log,
+            "this task has written to the target before: a new full sync overwrites in place, \
+             and keys deleted at the source meanwhile stay on the target"
+        );
+    }
+    let status = Arc::new(Status::new(master.flows));
+    if let Some(keyspace) = monitor.keyspace().await? {
+        let allowed = keyspace.iter().filter(|(db, _)| task.filter.allows_db(*db));
+        let keys = allowed.map(|(_, keys)| *keys).sum();
+        status.expected_keys.store(keys, Ordering::Relaxed);
+    }
+    let mut writers = Vec::with_capacity(master.flows as usize);
+    let errors = settings::errors(task)?;
+    for _ in 0..master.flows {
+        let limits = settings::writing(task, master.flows);
+        writers.push(Writer::connect(&target, limits, errors.clone()).await?);
+    }
+    ownership
+        .set_phase(&mut control, "snapshot", unix_ms())
+        .await?;
+    let context = Arc::new(Context {
+        task: task.clone(),
+        features: profile.features.clone(),
+        barrier: Barrier::new(master.flows),
+        ghosts: Arc::default(),
+        ownership,
+        control: tokio::sync::Mutex::new(control),
+        losses: Losses::default(),
+        copied: watch::Sender::new(0),
+        spoilt: watch::Sender::new(None),
+        status,
+    });
+    let registered = session.register(Start::Full).await?;
+    let (syncing, flows) = registered.sync().await?;
+    context.status.enter(Phase::Snapshot);
+    info!(setup.log, "full sync started"; fields::FLOWS => master.flows,
+        fields::KEYS => context.status.expected_keys.load(Ordering::Relaxed));
+    Ok(Opened {
+        context,
+        flows: flows.into_iter().zip(writers).collect(),
+        syncing,
+        monitor,
+        source,
+    })
+}
+
+/// What the operator should know of a target before anything is written to it.
+fn warn_of(log: &Logger, profile: &Profile) {
+    if let Some(eviction) = profile.eviction.as_ref()
+        && eviction != "noeviction"
+        && profile.max_memory.is_some()
+    {
+        warn!(log, "the target evicts keys when it is full"; fields::REASON => eviction.clone(),
+            fields::HINT => "set maxmemory-policy noeviction on the target");
+    }
+    if profile.is_replica {
+        warn!(
+            log,
+            "the target is a replica and refuses writes until it is promoted"
+        );
+    }
+}
+
+/// A session whose flows are moving.
+struct Running<'a> {
+    setup: &'a Setup<'a>,
+    context: Arc<Context>,
+    parts: JoinSet<Result<Part, TaskError>>,
+    /// Flows whose snapshot has ended, until there are as many as flows.
+    ended: mpsc::Receiver<SnapshotEnded>,
+    tokens: Vec<SnapshotEnded>,
+    syncing: Option<Syncing>,
+    stable: Option<Box<Stable>>,
+    appliers_left: u32,
+    /// Keeps the flows open until the last one is drained.
+    drained: Vec<Acknowledger>,
+    offsets: watch::Receiver<Vec<u64>>,
+    meters: Vec<LagMeter>,
+    rates: Rates,
+    started: Instant,
+}
+
+impl<'a> Running<'a> {
+    fn start(setup: &'a Setup<'a>, opened: Opened, stop: watch::Receiver<Stop>) -> Self {
+        let Opened {
+            context,
+            flows,
+            syncing,
+            monitor,
+            source,
+        } = opened;
+        let mut parts = JoinSet::new();
+        let count = flows.len() as u32;
+        let (ended_sender, ended) = mpsc::channel(flows.len().max(1));
+        let threshold = settings::threshold(&setup.task, count);
+        let mut read = ReadSettings::new(setup.task.state_dir.clone(), threshold);
+        read.clock_offset_ms = context.status.clock_offset_ms.clone();
+        for (flow, writer) in flows {
+            let number = flow.flow();
+            let (reader, acknowledger) = flow.split();
+            let (batches, received) = mpsc::channel(BATCHES_AHEAD);
+            let budget = Budget::new(settings::reading(&setup.task, count));
+            let read = read.clone();
+            let ended = ended_sender.clone();
+            let mut stop = stop.clone();
+            let stopped = async move {
+                // The sender outlives every session.
+                let _ = stop.wait_for(|stop| *stop != Stop::Run).await;
+            };
+            parts.spawn(async move {
+                Box::pin(reader.run(batches, ended, budget, read, stopped)).await?;
+                Ok(Part::Reader)
+            });
+            let log = setup.log.clone();
+            let applier = Applier::new(number, context.clone(), writer, acknowledger, log);
+            parts.spawn(async move { Ok(Part::Applier(Box::pin(applier.run(received)).await?)) });
+        }
+        let (offsets_sender, offsets) = watch::channel(Vec::new());
+        parts.spawn(watch_master(
+            monitor,
+            source,
+            offsets_sender,
+            context.status.clone(),
+        ));
+        let now = Instant::now();
+        Self {
+            setup,
+            parts,
+            ended,
+            tokens: Vec::with_capacity(count as usize),
+            syncing: Some(syncing),
+            stable: None,
+            appliers_left: count,
+            drained: Vec::new(),
+            offsets,
+            meters: (0..count).map(|_| LagMeter::default()).collect(),
+            rates: Rates::new(now),
+            started: now,
+            context,
+        }
+    }
+
+    async fn coordinate(
+        &mut self,
+        mut stop: watch::Receiver<Stop>,
+        reached_stable: &mut (dyn FnMut() + Send),
+    ) -> Result<SessionEnd, TaskError> {
+        let mut show = interval(progress::SHOW_EVERY);
+        show.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut summary = interval(progress::SUMMARISE_EVERY);
+        summary.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        summary.tick().await;
+        let mut stopping = false;
+        let flows = self.meters.len() as u32;
+        let mut copied = self.context.copied.subscribe();
+        loop {
+            tokio::select! {
+                biased;
+                () = async { drop(copied.wait_for(|copied| *copied == flows).await) },
+                    if self.context.status.phase() == Phase::Snapshot =>
+                {
+                    self.enter_stable();
+                    reached_stable();
+                }
+                _ = stop.changed(), if *stop.borrow() != Stop::Now => {
+                    if *stop.borrow_and_update() == Stop::Now {
+                        return Ok(SessionEnd::Stopped);
+                    }
+                    stopping = true;
+                    // A snapshot that did not finish starts again anyway.
+                    if self.context.status.phase() != Phase::Stable {
+                        return Ok(SessionEnd::Stopped);
+                    }
+                    self.context.status.enter(Phase::Stopping);
+                }
+                Some(part) = self.parts.join_next() => {
+                    self.ended_part(part)?;
+                    if self.appliers_left == 0 {
+                        return self.end(stopping).await;
+                    }
+                }
+                error = lost(&mut self.syncing, &mut self.stable) => return Err(error.into()),
+                Some(token) = self.ended.recv(), if self.syncing.is_some() => {
+                    self.tokens.push(token);
+                    self.start_stable_if_all_ended();
+                }
+                _ = show.tick() => self.show(),
+                _ = summary.tick() => self.summarise(),
+            }
+        }
+    }
+
+    /// STARTSTABLE, once the last flow's snapshot has ended; flows are read meanwhile.
+    fn start_stable_if_all_ended(&mut self) {
+        if self.tokens.len() < self.meters.len() {
+            return;
+        }
+        if let Some(syncing) = self.syncing.take() {
+            let tokens = std::mem::take(&mut self.tokens);
+            self.parts.spawn(async move {
+                Ok(Part::Stable(Box::new(syncing.start_stable(tokens).await?)))
+            });
+        }
+    }
+
+    fn ended_part(
+        &mut self,
+        part: Result<Result<Part, TaskError>, tokio::task::JoinError>,
+    ) -> Result<(), TaskError> {
+        let part = part.map_err(|error| TaskError::Panicked(error.to_string()))??;
+        match part {
+            Part::Stable(stable) => {
+                self.stable = Some(stable);
+            }
+            Part::Applier(end) => {
+                self.appliers_left = self.appliers_left.saturating_sub(1);
+                match end {
+                    FlowEnd::Drained(acknowledger) => self.drained.push(acknowledger),
+                    FlowEnd::Spoilt => {}
+                }
+            }
+            // A reader that ends without an error was stopped, or lost its applier: that one's
+            // result says why.
+            Part::Reader => {}
+        }
+        Ok(())
+    }
+
+    /// All appliers have ended, and everything they sent is answered.
+    async fn end(&mut self, stopping: bool) -> Result<SessionEnd, TaskError> {
+        let spoilt = self.context.spoilt.borrow().clone();
+        match spoilt {
+            Some((global, db)) => {
+                info!(
+                    self.setup.log,
+                    "flush during the snapshot, starting it again"
+                );
+                self.context.flush(&global, db, self.setup.log).await?;
+                Ok(SessionEnd::FlushedEarly)
+            }
+            None if stopping => Ok(SessionEnd::Stopped),
+            // Every reader ended without being stopped: cannot happen while the source lives.
+            None => Err(TaskError::Panicked(
+                "all flows ended by themselves".to_owned(),
+            )),
+        }
+    }
+
+    fn enter_stable(&mut self) {
+        self.context.status.enter(Phase::Stable);
+        let totals = self.context.status.totals();
+        let seconds = self.started.elapsed().as_secs_f64();
+        info!(self.setup.log, "snapshot finished, following writes";
+            fields::KEYS => totals.keys, fields::BYTES => totals.bytes,
+            fields::TOOK_MS => (seconds * 1000.0) as u64,
+            fields::GHOSTS => self.context.ghosts.dropped(),
+            fields::NOT_OWNED => self.context.ghosts.kept());
+    }
+
+    /// What is known now.
+    fn moment(&mut self) -> Moment {
+        let now = Instant::now();
+        let offsets = self.offsets.borrow_and_update().clone();
+        let mut applied_entries = 0;
+        let mut slowest: Option<(u32, Lag)> = None;
+        let flows = self.context.status.flows.iter().zip(&mut self.meters);
+        for (number, (flow, meter)) in flows.enumerate() {
+            let applied = flow.applied.load(Ordering::Relaxed);
+            if applied == 0 {
+                continue;
+            }
+            applied_entries += applied.saturating_sub(flow.base.load(Ordering::Relaxed));
+            if let Some(next) = offsets.get(number) {
+                meter.observe(now, *next);
+            }
+            let latency = Duration::from_micros(flow.latency_us.load(Ordering::Relaxed));
+            let lag = meter.lag(now, applied, latency);
+            if slowest
+                .is_none_or(|(_, worst)| (lag.entries, lag.time) > (worst.entries, worst.time))
+            {
+                slowest = Some((number as u32, lag));
+            }
+        }
+        Moment {
+            totals: self.context.status.totals(),
+            applied: applied_entries,
+            slowest,
+            sessions: self.setup.number,
+            unsupported: self.context.losses.unsupported.load(Ordering::Relaxed),
+        }
+    }
+
+    fn show(&mut self) {
+        if self.setup.terminal.shows_progress() {
+            let moment = self.moment();
+            let totals = moment.totals;
+            let rates = self
+                .rates
+                .since_last(Instant::now(), totals, moment.applied);
+            progress::show(self.setup.terminal, &self.context.status, &moment, rates);
+        }
+    }
+
+    fn summarise(&mut self) {
+        let moment = self.moment();
+        let rates = self
+            .rates
+            .since_last(Instant::now(), moment.totals, moment.applied);
+        progress::summarise(self.setup.log, &self.context.status, &moment, rates);
+    }
+}
+
+/// Waits until the session is lost: the control connection tells. For ever while STARTSTABLE is
+/// under way, whose own reply then tells.
+async fn lost(syncing: &mut Option<Syncing>, stable: &mut Option<Box<Stable>>) -> SourceError {
+    match (syncing, stable) {
+        (Some(syncing), _) => syncing.watch().await,
+        (None, Some(stable)) => stable.watch().await,
+        (None, None) => std::future::pending().await,
+    }
+}
+
+/// Asks the master for its positions and its clock, for ever. A master that does not answer here
+/// is lost for the flows too, which notice by themselves; so this never ends a session.
+async fn watch_master(
+    mut monitor: Monitor,
+    source: dragonfly::Settings,
+    offsets: watch::Sender<Vec<u64>>,
+    status: Arc<Status>,
+) -> Result<Part, TaskError> {
+    let mut timer = interval(WATCH_EVERY);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        let asked = async {
+            offsets.send_replace(monitor.offsets().await?);
+            let before = unix_ms();
+            if let Some(theirs) = monitor.time_ms().await? {
+                let ours = before + (unix_ms() - before) / 2;
+                status
+                    .clock_offset_ms
+                    .store(theirs - ours, Ordering::Relaxed);
+            }
+            Ok::<(), SourceError>(())
+        };
+        if asked.await.is_err()
+            && let Ok(opened) = Monitor::open(&source).await
+        {
+            monitor = opened;
+        }
+    }
+}
+
+fn unix_ms() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| {
+            i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+        })
+}

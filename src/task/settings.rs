@@ -1,0 +1,177 @@
+//! What a task file says, in the words of the rooms that need it; and how the memory budget is
+//! divided.
+//!
+//! ```text
+//!  limits.memory / flows = one flow's part:
+//!    1/2  read and not yet handed to the writer
+//!    1/4  handed to the writer and not yet answered for
+//!    1/4  one value, command or compressed blob being put together
+//! ```
+
+use std::sync::Arc;
+
+use crate::config::{Address, Conflict, Credentials, Glob, Reaction, Task, TlsFiles};
+use crate::net::{Endpoint, TlsSettings, Verification};
+use crate::source::dragonfly;
+use crate::target::{self, DeadLetter, ErrorPolicy, Owned, TargetError, Wanted};
+
+use super::backoff;
+
+/// The port the master shows for this replica when the task names none: easy to recognise.
+const ANNOUNCED_PORT: u16 = 6380;
+
+/// The least a flow needs to move at all.
+const LEAST: usize = 64 << 10;
+
+/// The most one batch to the target holds.
+const BATCH: usize = 512 << 10;
+
+fn endpoint(address: &Address) -> Endpoint {
+    match address {
+        Address::Tcp { host, port } => Endpoint::Tcp {
+            host: host.clone(),
+            port: *port,
+        },
+        Address::Unix(path) => Endpoint::Unix(path.clone()),
+    }
+}
+
+fn tls(files: &TlsFiles) -> TlsSettings {
+    let verification = match &files.ca {
+        _ if files.insecure_skip_verify => Verification::Nothing,
+        Some(ca) => Verification::Ca(ca.clone()),
+        None => Verification::System,
+    };
+    TlsSettings {
+        verification,
+        identity: files.identity.clone(),
+        server_name: files.server_name.clone(),
+    }
+}
+
+fn username(credentials: &Option<Credentials>) -> Option<String> {
+    credentials
+        .as_ref()
+        .and_then(|credentials| credentials.username.clone())
+}
+
+fn password(credentials: &Option<Credentials>) -> Option<String> {
+    credentials
+        .as_ref()
+        .map(|credentials| String::from_utf8_lossy(credentials.password.expose()).into_owned())
+}
+
+/// How to reach the source.
+pub(super) fn source(task: &Task) -> dragonfly::Settings {
+    let source = &task.source;
+    dragonfly::Settings {
+        endpoint: endpoint(&source.address),
+        tls: source.tls.as_ref().map(tls),
+        username: username(&source.credentials),
+        password: password(&source.credentials).map(dragonfly::Password::new),
+        connect_timeout: source.connect_timeout,
+        announce_ip: source.announce_ip.map(|ip| ip.to_string()),
+        announce_port: source.announce_port.unwrap_or(ANNOUNCED_PORT),
+        task: task.name.clone(),
+    }
+}
+
+/// How to reach the target.
+pub(super) fn target(task: &Task) -> target::Settings {
+    let target = &task.target;
+    target::Settings {
+        endpoint: endpoint(&target.address),
+        tls: target.tls.as_ref().map(tls),
+        username: username(&target.credentials),
+        password: password(&target.credentials),
+        connect_timeout: target.connect_timeout,
+        position_db: target.position_db,
+        task: task.name.clone(),
+    }
+}
+
+/// What becomes of commands that the target refuses for good.
+pub(super) fn errors(task: &Task) -> Result<ErrorPolicy, TargetError> {
+    Ok(match task.policy.on_error {
+        Reaction::Stop => ErrorPolicy::Stop,
+        Reaction::Skip => {
+            let file = task
+                .state_dir
+                .join(format!("{}.dead-letter.jsonl", task.name));
+            ErrorPolicy::Skip {
+                dead_letter: Arc::new(DeadLetter::open(&file)?),
+            }
+        }
+    })
+}
+
+/// Bytes of the budget that one of `flows` flows may use.
+fn part(task: &Task, flows: u32) -> usize {
+    usize::try_from(task.limits.memory / u64::from(flows.max(1))).unwrap_or(usize::MAX)
+}
+
+/// Bytes a flow may have read and not yet handed to its writer.
+pub(super) fn reading(task: &Task, flows: u32) -> u64 {
+    (part(task, flows) / 2).max(LEAST) as u64
+}
+
+/// Bytes from which on a value of a flow goes to a file.
+pub(super) fn threshold(task: &Task, flows: u32) -> usize {
+    (part(task, flows) / 4).max(LEAST)
+}
+
+/// Sizes of a flow's writer.
+pub(super) fn writing(task: &Task, flows: u32) -> target::Limits {
+    let window = (part(task, flows) / 4).max(LEAST);
+    target::Limits {
+        window,
+        batch_bytes: BATCH.min(window / 2),
+        ..target::Limits::default()
+    }
+}
+
+/// Bounds of the waits between sessions.
+pub(super) fn backoff(task: &Task) -> backoff::Limits {
+    backoff::Limits {
+        initial: task.retry.initial,
+        max: task.retry.max,
+        max_elapsed: task.retry.max_elapsed,
+    }
+}
+
+/// The databases a target has when it does not say.
+const DATABASES: u32 = 16;
+
+/// The part of the target that the task owns. `databases` is how many the target has.
+pub(super) fn owned(task: &Arc<Task>, databases: Option<u32>) -> Owned {
+    let mut mapped: Vec<u32> = match &task.filter.databases {
+        Some(sources) => sources.iter().map(|db| task.target.db(*db)).collect(),
+        None => (0..databases.unwrap_or(DATABASES))
+            .map(|db| task.target.db(db))
+            .collect(),
+    };
+    mapped.sort_unstable();
+    mapped.dedup();
+    let patterns = |globs: &[Glob]| globs.iter().map(|glob| glob.as_bytes().to_vec()).collect();
+    let filter = task.filter.clone();
+    Owned {
+        databases: mapped,
+        include: patterns(&filter.include),
+        exclude: patterns(&filter.exclude),
+        matches: Box::new(move |key| filter.allows_key(key)),
+    }
+}
+
+/// What the task wants to own, and how.
+pub(super) fn wanted(task: &Arc<Task>, databases: Option<u32>, source: String) -> Wanted {
+    Wanted {
+        owned: owned(task, databases),
+        exclusive: task.target.exclusive,
+        conflict: match task.policy.conflict {
+            Conflict::Overwrite => target::Conflict::Overwrite,
+            Conflict::Panic => target::Conflict::Panic,
+            Conflict::Skip => target::Conflict::Skip,
+        },
+        source,
+    }
+}
