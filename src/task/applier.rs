@@ -72,6 +72,8 @@ pub(super) struct Applier {
     pub(super) context: Arc<Context>,
     pub(super) writer: Writer,
     pub(super) ghosts: GhostFilter,
+    /// Keys that were on the target first and that this flow has made the task's.
+    pub(super) released: Foreign,
     acknowledger: Acknowledger,
     pub(super) log: Logger,
     /// For each batch not answered yet: the position it reaches, and when it was taken in.
@@ -101,6 +103,7 @@ impl Applier {
             ghosts: GhostFilter::new(context.ghosts.clone(), flow, flows),
             context,
             writer,
+            released: Foreign::new(),
             acknowledger,
             log,
             receipts: VecDeque::new(),
