@@ -150,14 +150,16 @@ async fn supervise(task: Task, log: Logger, terminal: Terminal) -> Result<(), Fa
     }
     let mut running = tokio::spawn(task::run(task, log.clone(), terminal, stop.clone()));
     tokio::select! {
-        ended = &mut running => match ended {
-            Ok(ended) => ended.map_err(Failure::Task),
-            Err(error) => Err(Failure::Panicked(error.to_string())),
-        },
+        // A task that ends at once may be faster than the line that says so.
+        biased;
         () = overdue(stop, log) => {
             running.abort();
             Err(Failure::Stuck)
         }
+        ended = &mut running => match ended {
+            Ok(ended) => ended.map_err(Failure::Task),
+            Err(error) => Err(Failure::Panicked(error.to_string())),
+        },
     }
 }
 
