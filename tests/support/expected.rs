@@ -69,7 +69,7 @@ impl Expected {
 
     /// The same without keys that have expired at a moment, Unix milliseconds.
     #[must_use]
-    pub fn as_of(mut self, now_ms: i64) -> Self {
+    pub fn at_time(mut self, now_ms: i64) -> Self {
         self.keys
             .retain(|_, key| key.expire_at_ms == -1 || key.expire_at_ms > now_ms);
         self
