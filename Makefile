@@ -14,7 +14,8 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: tools-redis ## watch a live copy from Dragonfly to Redis, and its comparison
-	$(CARGO) run --quiet --locked --profile quick --example demo
+	$(CARGO) build --locked --profile quick --bin df2redis --example demo
+	target/quick/examples/demo
 
 check: tools fmt clippy doc deny lint test fuzz-check ## everything CI checks
 
@@ -31,18 +32,18 @@ deny:
 	$(CARGO) deny --all-features check licenses bans sources
 
 test: tools-redis
-	$(CARGO) nextest run --locked --all-targets --no-fail-fast
+	$(CARGO) nextest run --locked --no-fail-fast
 
 lint:
 	shellcheck .ci/run packaging/tools
 	mandoc -T lint -W warning man/*.[58]
 
 fuzz-check: ## the fuzz targets compile (run one: cargo +nightly fuzz run --fuzz-dir tests/fuzz NAME)
-	cd tests/fuzz && $(CARGO) check --locked
+	cd tests/fuzz && $(CARGO) check --locked --target-dir ../../target
 
 check-dragonfly: tools ## the end-to-end tests against the real Dragonfly in $DRAGONFLY
 	@test -x "$$DRAGONFLY" || { echo 'make check-dragonfly: set DRAGONFLY to the path of a Dragonfly binary, e.g. DRAGONFLY=/usr/bin/dragonfly make check-dragonfly' >&2; exit 1; }
-	$(CARGO) nextest run --locked --features real-dragonfly --test dragonfly
+	$(CARGO) nextest run --locked --features real-dragonfly --test real
 
 bench: tools-redis ## speed and memory, against the target's own ingest limit
 	$(CARGO) bench --locked --bench replicate

@@ -40,9 +40,8 @@ const ACKNOWLEDGE_AFTER: u64 = 1024;
 /// How one flow ended without an error.
 #[derive(Debug)]
 pub(super) enum FlowEnd {
-    /// The reader stopped; everything it had read is in the target and acknowledged. The socket
-    /// stays open as long as the acknowledger: a master ends all flows when one closes.
-    Drained(Acknowledger),
+    /// The reader stopped; everything it had read is in the target and acknowledged.
+    Drained,
     /// A global command arrived before the end of some flow's snapshot, which it spoils. All that
     /// this flow had sent to the target is answered.
     Spoilt,
@@ -73,6 +72,8 @@ pub(super) struct Applier {
     pub(super) context: Arc<Context>,
     pub(super) writer: Writer,
     pub(super) ghosts: GhostFilter,
+    /// Keys that were on the target first and that this flow has made the task's.
+    pub(super) released: Foreign,
     acknowledger: Acknowledger,
     pub(super) log: Logger,
     /// For each batch not answered yet: the position it reaches, and when it was taken in.
@@ -102,6 +103,7 @@ impl Applier {
             ghosts: GhostFilter::new(context.ghosts.clone(), flow, flows),
             context,
             writer,
+            released: Foreign::new(),
             acknowledger,
             log,
             receipts: VecDeque::new(),
@@ -113,9 +115,18 @@ impl Applier {
         }
     }
 
-    /// Runs until the reader's end of `batches` is closed and all is settled.
+    /// Runs until the reader's end of `batches` is closed and all is settled. The flow's socket stays
+    /// open as long as the acknowledger, which comes back: a master ends all flows when one closes.
     pub(super) async fn run(
         mut self,
+        batches: mpsc::Receiver<Batch>,
+    ) -> Result<(FlowEnd, Acknowledger), TaskError> {
+        let end = self.apply_all(batches).await?;
+        Ok((end, self.acknowledger))
+    }
+
+    async fn apply_all(
+        &mut self,
         mut batches: mpsc::Receiver<Batch>,
     ) -> Result<FlowEnd, TaskError> {
         let mut timer = interval(ACKNOWLEDGE_EVERY);
@@ -159,7 +170,7 @@ impl Applier {
             }
             if pending.is_none() && !open && self.writer.is_settled() {
                 self.acknowledge().await;
-                return Ok(FlowEnd::Drained(self.acknowledger));
+                return Ok(FlowEnd::Drained);
             }
             tokio::select! {
                 biased;

@@ -57,7 +57,7 @@ pub(super) enum SessionEnd {
 /// What one part of a session ended with.
 enum Part {
     Reader,
-    Applier(FlowEnd),
+    Applier(FlowEnd, Acknowledger),
     Stable(Box<Stable>),
 }
 
@@ -190,8 +190,8 @@ struct Running<'a> {
     syncing: Option<Syncing>,
     stable: Option<Box<Stable>>,
     appliers_left: u32,
-    /// Keeps the flows open until the last one is drained.
-    drained: Vec<Acknowledger>,
+    /// Keeps the flows open until the last one is done.
+    done: Vec<Acknowledger>,
     offsets: watch::Receiver<Vec<u64>>,
     meters: Vec<LagMeter>,
     rates: Rates,
@@ -231,7 +231,10 @@ impl<'a> Running<'a> {
             });
             let log = setup.log.clone();
             let applier = Applier::new(number, context.clone(), writer, acknowledger, log);
-            parts.spawn(async move { Ok(Part::Applier(Box::pin(applier.run(received)).await?)) });
+            parts.spawn(async move {
+                let (end, acknowledger) = Box::pin(applier.run(received)).await?;
+                Ok(Part::Applier(end, acknowledger))
+            });
         }
         let (offsets_sender, offsets) = watch::channel(Vec::new());
         parts.spawn(watch_master(
@@ -249,7 +252,7 @@ impl<'a> Running<'a> {
             syncing: Some(syncing),
             stable: None,
             appliers_left: count,
-            drained: Vec::new(),
+            done: Vec::new(),
             offsets,
             meters: (0..count).map(|_| LagMeter::default()).collect(),
             rates: Rates::new(now),
@@ -330,12 +333,9 @@ impl<'a> Running<'a> {
             Part::Stable(stable) => {
                 self.stable = Some(stable);
             }
-            Part::Applier(end) => {
+            Part::Applier(FlowEnd::Drained | FlowEnd::Spoilt, acknowledger) => {
                 self.appliers_left = self.appliers_left.saturating_sub(1);
-                match end {
-                    FlowEnd::Drained(acknowledger) => self.drained.push(acknowledger),
-                    FlowEnd::Spoilt => {}
-                }
+                self.done.push(acknowledger);
             }
             // A reader that ends without an error was stopped, or lost its applier: that one's
             // result says why.

@@ -67,6 +67,14 @@ impl Expected {
         self
     }
 
+    /// The same without keys that have expired at a moment, Unix milliseconds.
+    #[must_use]
+    pub fn at_time(mut self, now_ms: i64) -> Self {
+        self.keys
+            .retain(|_, key| key.expire_at_ms == -1 || key.expire_at_ms > now_ms);
+        self
+    }
+
     /// How many keys are expected.
     #[must_use]
     pub fn len(&self) -> usize {
