@@ -24,8 +24,8 @@ use crate::entry::Budget;
 use crate::logging::{Terminal, fields};
 use crate::process::Stop;
 use crate::source::dragonfly::{
-    self, Acknowledger, Monitor, ReadSettings, Session, SnapshotEnded, SnapshotFlow, SourceError,
-    Stable, Start, Syncing,
+    self, Acknowledger, FailedFlow, Monitor, ReadSettings, Session, SnapshotEnded, SnapshotFlow,
+    SourceError, Stable, Start, Syncing,
 };
 use crate::target::{Control, Ownership, Profile, Writer};
 
@@ -56,7 +56,7 @@ pub(super) enum SessionEnd {
 
 /// What one part of a session ended with.
 enum Part {
-    Reader,
+    Reader(Result<(), FailedFlow>),
     Applier(FlowEnd, Acknowledger),
     Stable(Box<Stable>),
 }
@@ -226,8 +226,8 @@ impl<'a> Running<'a> {
                 let _ = stop.wait_for(|stop| *stop != Stop::Run).await;
             };
             parts.spawn(async move {
-                Box::pin(reader.run(batches, ended, budget, read, stopped)).await?;
-                Ok(Part::Reader)
+                let read = Box::pin(reader.run(batches, ended, budget, read, stopped)).await;
+                Ok(Part::Reader(read))
             });
             let log = setup.log.clone();
             let applier = Applier::new(number, context.clone(), writer, acknowledger, log);
@@ -344,7 +344,7 @@ impl<'a> Running<'a> {
             }
             // A reader that ends without an error was stopped, or lost its applier: that one's
             // result says why.
-            Part::Reader => {}
+            Part::Reader(read) => read.map_err(|failed| failed.cause)?,
         }
         Ok(())
     }

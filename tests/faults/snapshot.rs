@@ -1,16 +1,17 @@
 //! A full sync that is cut, damaged or hostile.
 
+use std::io::{Read, Write};
+
 use crate::program::{Task, fill, filled, source};
 use crate::support::dragonfly::encode::packed;
+use crate::support::dragonfly::release::Release;
 use crate::support::dragonfly::snapshot::{compressed, header};
-use crate::support::dragonfly::{Compression, Fault, Options};
+use crate::support::dragonfly::{Compression, Fault};
 use crate::support::{RedisServer, SimulatedDragonfly};
 
 /// Bytes of a flow before its first record.
-fn header_len(options: &Options, flow: usize) -> u64 {
-    let _ = options;
-    let release = crate::support::dragonfly::release::Release::parse("df-v1.40.1");
-    header(release, flow, 2, &[]).len() as u64
+fn header_len(flow: usize) -> u64 {
+    header(Release::parse("df-v1.40.1"), flow, 2, &[]).len() as u64
 }
 
 /// `count` as the longest form of a length.
@@ -27,7 +28,7 @@ fn a_snapshot_that_breaks_off_anywhere_is_copied_again_and_ends_equal() {
         target.client().ok(&["FLUSHALL"]);
         let options = SimulatedDragonfly::options().compression(compression);
         let source = filled(options.clone());
-        let start = header_len(&options, 0);
+        let start = header_len(0);
         // In the header, in the first blob or record, far behind it, by an end in order or by a reset.
         let cuts = [
             Fault::CloseFlow { flow: 0, after: 5 },
@@ -55,10 +56,7 @@ fn a_snapshot_that_breaks_off_anywhere_is_copied_again_and_ends_equal() {
             source.drop_replicas();
             running.follows(n + 2);
         }
-        running.says(&[
-            "session ended",
-            "the source closed flow 0 during the snapshot",
-        ]);
+        running.says(&["session ended", "during the snapshot"]);
         running.ends_equal(&source, &target);
         assert!(source.full_syncs() >= 6, "{what}");
         running.stops();
@@ -104,7 +102,7 @@ fn refused(target: &RedisServer, bytes: Vec<u8>, why: &str) {
 #[test]
 fn an_unknown_opcode_or_type_ends_with_76_and_its_place() {
     let target = RedisServer::start();
-    let place = format!("byte {}", header_len(&SimulatedDragonfly::options(), 0));
+    let place = format!("byte {}", header_len(0));
     refused(
         &target,
         vec![0xE7],
@@ -168,10 +166,13 @@ fn a_blob_in_a_blob_is_refused() {
 #[test]
 fn a_blob_that_becomes_far_too_large_takes_no_memory() {
     let target = RedisServer::start();
-    // 1 GiB of zeros as one frame of 32 KiB or so.
-    let zeros = vec![0; 1 << 30];
-    let frame = zstd::bulk::compress(&zeros, 3).expect("a compressed frame");
-    drop(zeros);
+    // A string that claims the impossible, and 1 GiB of zeros behind it, in one frame.
+    let mut frame = zstd::Encoder::new(Vec::new(), 1).expect("an encoder");
+    let hostile = [&[0, 1, b'k'][..], &longest()].concat();
+    frame.write_all(&hostile).expect("a compressed frame");
+    let mut zeros = std::io::repeat(0).take(1 << 30);
+    std::io::copy(&mut zeros, &mut frame).expect("a compressed frame");
+    let frame = frame.finish().expect("a compressed frame");
     let mut bytes = vec![0xC9];
     packed(frame.len() as u64, &mut bytes);
     bytes.extend(frame);
@@ -182,7 +183,7 @@ fn a_blob_that_becomes_far_too_large_takes_no_memory() {
 fn a_damaged_byte_in_a_compressed_blob_is_noticed_where_the_format_can_tell() {
     let target = RedisServer::start();
     let options = SimulatedDragonfly::options();
-    let start = header_len(&options, 0);
+    let start = header_len(0);
     // The opcode, the frame's magic number and its flags: nothing of that can be anything else.
     for at in [start + 3, start + 5, start + 8] {
         let source = filled(options.clone().compression(Compression::Lz4));
@@ -201,7 +202,7 @@ fn a_damaged_byte_in_a_compressed_blob_is_noticed_where_the_format_can_tell() {
 fn a_damaged_byte_anywhere_never_hangs_or_panics() {
     let target = RedisServer::start();
     let options = SimulatedDragonfly::options();
-    let start = header_len(&options, 0);
+    let start = header_len(0);
     let source = filled(options.compression(Compression::Lz4));
     for n in 0..12 {
         source.inject(Fault::CorruptByte {
