@@ -226,9 +226,7 @@ impl Applier {
         if *next == 0
             && let Some(counters) = counters
         {
-            counters
-                .bytes
-                .fetch_add(batch.bytes.len() as u64, Ordering::Relaxed);
+            counters.bytes.fetch_add(batch.size(), Ordering::Relaxed);
         }
         let (mut keys, mut entries, mut reached) = (0, 0, None);
         let mut taken = Taken::All;

@@ -45,8 +45,10 @@ impl Applier {
         if key.starts_with(OWN_KEYS) || !self.context.task.filter.allows(record.db, key) {
             return Ok(Took::Whole);
         }
-        let is_hyperloglog = || record.kind == rdb::kind::STRING && is_hyperloglog(batch, record);
-        if self.ghosts.drops(key, is_hyperloglog) {
+        if self.ghosts.is_unsure() {
+            self.learn(batch);
+        }
+        if self.ghosts.drops(key, || is_hyperloglog(batch, record)) {
             return Ok(Took::Whole);
         }
         let db = self.context.task.target.db(record.db);
@@ -61,6 +63,16 @@ impl Applier {
             }
         }
         self.form(batch, record, key)
+    }
+
+    /// Asks all keys of a batch whose they are.
+    fn learn(&mut self, batch: &Batch) {
+        for item in &batch.items {
+            if let Item::Record(record) = item {
+                let key = batch.text(&record.key);
+                self.ghosts.learn(key, || is_hyperloglog(batch, record));
+            }
+        }
     }
 
     fn form(&mut self, batch: &Batch, record: &Record, key: &[u8]) -> Result<Took, TaskError> {
@@ -563,7 +575,7 @@ fn value_of<'a>(batch: &'a Batch, record: &'a Record, key: &'a [u8]) -> Value<'a
 }
 
 fn is_hyperloglog(batch: &Batch, record: &Record) -> bool {
-    let Body::Inline(span) = &record.value else {
+    let (rdb::kind::STRING, Body::Inline(span)) = (record.kind, &record.value) else {
         return false;
     };
     let mut cursor = rdb::Cursor::new(batch.slice(*span));

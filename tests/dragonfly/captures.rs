@@ -18,7 +18,7 @@ fn expected(name: &str) -> Expected {
     let now = now.expect("a clock").as_millis();
     Expected::load(capture(name).join("expected.json"))
         .plain_types_only()
-        .at_time(i64::try_from(now).expect("a date"))
+        .alive_at(i64::try_from(now).expect("a date"))
 }
 
 /// Copies a recorded master; the target, everything acknowledged and df2redis stopped.

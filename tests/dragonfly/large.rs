@@ -52,7 +52,14 @@ fn snapshot(tagged: bool) {
         .start();
     let target = RedisServer::start();
     let task = task(&source, &target);
-    let running = task.start_stable();
+    let mut running = task.start_stable();
+    let line = running.wait_logged("snapshot finished, following writes");
+    let bytes = line
+        .split("bytes: ")
+        .nth(1)
+        .and_then(|rest| rest.split(',').next());
+    let bytes: usize = bytes.and_then(|text| text.parse().ok()).expect("a number");
+    assert!(bytes > 100 * MIB, "{line}");
     source.journal(0, ["APPEND", "small:2", "!"]);
     source.wait_acked();
     let mut client = target.client();

@@ -1,12 +1,16 @@
 //! What must hold for any source, simulated or real: shared by the tests of both.
 //!
 //! Nothing here knows a master's inside: what it tells is what `INFO replication` of a real one tells.
+#![allow(
+    dead_code,
+    reason = "each program that includes this uses a part of it"
+)]
 
 use crate::df2redis::Task;
 use crate::support::{Client, RedisServer, compare, eventually};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A master that ordinary clients can write to.
 pub trait Source: Sync {
@@ -292,4 +296,87 @@ pub fn a_stop_drains(source: &dyn Source, target: &RedisServer) {
         "a gap or a repetition in {there:?}"
     );
     assert!(there.items().len() > 1000, "{}", there.items().len());
+}
+
+/// A `WAIT` behind a write ends when the target has it, and not with the next regular acknowledgement.
+pub fn waits_end_promptly(source: &dyn Source, target: &RedisServer) {
+    let task = Task::between(&source.address(), &target.address());
+    let running = task.start_stable();
+    let mut client = source.client();
+    let started = Instant::now();
+    for n in 0..20 {
+        client.ok(&["SET", "k", &n.to_string()]);
+        assert_eq!(client.ok(&words("WAIT 1 5000")), "1");
+        assert_eq!(target.get("k"), n.to_string());
+    }
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    settled(source);
+    running.stop();
+}
+
+/// A target that takes nothing, so that a snapshot larger than the budget cannot end, and a flush meanwhile.
+pub fn a_flush_in_a_held_snapshot(source: &dyn Source, target: &RedisServer, flush: &str) {
+    let mut client = source.client();
+    for db in ["0", "1"] {
+        client.ok(&["SELECT", db]);
+        let value = "v".repeat(10_000);
+        for n in 0..4000 {
+            client.ok(&["SET", &format!("key:{n}"), &format!("{n}{value}")]);
+        }
+    }
+    let task =
+        Task::between(&source.address(), &target.address()).with("limits.memory = \"16MiB\"");
+    let mut running = task.start();
+    let mut admin = target.client();
+    // Before that, the flush could still come before the snapshot.
+    eventually("some keys copied", || {
+        admin.ok(&["DBSIZE"]).int() > Some(20)
+    });
+    admin.ok(&["CLIENT", "PAUSE", "30000", "WRITE"]);
+    run(
+        &mut client,
+        &["SELECT 1", flush, "SET after 1", "INCR after"],
+    );
+    admin.ok(&["CLIENT", "UNPAUSE"]);
+    running.wait_logged("flush during the snapshot, starting it again");
+    running.wait_stable();
+    run(&mut client, &["INCR after"]);
+    assert_equal(source, target.port());
+    assert_eq!(running.count_logged("full sync started"), 2);
+    assert!(commands_seen(target, "flushall").is_none());
+    running.stop();
+}
+
+/// Clients write before, during and after the snapshot, and flush a database of their own. `started` is called
+/// while the snapshot may be under way.
+pub fn a_copy_under_writes(
+    source: &dyn Source,
+    target: &RedisServer,
+    during: impl FnOnce(&Writers<'_>),
+) {
+    seed(&mut source.client());
+    let task = Task::between(&source.address(), &target.address());
+    let state = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let writers = Writers::start(scope, source, 4, &state);
+        writers.wait_written(100);
+        let mut running = task.start();
+        running.wait_logged("full sync started");
+        during(&writers);
+        running.wait_stable();
+        writers.wait_written(1000);
+        let flushed = "SELECT 5|MSET a 1 b 2 c 3|FLUSHDB|SET d 4|APPEND a 5";
+        run(
+            &mut source.client(),
+            &flushed.split('|').collect::<Vec<_>>(),
+        );
+        writers.wait_written(200);
+        writers.finish();
+        assert_equal(source, target.port());
+        running.stop();
+    });
+    let lines = std::fs::read_to_string(task.log_path()).expect("a log");
+    assert!(!lines.contains("WARN"), "{lines}");
+    assert_eq!(lines.matches("full sync started").count(), 1, "one session");
 }

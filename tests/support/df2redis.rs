@@ -3,6 +3,10 @@
 //! Include it beside `support`: only tests and benchmarks know where the binary is.
 //! Invariants: every process is waited for, and killed by its own id if the test forgets it; a test that panics
 //!   shows the log; waiting is for lines of the log, which fails at once when the process has ended.
+#![allow(
+    dead_code,
+    reason = "each program that includes this uses a part of it"
+)]
 
 use crate::support::within;
 use nix::sys::signal::{Signal, kill};

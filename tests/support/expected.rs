@@ -69,7 +69,7 @@ impl Expected {
 
     /// The same without keys that have expired at a moment, Unix milliseconds.
     #[must_use]
-    pub fn at_time(mut self, now_ms: i64) -> Self {
+    pub fn alive_at(mut self, now_ms: i64) -> Self {
         self.keys
             .retain(|_, key| key.expire_at_ms == -1 || key.expire_at_ms > now_ms);
         self
@@ -289,12 +289,6 @@ fn expected_groups(about: &Value) -> Vec<String> {
 
 fn seen_lines(client: &mut Client, key: &[u8], seen: &Seen) -> Vec<String> {
     match seen.kind.as_str() {
-        // Without the readable score in brackets, which servers spell differently.
-        "zset" => seen
-            .value
-            .iter()
-            .map(|line| line.split(" (").next().unwrap_or_default().to_owned())
-            .collect(),
         "stream" => stream_seen(client, key),
         _ => seen.value.clone(),
     }
