@@ -121,11 +121,11 @@ fn a_full_disk_for_the_log_does_not_end_the_task() {
 fn a_state_directory_that_vanishes_ends_with_74_when_a_large_value_needs_it() {
     let (source, target) = (source(), RedisServer::start());
     let mut running = Task::between(&source, &target)
-        .tables("[limits]\nmemory = \"8MiB\"")
+        .tables("[limits]\nmemory = \"16MiB\"")
         .start();
     running.follows(1);
     fs::remove_dir_all(running.state()).expect("a state directory to remove");
-    source.client().ok(&["SET", "large", &"x".repeat(8 << 20)]);
+    source.client().ok(&["SET", "large", &"x".repeat(16 << 20)]);
     let ended = running.ended();
     ended.with(
         74,
@@ -141,7 +141,7 @@ fn a_state_directory_that_vanishes_ends_with_74_when_a_large_value_needs_it() {
 fn a_large_value_takes_disk_and_not_memory() {
     let (source, target) = (source(), RedisServer::start());
     let mut running = Task::between(&source, &target)
-        .tables("[limits]\nmemory = \"8MiB\"")
+        .tables("[limits]\nmemory = \"16MiB\"")
         .start();
     running.follows(1);
     let size = 160 << 20;

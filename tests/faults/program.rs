@@ -146,7 +146,12 @@ impl Running {
 
     /// Its log so far.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.task.dir().join("log/copy_replicate.log")).unwrap_or_default()
+        let path = self.task.dir().join("log/copy_replicate.log");
+        // A device in its place may have no end.
+        match path.is_file() {
+            true => fs::read_to_string(path).unwrap_or_default(),
+            false => String::new(),
+        }
     }
 
     /// What it said on standard error so far.

@@ -148,7 +148,7 @@ fn lengths_that_nothing_can_have_end_with_76_and_take_no_memory() {
         );
         ended.was_modest();
     }
-    // LZF text that claims to become huge, and a chunk that claims to be.
+    // LZF text that claims to become huge.
     let lzf = [&[0, 1, b'k', 0xC3, 3][..], &longest(), b"abc"].concat();
     refused(&target, lzf, "invalid data");
 }

@@ -179,6 +179,7 @@ fn a_target_that_comes_back_empty_is_filled_again() {
     let source = source();
     let mut target = RedisServer::start();
     let mut running = Task::between(&source, &target).start();
+    running.follows(1);
     running.ends_equal(&source, &target);
     target.kill();
     source.client().ok(&["APPEND", "s:1", "while it is gone"]);
