@@ -11,6 +11,8 @@ mod captures;
 mod copy;
 #[path = "dragonfly/flush.rs"]
 mod flush;
+#[path = "dragonfly/idle.rs"]
+mod idle;
 #[path = "dragonfly/large.rs"]
 mod large;
 #[path = "dragonfly/ownership.rs"]

@@ -50,14 +50,3 @@ fn complain(what: impl Display) {
     // If even that cannot be written there is nobody left to tell.
     let _ = writeln!(io::stderr(), "df2redis: {what}");
 }
-
-/// An error with its causes, in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}

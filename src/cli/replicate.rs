@@ -13,12 +13,12 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
 use super::arguments::Replicate;
-use super::{VERSION, complain, with_causes};
+use super::{VERSION, complain};
 use crate::config::{self, ConfigErrors, Task};
 use crate::logging::{self, LogError, Terminal, fields};
 use crate::process::{Exit, LockError, Stop, StopSignals, TaskLock};
 use crate::source::dragonfly::all_closed;
-use crate::task::{self, TaskError};
+use crate::task::{self, TaskError, chain};
 
 /// The most threads one task uses: flows are many, but most of the work is moving bytes.
 const MOST_THREADS: usize = 4;
@@ -57,14 +57,24 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// What the operator can do about it, where the text does not say.
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Task(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(errors) => write!(f, "{errors}"),
-            Self::Lock(error) => write!(f, "{}", with_causes(error)),
-            Self::Log(error) => write!(f, "{}", with_causes(error)),
+            Self::Lock(error) => write!(f, "{}", chain(error)),
+            Self::Log(error) => write!(f, "{}", chain(error)),
             Self::Runtime(error) => write!(f, "cannot start the runtime: {error}"),
-            Self::Task(error) => write!(f, "{}", with_causes(error)),
+            Self::Task(error) => write!(f, "{}", chain(error)),
             Self::Panicked(message) => write!(f, "a defect ended the task: {message}"),
             Self::Stuck => write!(f, "the task did not end when told to, and was abandoned"),
         }
@@ -83,6 +93,9 @@ pub(super) fn run(arguments: &Replicate) -> Exit {
         }
         Err(failure) => {
             complain(&failure);
+            if let Some(hint) = failure.hint() {
+                complain(format_args!("hint: {hint}"));
+            }
             failure.exit()
         }
     }
@@ -120,7 +133,8 @@ fn run_task(task: Task) -> Result<(), Failure> {
     match &ended {
         Ok(()) => info!(log, "df2redis stopped"),
         Err(failure) => {
-            crit!(log, "df2redis failed"; fields::ERROR => %failure, "exit" => failure.exit().code());
+            crit!(log, "df2redis failed"; fields::ERROR => %failure,
+                "exit" => failure.exit().code(), fields::Hint(failure.hint()));
         }
     }
     ended

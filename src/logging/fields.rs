@@ -74,3 +74,15 @@ pub const UNSUPPORTED: &str = "unsupported";
 pub const GHOSTS: &str = "ghosts";
 /// Keys on flows that should not own them, kept.
 pub const NOT_OWNED: &str = "not_owned";
+
+/// A hint in a log line, or no field at all where there is none.
+pub struct Hint(pub Option<String>);
+
+impl slog::KV for Hint {
+    fn serialize(&self, _: &slog::Record<'_>, out: &mut dyn slog::Serializer) -> slog::Result {
+        match &self.0 {
+            Some(hint) => out.emit_str(HINT, hint),
+            None => Ok(()),
+        }
+    }
+}

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -172,8 +173,18 @@ pub async fn connect(
     tls: Option<&TlsSettings>,
     timeout: Duration,
 ) -> Result<Stream, ConnectError> {
-    match tokio::time::timeout(timeout, connect_now(endpoint, tls)).await {
+    let shaking_hands = AtomicBool::new(false);
+    let connecting = connect_now(endpoint, tls, &shaking_hands);
+    match tokio::time::timeout(timeout, connecting).await {
         Ok(result) => result,
+        // Typical of a port without TLS, which waits for more of what it does not understand.
+        Err(_) if shaking_hands.load(Ordering::Relaxed) => Err(ConnectError::Handshake {
+            endpoint: endpoint.clone(),
+            cause: io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no answer within {}", humantime::format_duration(timeout)),
+            ),
+        }),
         Err(_) => Err(ConnectError::Timeout {
             endpoint: endpoint.clone(),
             after: timeout,
@@ -184,6 +195,7 @@ pub async fn connect(
 async fn connect_now(
     endpoint: &Endpoint,
     tls: Option<&TlsSettings>,
+    shaking_hands: &AtomicBool,
 ) -> Result<Stream, ConnectError> {
     let handshake = |cause| ConnectError::Handshake {
         endpoint: endpoint.clone(),
@@ -204,6 +216,7 @@ async fn connect_now(
             let Some((connector, name)) = secured else {
                 return Ok(Stream::Tcp(tcp));
             };
+            shaking_hands.store(true, Ordering::Relaxed);
             let stream = connector.connect(name, tcp).await.map_err(handshake)?;
             Ok(Stream::Tls(Box::new(stream)))
         }
@@ -218,6 +231,7 @@ async fn connect_now(
             let Some((connector, name)) = secured else {
                 return Ok(Stream::Unix(unix));
             };
+            shaking_hands.store(true, Ordering::Relaxed);
             let stream = connector.connect(name, unix).await.map_err(handshake)?;
             Ok(Stream::TlsUnix(Box::new(stream)))
         }

@@ -29,5 +29,5 @@ pub use listpack::{Listpack, ListpackWriter};
 pub use stream::{Entry, Fields, StreamId, StreamInfo};
 pub use string::{Item, Text};
 pub use value::{Consumer, Group, Stream, StreamRecord, Value, ValueError, decode};
-pub use walk::{STRING_LIMIT, UnknownType, Walked, Walker};
+pub use walk::{COUNT_LIMIT, STRING_LIMIT, UnknownType, Walked, Walker};
 pub use ziplist::Ziplist;

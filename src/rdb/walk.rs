@@ -16,6 +16,10 @@ use super::{Cursor, Halt};
 /// waiting for so many bytes would be waiting for ever. 16 GiB.
 pub const STRING_LIMIT: u64 = 1 << 34;
 
+/// Most elements of one value: far more than any server holds, and few enough that a damaged count is
+/// refused instead of being waited for.
+pub const COUNT_LIMIT: u64 = 1 << 34;
+
 /// The longest head of a string: `C3` and two packed integers of 9 bytes.
 const HEAD_MAX: usize = 19;
 
@@ -304,9 +308,23 @@ impl Walker {
     /// Asks for what the layout has next. `false` at the end of the value.
     fn advance(&mut self, at: usize) -> Result<bool, Halt> {
         self.tail = 0;
+        let counted = matches!(
+            self.step,
+            Step::Strings(_)
+                | Step::Scores
+                | Step::Nodes
+                | Step::StreamNodes
+                | Step::Groups
+                | Step::Pending
+                | Step::Consumers
+                | Step::OwnPending
+                | Step::Filters
+        );
+        if counted && self.last > COUNT_LIMIT {
+            return Err(invalid(at, "more elements than any server holds"));
+        }
         match self.step {
             Step::End => return Ok(false),
-            // A count that saturates counts more bytes than can ever come.
             Step::Strings(each) => {
                 self.ask(Step::End, self.last.saturating_mul(u64::from(each)), 0, 0);
             }

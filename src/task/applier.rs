@@ -22,7 +22,7 @@ use crate::commands::Global;
 use crate::entry::{Batch, Item};
 use crate::logging::fields;
 use crate::source::dragonfly::Acknowledger;
-use crate::target::{Notice, Writer};
+use crate::target::{Kind, Notice, Tolerate, Writer};
 
 use super::barrier::{Meeting, Role};
 use super::context::Context;
@@ -86,6 +86,8 @@ pub(super) struct Applier {
     snapshot_ended: bool,
     /// The snapshot is in the target, whole.
     copied: bool,
+    /// Commands answered for when the clock last ticked.
+    sent_before: u64,
 }
 
 impl Applier {
@@ -112,6 +114,7 @@ impl Applier {
             asked_now: false,
             snapshot_ended: false,
             copied: false,
+            sent_before: 0,
         }
     }
 
@@ -190,9 +193,25 @@ impl Applier {
                         None => open = false,
                     }
                 }
-                _ = timer.tick() => self.acknowledge().await,
+                _ = timer.tick() => {
+                    self.acknowledge().await;
+                    self.keep_alive();
+                }
             }
         }
+    }
+
+    /// Sends something on a connection that has nothing to do: targets close idle clients
+    /// (`timeout` in redis.conf), and a lost connection would cost a full sync.
+    fn keep_alive(&mut self) {
+        let sent = self.writer.counters().commands;
+        if self.writer.is_settled() && sent == self.sent_before {
+            let db = self.context.task.target.position_db;
+            let out = self.writer.begin(Kind::Record, db, Tolerate::Nothing);
+            out.command(1, None);
+            out.word(b"PING");
+        }
+        self.sent_before = sent;
     }
 
     /// Hands items to the writer until the batch ends, the window is full or flows must meet.

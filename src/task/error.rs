@@ -11,8 +11,14 @@ use super::barrier::Disagreement;
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
     /// The source, or the way to it.
-    #[error(transparent)]
-    Source(#[from] SourceError),
+    #[error("source{}: {cause}", .addr.as_ref().map_or_else(String::new, |addr| format!(" {addr}")))]
+    Source {
+        /// Whom; filled in where the error leaves the task.
+        addr: Option<String>,
+        /// What is wrong there.
+        #[source]
+        cause: SourceError,
+    },
     /// The target, or the way to it.
     #[error(transparent)]
     Target(#[from] TargetError),
@@ -65,19 +71,37 @@ pub enum TaskError {
         #[source]
         last: Box<TaskError>,
     },
-    /// What was in flight could not be finished within `task.shutdown_timeout`.
-    #[error("the target did not confirm what was in flight within {}", humantime::format_duration(*.0))]
-    Undrained(std::time::Duration),
+    /// The task was told to end at once, or `task.shutdown_timeout` passed, before the target had
+    /// answered for what was in flight.
+    #[error("stopped before the target confirmed what was in flight")]
+    Undrained,
     /// A bug: one of the task's parts panicked. The log has its message.
     #[error("a part of the task panicked: {0}")]
     Panicked(String),
 }
 
+impl From<SourceError> for TaskError {
+    fn from(cause: SourceError) -> Self {
+        Self::Source { addr: None, cause }
+    }
+}
+
 impl TaskError {
+    /// The same error, with the source's address if it is about the source.
+    pub(super) fn of_source(self, address: &impl std::fmt::Display) -> Self {
+        match self {
+            Self::Source { cause, .. } => Self::Source {
+                addr: Some(address.to_string()),
+                cause,
+            },
+            other => other,
+        }
+    }
+
     /// Whether a new session may succeed where this one failed.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Source(error) => error.is_temporary(),
+            Self::Source { cause, .. } => cause.is_temporary(),
             Self::Target(error) => error.is_temporary(),
             // A broken stream may have been broken on the way; a full sync starts from scratch.
             Self::Barrier(_)
@@ -87,14 +111,14 @@ impl TaskError {
             Self::Unsupported { .. }
             | Self::State { .. }
             | Self::GaveUp { .. }
-            | Self::Undrained(_) => false,
+            | Self::Undrained => false,
         }
     }
 
     /// What an operator can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Source(error) => error.hint().map(str::to_owned),
+            Self::Source { cause, .. } => cause.hint().map(str::to_owned),
             Self::Target(error) => Some(error.hint().to_owned()),
             Self::Unsupported { .. } => Some(
                 "set policy.on_unsupported to \"skip\" to go on without such keys and commands, \
@@ -103,8 +127,8 @@ impl TaskError {
             ),
             Self::GaveUp { last, .. } => last.hint(),
             Self::State { .. } => Some("set task.state_dir to a directory of this user".to_owned()),
-            Self::Undrained(_) => {
-                Some("raise task.shutdown_timeout; the next start makes a full sync".to_owned())
+            Self::Undrained => {
+                Some("the next start makes a full sync; a longer task.shutdown_timeout gives a slow target time".to_owned())
             }
             Self::Barrier(_)
             | Self::Malformed { .. }
@@ -116,7 +140,7 @@ impl TaskError {
     /// The exit code this ends the process with.
     pub fn exit_code(&self) -> Exit {
         match self {
-            Self::Source(error) => source_exit(error),
+            Self::Source { cause, .. } => source_exit(cause),
             Self::Target(error) => target_exit(error),
             Self::Unsupported { .. } | Self::Damaged { .. } => Exit::BadInput,
             Self::Barrier(_) | Self::Malformed { .. } => Exit::Protocol,
@@ -125,14 +149,14 @@ impl TaskError {
                 exit @ (Exit::Permission | Exit::Config) => exit,
                 _ => Exit::Unavailable,
             },
-            Self::Undrained(_) => Exit::Temporary,
+            Self::Undrained => Exit::Temporary,
             Self::Panicked(_) => Exit::Internal,
         }
     }
 }
 
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+/// An error and its causes in one line, each said once.
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -459,9 +459,13 @@ impl Applier {
     }
 
     /// Which keys of a batch were on the target first.
-    pub(super) async fn foreign_of(&self, batch: &Batch) -> Result<Foreign, TaskError> {
+    pub(super) async fn foreign_of(&mut self, batch: &Batch) -> Result<Foreign, TaskError> {
         if self.context.ownership.foreign_count() == 0 {
             return Ok(Foreign::new());
+        }
+        if self.writer.is_settled() {
+            // The list on the target knows of them by now.
+            self.released.clear();
         }
         let task = &self.context.task;
         let mut keys: Vec<(u32, Vec<u8>)> = Vec::new();

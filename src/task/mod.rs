@@ -27,7 +27,7 @@ use crate::config::Task;
 use crate::logging::{Progress, Terminal, fields};
 use crate::process::Stop;
 
-pub use error::TaskError;
+pub use error::{TaskError, chain};
 
 use backoff::Backoff;
 use session::{SessionEnd, Setup};
@@ -61,7 +61,7 @@ pub async fn run(
                 return Ok(());
             }
             Ok(SessionEnd::FlushedEarly) => continue,
-            Err(failure) => failure,
+            Err(failure) => failure.of_source(&task.source.address),
         };
         if *stop.borrow() != Stop::Run {
             return Err(failure);
@@ -70,7 +70,7 @@ pub async fn run(
             return Err(failure);
         }
         let Some(wait) = backoff.failed(Instant::now()) else {
-            error!(log, "giving up"; fields::ERROR => error::chain(&failure),
+            error!(log, "giving up"; fields::ERROR => chain(&failure),
                 fields::ATTEMPT => backoff.failures());
             return Err(TaskError::GaveUp {
                 after: task.retry.max_elapsed.unwrap_or_default(),
@@ -78,13 +78,13 @@ pub async fn run(
             });
         };
         warn!(log, "session ended, a new full sync follows";
-            fields::ERROR => error::chain(&failure), fields::HINT => failure.hint(),
-            fields::ATTEMPT => backoff.failures(),
-            fields::WAIT_MS => u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+            fields::ERROR => chain(&failure), fields::ATTEMPT => backoff.failures(),
+            fields::WAIT_MS => u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            fields::Hint(failure.hint()));
         terminal.show(Some(Progress::Line(format!(
             "waiting {:.1} s: {}",
             wait.as_secs_f64(),
-            error::chain(&failure)
+            chain(&failure)
         ))));
         tokio::select! {
             () = tokio::time::sleep(wait) => {}

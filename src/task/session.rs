@@ -24,8 +24,8 @@ use crate::entry::Budget;
 use crate::logging::{Terminal, fields};
 use crate::process::Stop;
 use crate::source::dragonfly::{
-    self, Acknowledger, Monitor, ReadSettings, Session, SnapshotEnded, SnapshotFlow, SourceError,
-    Stable, Start, Syncing,
+    self, Acknowledger, FailedFlow, Monitor, ReadSettings, Session, SnapshotEnded, SnapshotFlow,
+    SourceError, Stable, Start, Syncing,
 };
 use crate::target::{Control, Ownership, Profile, Writer};
 
@@ -56,7 +56,7 @@ pub(super) enum SessionEnd {
 
 /// What one part of a session ended with.
 enum Part {
-    Reader,
+    Reader(Result<(), FailedFlow>),
     Applier(FlowEnd, Acknowledger),
     Stable(Box<Stable>),
 }
@@ -226,8 +226,8 @@ impl<'a> Running<'a> {
                 let _ = stop.wait_for(|stop| *stop != Stop::Run).await;
             };
             parts.spawn(async move {
-                Box::pin(reader.run(batches, ended, budget, read, stopped)).await?;
-                Ok(Part::Reader)
+                let read = Box::pin(reader.run(batches, ended, budget, read, stopped)).await;
+                Ok(Part::Reader(read))
             });
             let log = setup.log.clone();
             let applier = Applier::new(number, context.clone(), writer, acknowledger, log);
@@ -237,11 +237,11 @@ impl<'a> Running<'a> {
             });
         }
         let (offsets_sender, offsets) = watch::channel(Vec::new());
-        parts.spawn(watch_master(
+        parts.spawn(watch_servers(
+            context.clone(),
             monitor,
             source,
             offsets_sender,
-            context.status.clone(),
         ));
         let now = Instant::now();
         Self {
@@ -285,7 +285,10 @@ impl<'a> Running<'a> {
                 }
                 _ = stop.changed(), if *stop.borrow() != Stop::Now => {
                     if *stop.borrow_and_update() == Stop::Now {
-                        return Ok(SessionEnd::Stopped);
+                        return match stopping {
+                            true => Err(TaskError::Undrained),
+                            false => Ok(SessionEnd::Stopped),
+                        };
                     }
                     stopping = true;
                     // A snapshot that did not finish starts again anyway.
@@ -296,8 +299,10 @@ impl<'a> Running<'a> {
                 }
                 Some(part) = self.parts.join_next() => {
                     self.ended_part(part)?;
-                    if self.appliers_left == 0 {
-                        return self.end(stopping).await;
+                    if self.appliers_left == 0
+                        && let Some(end) = self.end(stopping).await?
+                    {
+                        return Ok(end);
                     }
                 }
                 error = lost(&mut self.syncing, &mut self.stable) => return Err(error.into()),
@@ -339,13 +344,14 @@ impl<'a> Running<'a> {
             }
             // A reader that ends without an error was stopped, or lost its applier: that one's
             // result says why.
-            Part::Reader => {}
+            Part::Reader(read) => read.map_err(|failed| failed.cause)?,
         }
         Ok(())
     }
 
-    /// All appliers have ended, and everything they sent is answered.
-    async fn end(&mut self, stopping: bool) -> Result<SessionEnd, TaskError> {
+    /// All appliers have ended, and everything they sent is answered. Nothing if a reader's error
+    /// is still to come, which then is the session's.
+    async fn end(&mut self, stopping: bool) -> Result<Option<SessionEnd>, TaskError> {
         let spoilt = self.context.spoilt.borrow().clone();
         match spoilt {
             Some((global, db)) => {
@@ -354,13 +360,9 @@ impl<'a> Running<'a> {
                     "flush during the snapshot, starting it again"
                 );
                 self.context.flush(&global, db, self.setup.log).await?;
-                Ok(SessionEnd::FlushedEarly)
+                Ok(Some(SessionEnd::FlushedEarly))
             }
-            None if stopping => Ok(SessionEnd::Stopped),
-            // Every reader ended without being stopped: cannot happen while the source lives.
-            None => Err(TaskError::Panicked(
-                "all flows ended by themselves".to_owned(),
-            )),
+            None => Ok(stopping.then_some(SessionEnd::Stopped)),
         }
     }
 
@@ -438,13 +440,13 @@ async fn lost(syncing: &mut Option<Syncing>, stable: &mut Option<Box<Stable>>) -
     }
 }
 
-/// Asks the master for its positions and its clock, for ever. A master that does not answer here
+/// Asks the master for its positions and its clock, and the target for a sign of life, for ever. A master that does not answer here
 /// is lost for the flows too, which notice by themselves; so this never ends a session.
-async fn watch_master(
+async fn watch_servers(
+    context: Arc<Context>,
     mut monitor: Monitor,
     source: dragonfly::Settings,
     offsets: watch::Sender<Vec<u64>>,
-    status: Arc<Status>,
 ) -> Result<Part, TaskError> {
     let mut timer = interval(WATCH_EVERY);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -455,7 +457,8 @@ async fn watch_master(
             let before = unix_ms();
             if let Some(theirs) = monitor.time_ms().await? {
                 let ours = before + (unix_ms() - before) / 2;
-                status
+                context
+                    .status
                     .clock_offset_ms
                     .store(theirs - ours, Ordering::Relaxed);
             }
@@ -466,6 +469,7 @@ async fn watch_master(
         {
             monitor = opened;
         }
+        context.keep_alive().await;
     }
 }
 

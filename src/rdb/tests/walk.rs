@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::{Halt, UnknownType, Walker};
+use super::super::{COUNT_LIMIT, Halt, UnknownType, Walker};
 
 /// Values of every layout, and nothing behind them.
 fn values() -> Vec<(u8, Vec<u8>)> {
@@ -109,13 +109,19 @@ fn a_value_that_arrives_byte_by_byte_ends_at_the_same_place() {
 }
 
 #[test]
-fn a_count_of_two_to_the_64_is_waited_for_and_not_overflowed() {
+fn the_largest_count_is_waited_for_and_a_larger_one_refused() {
+    let count = |count: u64| [&[0x81][..], &count.to_be_bytes()].concat();
     for kind in [2, 4, 5, 14, 15, 18, 19, 21, 31, 32] {
-        let walked = Walker::new(kind)
-            .unwrap()
-            .walk(b"\x81\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF")
-            .unwrap();
-        assert!(!walked.done && walked.missing >= 1, "type {kind}");
+        let most = Walker::new(kind).unwrap().walk(&count(COUNT_LIMIT));
+        let most = most.unwrap();
+        assert!(!most.done && most.missing >= 1, "type {kind}");
+        for more in [COUNT_LIMIT + 1, u64::MAX] {
+            let refused = Walker::new(kind).unwrap().walk(&count(more));
+            assert!(
+                matches!(refused, Err(Halt::Invalid { .. })),
+                "type {kind}: {refused:?}"
+            );
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::fault::Fault;
 use super::head::{read_text, span};
 use super::journal::{EntryHead, entry_head, is_ping};
 use super::layer::{BodyHead, BodyWalker, Layer, Open, OpenBlob, OpenBody};
-use super::parser::{Parser, WholeBlob};
+use super::parser::{BLOB_LIMIT, Parser, WholeBlob};
 use super::words::Words;
 
 /// Most bytes of a journal blob that came as an LZF string. No master writes them so, but the form
@@ -198,6 +198,9 @@ impl Parser {
             return self.decoded_journal_blob(layer.is_inside(), &content);
         }
         let left = cursor.packed()?;
+        if left > BLOB_LIMIT {
+            return Err(Fault::invalid("a journal blob longer than any entry"));
+        }
         let len = cursor.position();
         self.journal_db = 0;
         layer.consume(len);

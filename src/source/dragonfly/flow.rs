@@ -173,6 +173,15 @@ pub struct FlowReader {
     input: BytesMut,
 }
 
+/// A flow that failed. It stays open until this is dropped: the master answers the end of one flow by
+/// ending all others and the session, which would look like a cause and is not.
+#[derive(Debug)]
+pub struct FailedFlow {
+    /// Why.
+    pub cause: SourceError,
+    _open: Box<(FlowReader, mpsc::Sender<Batch>)>,
+}
+
 /// Where a reader's batches go.
 struct Outlet<'a> {
     out: &'a mpsc::Sender<Batch>,
@@ -188,7 +197,7 @@ impl FlowReader {
     }
 
     /// Reads until the flow fails, `stop` completes, or nobody takes the batches any more; the last
-    /// two are no error. A stopped reader drops `out`, and reads on without looking until the
+    /// two are no error. One that fails stays open. A stopped reader drops `out`, and reads on without looking until the
     /// acknowledger is dropped. Then closes the flow in order, within 2 s. `ended` gets its one message
     /// right after the batch with the snapshot's end. Waits while the budget is used up. Cancel safe:
     /// dropped, it closes in the background.
@@ -199,7 +208,7 @@ impl FlowReader {
         budget: Budget,
         settings: ReadSettings,
         stop: impl Future<Output = ()>,
-    ) -> Result<(), SourceError> {
+    ) -> Result<(), FailedFlow> {
         let outlet = Outlet {
             out: &out,
             ended: &ended,
@@ -211,16 +220,18 @@ impl FlowReader {
             () = stop => Ok(()),
             result = self.read_on(&outlet) => result,
         };
+        if let Err(cause) = result {
+            let _open = Box::new((self, out));
+            return Err(FailedFlow { cause, _open });
+        }
         drop(out);
-        if result.is_ok() {
-            // What was read before is still being applied, and is to be acknowledged.
-            tokio::select! {
-                _ = &mut self.released => {}
-                _ = drain(&mut self.read) => {}
-            }
+        // What was read before is still being applied, and is to be acknowledged.
+        tokio::select! {
+            _ = &mut self.released => {}
+            _ = drain(&mut self.read) => {}
         }
         self.close().await;
-        result
+        Ok(())
     }
 
     async fn read_on(&mut self, outlet: &Outlet<'_>) -> Result<(), SourceError> {
@@ -323,7 +334,7 @@ mod tests {
         let batch = batches.recv().await.unwrap();
         assert_eq!(batch.items.len(), 1, "the whole key is not held back");
         master.shutdown().await.unwrap();
-        let error = running.await.unwrap().unwrap_err();
+        let error = running.await.unwrap().unwrap_err().cause;
         assert_eq!(
             error.to_string(),
             "the source closed flow 3 during the snapshot"

@@ -31,7 +31,7 @@ mod damage;
 mod scripted;
 
 pub use error::{Link, Phase, Place, SourceError};
-pub use flow::{Acknowledger, FlowReader, SnapshotEnded, SnapshotFlow};
+pub use flow::{Acknowledger, FailedFlow, FlowReader, SnapshotEnded, SnapshotFlow};
 pub use handshake::Master;
 pub use monitor::Monitor;
 pub use parser::Decoded;

@@ -29,6 +29,9 @@ use super::layer::{BodyHead, BodyWalker, Layer, Open, OpenBlob, OpenBody};
 /// Most items of one batch: bounds their memory when they are tiny.
 pub(super) const ITEMS_MAX: usize = 4096;
 
+/// Longest compressed or journal blob. 16 GiB: a longer one would be waited for without end.
+pub(super) const BLOB_LIMIT: u64 = 1 << 34;
+
 /// Length of the token at a snapshot's end, in bytes.
 pub(super) const TOKEN_LEN: usize = 40;
 
@@ -461,6 +464,9 @@ impl Parser {
         let mut cursor = Cursor::new(layer.rest());
         cursor.byte()?;
         let len = cursor.packed()?;
+        if len > BLOB_LIMIT {
+            return Err(Fault::invalid("a blob longer than any value"));
+        }
         let head = cursor.position();
         self.open_blob(layer, codec, len, head, None)
     }
