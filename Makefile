@@ -39,7 +39,7 @@ lint:
 	mandoc -T lint -W warning man/*.[58]
 
 fuzz-check: ## the fuzz targets compile (run one: cargo +nightly fuzz run --fuzz-dir tests/fuzz NAME)
-	cd tests/fuzz && $(CARGO) check --locked
+	cd tests/fuzz && $(CARGO) check --locked --target-dir ../../target
 
 check-dragonfly: tools ## the end-to-end tests against the real Dragonfly in $DRAGONFLY
 	@test -x "$$DRAGONFLY" || { echo 'make check-dragonfly: set DRAGONFLY to the path of a Dragonfly binary, e.g. DRAGONFLY=/usr/bin/dragonfly make check-dragonfly' >&2; exit 1; }

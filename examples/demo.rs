@@ -66,10 +66,11 @@ fn demo() -> Result<bool> {
         .for_each(|line| println!("   | {line}"));
     let started = Instant::now();
     let mut df2redis = Program::start(&program, &config)?;
+    let mut observer = source.client();
+    let mut copied = target.client();
     clock.wait("the full copy", || {
-        df2redis
-            .check()
-            .map(|()| in_stable_sync(&mut source.client()))
+        df2redis.check()?;
+        Ok(in_stable_sync(&mut observer) && load::keys(&mut copied) >= keys)
     })?;
     say(format!(
         "full copy done {:.1} s after the start; clients now write for {} s",
@@ -81,7 +82,6 @@ fn demo() -> Result<bool> {
         clock.over() || df2redis.check().is_err()
     });
     let stopped = Instant::now();
-    let mut observer = source.client();
     clock.wait("the last write on the target", || {
         df2redis.check().map(|()| is_level(&mut observer))
     })?;

@@ -60,6 +60,11 @@ pub fn seed(client: &mut Client) -> u64 {
             .find(|reply| reply.is_error());
         assert!(failed.is_none(), "the source refused its data: {failed:?}");
     }
+    keys(client)
+}
+
+/// How many keys the databases hold.
+pub fn keys(client: &mut Client) -> u64 {
     DATABASES
         .map(|db| {
             client.ok(&["SELECT", &db.to_string()]);

@@ -139,6 +139,19 @@ impl Batch {
             .unwrap_or_default()
     }
 
+    /// Bytes in memory and in files.
+    pub fn size(&self) -> u64 {
+        let spilled = self.items.iter().map(|item| match item {
+            Item::Record(Record { value: body, .. })
+            | Item::Command(Command { args: body, .. }) => match body {
+                Body::Inline(_) => 0,
+                Body::Spilled(spill) => spill.len(),
+            },
+            _ => 0,
+        });
+        self.bytes.len() as u64 + spilled.sum::<u64>()
+    }
+
     /// The bytes of a text of this batch.
     pub fn text<'a>(&'a self, text: &'a Text) -> &'a [u8] {
         match text {

@@ -123,6 +123,12 @@ impl Control {
         &self.addr
     }
 
+    /// Asks for a sign of life.
+    pub async fn ping(&mut self) -> Result<(), TargetError> {
+        self.ask("asking for a sign of life", &redis::cmd("PING"))
+            .await
+    }
+
     /// Makes `db` the current database.
     pub(super) async fn select(&mut self, db: u32) -> Result<(), TargetError> {
         if db == self.db {

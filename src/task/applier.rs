@@ -22,7 +22,7 @@ use crate::commands::Global;
 use crate::entry::{Batch, Item};
 use crate::logging::fields;
 use crate::source::dragonfly::Acknowledger;
-use crate::target::{Notice, Writer};
+use crate::target::{Kind, Notice, Tolerate, Writer};
 
 use super::barrier::{Meeting, Role};
 use super::context::Context;
@@ -40,9 +40,8 @@ const ACKNOWLEDGE_AFTER: u64 = 1024;
 /// How one flow ended without an error.
 #[derive(Debug)]
 pub(super) enum FlowEnd {
-    /// The reader stopped; everything it had read is in the target and acknowledged. The socket
-    /// stays open as long as the acknowledger: a master ends all flows when one closes.
-    Drained(Acknowledger),
+    /// The reader stopped; everything it had read is in the target and acknowledged.
+    Drained,
     /// A global command arrived before the end of some flow's snapshot, which it spoils. All that
     /// this flow had sent to the target is answered.
     Spoilt,
@@ -73,6 +72,8 @@ pub(super) struct Applier {
     pub(super) context: Arc<Context>,
     pub(super) writer: Writer,
     pub(super) ghosts: GhostFilter,
+    /// Keys that were on the target first and that this flow has made the task's.
+    pub(super) released: Foreign,
     acknowledger: Acknowledger,
     pub(super) log: Logger,
     /// For each batch not answered yet: the position it reaches, and when it was taken in.
@@ -85,6 +86,8 @@ pub(super) struct Applier {
     snapshot_ended: bool,
     /// The snapshot is in the target, whole.
     copied: bool,
+    /// Commands answered for when the clock last ticked.
+    sent_before: u64,
 }
 
 impl Applier {
@@ -102,6 +105,7 @@ impl Applier {
             ghosts: GhostFilter::new(context.ghosts.clone(), flow, flows),
             context,
             writer,
+            released: Foreign::new(),
             acknowledger,
             log,
             receipts: VecDeque::new(),
@@ -110,12 +114,22 @@ impl Applier {
             asked_now: false,
             snapshot_ended: false,
             copied: false,
+            sent_before: 0,
         }
     }
 
-    /// Runs until the reader's end of `batches` is closed and all is settled.
+    /// Runs until the reader's end of `batches` is closed and all is settled. The flow's socket stays
+    /// open as long as the acknowledger, which comes back: a master ends all flows when one closes.
     pub(super) async fn run(
         mut self,
+        batches: mpsc::Receiver<Batch>,
+    ) -> Result<(FlowEnd, Acknowledger), TaskError> {
+        let end = self.apply_all(batches).await?;
+        Ok((end, self.acknowledger))
+    }
+
+    async fn apply_all(
+        &mut self,
         mut batches: mpsc::Receiver<Batch>,
     ) -> Result<FlowEnd, TaskError> {
         let mut timer = interval(ACKNOWLEDGE_EVERY);
@@ -159,7 +173,7 @@ impl Applier {
             }
             if pending.is_none() && !open && self.writer.is_settled() {
                 self.acknowledge().await;
-                return Ok(FlowEnd::Drained(self.acknowledger));
+                return Ok(FlowEnd::Drained);
             }
             tokio::select! {
                 biased;
@@ -179,9 +193,25 @@ impl Applier {
                         None => open = false,
                     }
                 }
-                _ = timer.tick() => self.acknowledge().await,
+                _ = timer.tick() => {
+                    self.acknowledge().await;
+                    self.keep_alive();
+                }
             }
         }
+    }
+
+    /// Sends something on a connection that has nothing to do: targets close idle clients
+    /// (`timeout` in redis.conf), and a lost connection would cost a full sync.
+    fn keep_alive(&mut self) {
+        let sent = self.writer.counters().commands;
+        if self.writer.is_settled() && sent == self.sent_before {
+            let db = self.context.task.target.position_db;
+            let out = self.writer.begin(Kind::Record, db, Tolerate::Nothing);
+            out.command(1, None);
+            out.word(b"PING");
+        }
+        self.sent_before = sent;
     }
 
     /// Hands items to the writer until the batch ends, the window is full or flows must meet.
@@ -196,9 +226,7 @@ impl Applier {
         if *next == 0
             && let Some(counters) = counters
         {
-            counters
-                .bytes
-                .fetch_add(batch.bytes.len() as u64, Ordering::Relaxed);
+            counters.bytes.fetch_add(batch.size(), Ordering::Relaxed);
         }
         let (mut keys, mut entries, mut reached) = (0, 0, None);
         let mut taken = Taken::All;

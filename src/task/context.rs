@@ -15,6 +15,7 @@ use crate::target::{Control, Ownership, form};
 use super::barrier::Barrier;
 use super::error::TaskError;
 use super::ghosts::Ghosts;
+use super::settings;
 use super::status::Status;
 
 /// One session's shared state.
@@ -99,6 +100,19 @@ impl Context {
             now_ms,
             limits: form::Limits::default(),
             spill_dir: &self.task.state_dir,
+        }
+    }
+
+    /// Keeps the control connection in use, or makes a new one: targets close idle clients.
+    pub(super) async fn keep_alive(&self) {
+        // Somebody uses it now: then it is not idle.
+        let Ok(mut control) = self.control.try_lock() else {
+            return;
+        };
+        if control.ping().await.is_err()
+            && let Ok(connected) = Control::connect(&settings::target(&self.task)).await
+        {
+            *control = connected;
         }
     }
 

@@ -71,9 +71,10 @@ pub enum TaskError {
         #[source]
         last: Box<TaskError>,
     },
-    /// What was in flight could not be finished within `task.shutdown_timeout`.
-    #[error("the target did not confirm what was in flight within {}", humantime::format_duration(*.0))]
-    Undrained(std::time::Duration),
+    /// The task was told to end at once, or `task.shutdown_timeout` passed, before the target had
+    /// answered for what was in flight.
+    #[error("stopped before the target confirmed what was in flight")]
+    Undrained,
     /// A bug: one of the task's parts panicked. The log has its message.
     #[error("a part of the task panicked: {0}")]
     Panicked(String),
@@ -110,7 +111,7 @@ impl TaskError {
             Self::Unsupported { .. }
             | Self::State { .. }
             | Self::GaveUp { .. }
-            | Self::Undrained(_) => false,
+            | Self::Undrained => false,
         }
     }
 
@@ -126,8 +127,8 @@ impl TaskError {
             ),
             Self::GaveUp { last, .. } => last.hint(),
             Self::State { .. } => Some("set task.state_dir to a directory of this user".to_owned()),
-            Self::Undrained(_) => {
-                Some("raise task.shutdown_timeout; the next start makes a full sync".to_owned())
+            Self::Undrained => {
+                Some("the next start makes a full sync; a longer task.shutdown_timeout gives a slow target time".to_owned())
             }
             Self::Barrier(_)
             | Self::Malformed { .. }
@@ -148,7 +149,7 @@ impl TaskError {
                 exit @ (Exit::Permission | Exit::Config) => exit,
                 _ => Exit::Unavailable,
             },
-            Self::Undrained(_) => Exit::Temporary,
+            Self::Undrained => Exit::Temporary,
             Self::Panicked(_) => Exit::Internal,
         }
     }

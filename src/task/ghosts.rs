@@ -52,6 +52,21 @@ impl GhostFilter {
         }
     }
 
+    /// Whether [`Self::learn`] could still tell something.
+    pub fn is_unsure(&self) -> bool {
+        self.flows > 1 && !self.confirmed
+    }
+
+    /// Learns from a key that will be met later, so that a copy that comes first is recognised too.
+    /// `is_hyperloglog` is asked only when the key is not this flow's.
+    pub fn learn(&mut self, key: &[u8], is_hyperloglog: impl FnOnce() -> bool) {
+        if shard(key, self.flows) == self.flow {
+            self.confirmed = true;
+        } else if !is_hyperloglog() {
+            self.shared.refuted.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Whether the key is to be dropped. `is_hyperloglog` is asked only when the key is not this
     /// flow's.
     pub fn drops(&mut self, key: &[u8], is_hyperloglog: impl FnOnce() -> bool) -> bool {
@@ -88,5 +103,19 @@ mod tests {
         assert!(!flow.drops(b"foo", || false), "refutes the function");
         assert!(!flow.drops(b"foo", || true), "refuted: kept from now on");
         assert_eq!((shared.dropped(), shared.kept()), (1, 3));
+    }
+
+    #[test]
+    fn keys_that_come_later_tell_about_the_first() {
+        let filter = || GhostFilter::new(Arc::default(), 0, 2);
+        let mut flow = filter();
+        flow.learn(b"foo", || true);
+        assert!(flow.is_unsure());
+        flow.learn(b"bar", || panic!("own keys are not looked into"));
+        assert!(!flow.is_unsure() && flow.drops(b"foo", || true));
+        let mut flow = filter();
+        flow.learn(b"bar", || true);
+        flow.learn(b"foo", || false);
+        assert!(!flow.drops(b"foo", || true), "refuted before it came");
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use slog::Logger;
 
 use crate::commands::{self, Filtered, Global, KeyUse, Kind, Plan, Reason, Unsupported};
-use crate::entry::{Args, Batch, Body, Command, Item, Record};
+use crate::entry::{Args, Batch, Body, Command, Item, Record, Spill};
 use crate::rdb;
 use crate::target::form::{self, Bytes, FormError, Formed, Notes, Step, Value};
 use crate::target::{self, Outgoing, Tolerate};
@@ -45,8 +45,10 @@ impl Applier {
         if key.starts_with(OWN_KEYS) || !self.context.task.filter.allows(record.db, key) {
             return Ok(Took::Whole);
         }
-        let is_hyperloglog = || record.kind == rdb::kind::STRING && is_hyperloglog(batch, record);
-        if self.ghosts.drops(key, is_hyperloglog) {
+        if self.ghosts.is_unsure() {
+            self.learn(batch);
+        }
+        if self.ghosts.drops(key, || is_hyperloglog(batch, record)) {
             return Ok(Took::Whole);
         }
         let db = self.context.task.target.db(record.db);
@@ -61,6 +63,16 @@ impl Applier {
             }
         }
         self.form(batch, record, key)
+    }
+
+    /// Asks all keys of a batch whose they are.
+    fn learn(&mut self, batch: &Batch) {
+        for item in &batch.items {
+            if let Item::Record(record) = item {
+                let key = batch.text(&record.key);
+                self.ghosts.learn(key, || is_hyperloglog(batch, record));
+            }
+        }
     }
 
     fn form(&mut self, batch: &Batch, record: &Record, key: &[u8]) -> Result<Took, TaskError> {
@@ -414,6 +426,7 @@ impl Applier {
 
     /// From now on the key is this task's.
     fn release(&mut self, db: u32, key: &[u8]) {
+        self.released.insert((db, key.to_vec()));
         let db_of_set = self.context.task.target.position_db;
         let out = self
             .writer
@@ -433,10 +446,26 @@ impl Applier {
         out.word(body);
     }
 
+    /// The words of a command in a file, long ones replaced if there are few.
+    fn words_of(&self, spill: &Spill, words: u32) -> Result<bytes::Bytes, TaskError> {
+        let read = || {
+            let large = Large::read(spill, words)?;
+            if large.cut_short {
+                return Ok(Large::read_whole(spill)?.into());
+            }
+            Ok(large.into_packed())
+        };
+        blocking_if(true, read).map_err(|error| large_error(self.flow, &self.context.task, error))
+    }
+
     /// Which keys of a batch were on the target first.
-    pub(super) async fn foreign_of(&self, batch: &Batch) -> Result<Foreign, TaskError> {
+    pub(super) async fn foreign_of(&mut self, batch: &Batch) -> Result<Foreign, TaskError> {
         if self.context.ownership.foreign_count() == 0 {
             return Ok(Foreign::new());
+        }
+        if self.writer.is_settled() {
+            // The list on the target knows of them by now.
+            self.released.clear();
         }
         let task = &self.context.task;
         let mut keys: Vec<(u32, Vec<u8>)> = Vec::new();
@@ -446,16 +475,24 @@ impl Applier {
                     keys.push((task.target.db(record.db), batch.text(&record.key).to_vec()));
                 }
                 Item::Command(command) => {
-                    if let Body::Inline(span) = &command.args {
-                        let args = self.checked(batch.slice(*span), command.words)?;
-                        let written = commands::keys(&args).filter(|used| used.written);
-                        let db = task.target.db(command.db);
-                        keys.extend(written.map(|used| (db, used.key.to_vec())));
-                    }
+                    let whole;
+                    let packed = match &command.args {
+                        Body::Inline(span) => batch.slice(*span),
+                        Body::Spilled(spill) => {
+                            whole = self.words_of(spill, command.words)?;
+                            &whole
+                        }
+                    };
+                    let args = self.checked(packed, command.words)?;
+                    let written = commands::keys(&args).filter(|used| used.written);
+                    let db = task.target.db(command.db);
+                    keys.extend(written.map(|used| (db, used.key.to_vec())));
                 }
                 _ => {}
             }
         }
+        // What was released may still be on its way to the list on the target.
+        keys.retain(|key| !self.released.contains(key));
         let mut control = self.context.control.lock().await;
         let borrowed: Vec<_> = keys.iter().map(|(db, key)| (*db, key.as_slice())).collect();
         let ownership = &self.context.ownership;
@@ -538,7 +575,7 @@ fn value_of<'a>(batch: &'a Batch, record: &'a Record, key: &'a [u8]) -> Value<'a
 }
 
 fn is_hyperloglog(batch: &Batch, record: &Record) -> bool {
-    let Body::Inline(span) = &record.value else {
+    let (rdb::kind::STRING, Body::Inline(span)) = (record.kind, &record.value) else {
         return false;
     };
     let mut cursor = rdb::Cursor::new(batch.slice(*span));

@@ -107,6 +107,11 @@ impl Large {
         Ok(())
     }
 
+    /// The words in memory, placeholders among them.
+    pub(super) fn into_packed(self) -> bytes::Bytes {
+        self.packed
+    }
+
     /// Reads all words into memory, whatever their size.
     pub(super) fn read_whole(spill: &Spill) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();

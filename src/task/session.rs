@@ -57,7 +57,7 @@ pub(super) enum SessionEnd {
 /// What one part of a session ended with.
 enum Part {
     Reader(Result<(), FailedFlow>),
-    Applier(FlowEnd),
+    Applier(FlowEnd, Acknowledger),
     Stable(Box<Stable>),
 }
 
@@ -190,8 +190,8 @@ struct Running<'a> {
     syncing: Option<Syncing>,
     stable: Option<Box<Stable>>,
     appliers_left: u32,
-    /// Keeps the flows open until the last one is drained.
-    drained: Vec<Acknowledger>,
+    /// Keeps the flows open until the last one is done.
+    done: Vec<Acknowledger>,
     offsets: watch::Receiver<Vec<u64>>,
     meters: Vec<LagMeter>,
     rates: Rates,
@@ -231,14 +231,17 @@ impl<'a> Running<'a> {
             });
             let log = setup.log.clone();
             let applier = Applier::new(number, context.clone(), writer, acknowledger, log);
-            parts.spawn(async move { Ok(Part::Applier(Box::pin(applier.run(received)).await?)) });
+            parts.spawn(async move {
+                let (end, acknowledger) = Box::pin(applier.run(received)).await?;
+                Ok(Part::Applier(end, acknowledger))
+            });
         }
         let (offsets_sender, offsets) = watch::channel(Vec::new());
-        parts.spawn(watch_master(
+        parts.spawn(watch_servers(
+            context.clone(),
             monitor,
             source,
             offsets_sender,
-            context.status.clone(),
         ));
         let now = Instant::now();
         Self {
@@ -249,7 +252,7 @@ impl<'a> Running<'a> {
             syncing: Some(syncing),
             stable: None,
             appliers_left: count,
-            drained: Vec::new(),
+            done: Vec::new(),
             offsets,
             meters: (0..count).map(|_| LagMeter::default()).collect(),
             rates: Rates::new(now),
@@ -282,7 +285,10 @@ impl<'a> Running<'a> {
                 }
                 _ = stop.changed(), if *stop.borrow() != Stop::Now => {
                     if *stop.borrow_and_update() == Stop::Now {
-                        return Ok(SessionEnd::Stopped);
+                        return match stopping {
+                            true => Err(TaskError::Undrained),
+                            false => Ok(SessionEnd::Stopped),
+                        };
                     }
                     stopping = true;
                     // A snapshot that did not finish starts again anyway.
@@ -293,8 +299,10 @@ impl<'a> Running<'a> {
                 }
                 Some(part) = self.parts.join_next() => {
                     self.ended_part(part)?;
-                    if self.appliers_left == 0 {
-                        return self.end(stopping).await;
+                    if self.appliers_left == 0
+                        && let Some(end) = self.end(stopping).await?
+                    {
+                        return Ok(end);
                     }
                 }
                 error = lost(&mut self.syncing, &mut self.stable) => return Err(error.into()),
@@ -330,12 +338,9 @@ impl<'a> Running<'a> {
             Part::Stable(stable) => {
                 self.stable = Some(stable);
             }
-            Part::Applier(end) => {
+            Part::Applier(FlowEnd::Drained | FlowEnd::Spoilt, acknowledger) => {
                 self.appliers_left = self.appliers_left.saturating_sub(1);
-                match end {
-                    FlowEnd::Drained(acknowledger) => self.drained.push(acknowledger),
-                    FlowEnd::Spoilt => {}
-                }
+                self.done.push(acknowledger);
             }
             // A reader that ends without an error was stopped, or lost its applier: that one's
             // result says why.
@@ -344,8 +349,9 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    /// All appliers have ended, and everything they sent is answered.
-    async fn end(&mut self, stopping: bool) -> Result<SessionEnd, TaskError> {
+    /// All appliers have ended, and everything they sent is answered. Nothing if a reader's error
+    /// is still to come, which then is the session's.
+    async fn end(&mut self, stopping: bool) -> Result<Option<SessionEnd>, TaskError> {
         let spoilt = self.context.spoilt.borrow().clone();
         match spoilt {
             Some((global, db)) => {
@@ -354,13 +360,9 @@ impl<'a> Running<'a> {
                     "flush during the snapshot, starting it again"
                 );
                 self.context.flush(&global, db, self.setup.log).await?;
-                Ok(SessionEnd::FlushedEarly)
+                Ok(Some(SessionEnd::FlushedEarly))
             }
-            None if stopping => Ok(SessionEnd::Stopped),
-            // Every reader ended without being stopped: cannot happen while the source lives.
-            None => Err(TaskError::Panicked(
-                "all flows ended by themselves".to_owned(),
-            )),
+            None => Ok(stopping.then_some(SessionEnd::Stopped)),
         }
     }
 
@@ -438,13 +440,13 @@ async fn lost(syncing: &mut Option<Syncing>, stable: &mut Option<Box<Stable>>) -
     }
 }
 
-/// Asks the master for its positions and its clock, for ever. A master that does not answer here
+/// Asks the master for its positions and its clock, and the target for a sign of life, for ever. A master that does not answer here
 /// is lost for the flows too, which notice by themselves; so this never ends a session.
-async fn watch_master(
+async fn watch_servers(
+    context: Arc<Context>,
     mut monitor: Monitor,
     source: dragonfly::Settings,
     offsets: watch::Sender<Vec<u64>>,
-    status: Arc<Status>,
 ) -> Result<Part, TaskError> {
     let mut timer = interval(WATCH_EVERY);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -455,7 +457,8 @@ async fn watch_master(
             let before = unix_ms();
             if let Some(theirs) = monitor.time_ms().await? {
                 let ours = before + (unix_ms() - before) / 2;
-                status
+                context
+                    .status
                     .clock_offset_ms
                     .store(theirs - ours, Ordering::Relaxed);
             }
@@ -466,6 +469,7 @@ async fn watch_master(
         {
             monitor = opened;
         }
+        context.keep_alive().await;
     }
 }
 

@@ -228,8 +228,9 @@ fn normal(kind: &str, answers: &[Reply]) -> Vec<String> {
         "zset" => sorted(first.chunks(2).map(|pair| {
             let score = pair.last().map(Reply::text).unwrap_or_default();
             let bits = score.parse::<f64>().map_or(0, f64::to_bits);
+            // Only the bits: servers spell the same score differently.
             format!(
-                "{} {bits:016x} ({score})",
+                "{} {bits:016x}",
                 pair.first().map(escaped).unwrap_or_default()
             )
         })),

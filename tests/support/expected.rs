@@ -67,6 +67,14 @@ impl Expected {
         self
     }
 
+    /// The same without keys that have expired at a moment, Unix milliseconds.
+    #[must_use]
+    pub fn alive_at(mut self, now_ms: i64) -> Self {
+        self.keys
+            .retain(|_, key| key.expire_at_ms == -1 || key.expire_at_ms > now_ms);
+        self
+    }
+
     /// How many keys are expected.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -281,12 +289,6 @@ fn expected_groups(about: &Value) -> Vec<String> {
 
 fn seen_lines(client: &mut Client, key: &[u8], seen: &Seen) -> Vec<String> {
     match seen.kind.as_str() {
-        // Without the readable score in brackets, which servers spell differently.
-        "zset" => seen
-            .value
-            .iter()
-            .map(|line| line.split(" (").next().unwrap_or_default().to_owned())
-            .collect(),
         "stream" => stream_seen(client, key),
         _ => seen.value.clone(),
     }

@@ -42,6 +42,20 @@ impl RealDragonfly {
     /// # Errors
     /// In words, when it cannot be started or does not answer, with its log.
     pub fn start(program: &OsStr, threads: usize) -> Result<Self, String> {
+        Self::start_with(program, threads, &[])
+    }
+
+    /// The same, with further flags.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(program: &OsStr, threads: usize, flags: &[&str]) -> Result<Self, String> {
+        let attempt = || Self::attempt(program, threads, flags);
+        // Somebody else may have taken the port between our looking and its binding.
+        attempt().or_else(|_| attempt()).or_else(|_| attempt())
+    }
+
+    fn attempt(program: &OsStr, threads: usize, flags: &[&str]) -> Result<Self, String> {
         let cannot = |error: std::io::Error| format!("cannot start {}: {error}", program.display());
         let dir = tempfile::tempdir().map_err(cannot)?;
         let output = File::create(dir.path().join("dragonfly.log")).map_err(cannot)?;
@@ -52,6 +66,7 @@ impl RealDragonfly {
             .arg(format!("--proactor_threads={threads}"))
             .arg("--dir")
             .arg(dir.path())
+            .args(flags)
             .stdin(Stdio::null())
             .stderr(output.try_clone().map_err(cannot)?)
             .stdout(output)

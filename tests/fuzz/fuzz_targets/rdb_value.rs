@@ -18,48 +18,40 @@ fn walk(kind: u8, bytes: &[u8], step: usize) -> Option<usize> {
     None
 }
 
-/// The value in a form that can be encoded: type and bytes.
-fn encoded(value: &Value, from: u8, out: &mut Vec<u8>) -> Option<u8> {
-    match value {
-        Value::String(text) => (encode::string(out, text), kind::STRING).1.into(),
-        Value::Json(text) => (encode::string(out, text), kind::JSON).1.into(),
-        Value::Set(members) => (encode::set_expiring(out, members), kind::SET_EXPIRING)
-            .1
-            .into(),
-        Value::Hash(fields) => (encode::hash_expiring(out, fields), kind::HASH_EXPIRING)
-            .1
-            .into(),
-        Value::Sorted(members) => (encode::sorted(out, members), kind::SORTED).1.into(),
-        Value::List(items) => {
-            let nodes: Vec<_> = items
-                .iter()
-                .map(|item| encode::ListNode::Plain(item))
-                .collect();
-            (encode::list(out, &nodes), kind::LIST).1.into()
+/// Appends the value in its most general form, and says which type that is.
+fn encoded(value: &Value, out: &mut Vec<u8>) -> u8 {
+    let ((), kind) = match value {
+        Value::String(text) => (encode::string(out, text), kind::STRING),
+        Value::Json(text) => (encode::string(out, text), kind::JSON),
+        Value::Set(set) => (encode::set_expiring(out, set), kind::SET_EXPIRING),
+        Value::Hash(hash) => (encode::hash_expiring(out, hash), kind::HASH_EXPIRING),
+        Value::Sorted(sorted) => (encode::sorted(out, sorted), kind::SORTED),
+        Value::Stream(stream) => (encode::stream(out, stream), kind::STREAM),
+        Value::List(list) => {
+            let nodes: Vec<_> = list.iter().map(|it| encode::ListNode::Plain(it)).collect();
+            (encode::list(out, &nodes), kind::LIST)
         }
-        Value::Stream(stream) if from == kind::STREAM => {
-            (encode::stream(out, stream), kind::STREAM).1.into()
-        }
-        Value::Stream(_) => None, // Older types lack fields, which the newest holds.
-    }
+    };
+    kind
 }
 
 fuzz_target!(|input: &[u8]| {
     let [kind, step, bytes @ ..] = input else {
         return;
     };
-    let end = walk(*kind, bytes, bytes.len());
-    assert_eq!(
-        end,
+    let (whole, cut) = (
+        walk(*kind, bytes, bytes.len()),
         walk(*kind, bytes, usize::from(*step)),
-        "the walk depends on how the bytes were cut"
     );
+    assert_eq!(whole, cut, "the walk depends on how the bytes were cut");
     let Ok((value, used)) = decode(*kind, bytes) else {
         return;
     };
-    assert_eq!(end, Some(used), "walker and decoder disagree on the end");
-    let mut again = Vec::new();
-    if let Some(kind) = encoded(&value, *kind, &mut again) {
+    assert_eq!(whole, Some(used), "walker and decoder disagree on the end");
+    // Streams of older types lack fields, which the newest form holds.
+    if !matches!(*kind, kind::STREAM_15 | kind::STREAM_19) {
+        let mut again = Vec::new();
+        let kind = encoded(&value, &mut again);
         assert_eq!(decode(kind, &again), Ok((value, again.len())));
     }
 });

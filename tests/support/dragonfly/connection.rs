@@ -116,10 +116,12 @@ fn read_requests(hub: &Arc<Hub>, conn: &Arc<Conn>, peer: &mut Peer<'_>) -> io::R
         match (&conn.stream).read(&mut chunk) {
             Ok(0) => return Ok(()),
             Ok(n) => input.extend_from_slice(chunk.get(..n).unwrap_or_default()),
+            // What was sent before this side closed still counts: the last acknowledgements.
+            Err(error) if patient(&error) && conn.closing() => return Ok(()),
             Err(error) if patient(&error) => {}
             Err(error) => return Err(error),
         }
-        if hub.stopping() || conn.closing() {
+        if hub.stopping() {
             return Ok(());
         }
     }

@@ -307,9 +307,10 @@ impl Hub {
     /// Notes an acknowledgement.
     pub fn acknowledge(&self, flow: usize, link: u64, position: u64) {
         let mut state = self.shards[flow].lock();
+        // The flow may have ended on this side while its last acknowledgement was on its way.
+        state.acked = Some(position);
         if let Some(link) = state.link(link) {
             link.acked = position;
-            state.acked = Some(position);
         }
     }
 }

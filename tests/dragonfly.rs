@@ -1,0 +1,29 @@
+//! The program between a simulated Dragonfly and a real Redis, from one end to the other.
+
+#[path = "support/df2redis.rs"]
+mod df2redis;
+#[path = "support/mod.rs"]
+mod support;
+
+#[path = "dragonfly/captures.rs"]
+mod captures;
+#[path = "dragonfly/copy.rs"]
+mod copy;
+#[path = "dragonfly/flush.rs"]
+mod flush;
+#[path = "dragonfly/idle.rs"]
+mod idle;
+#[path = "dragonfly/large.rs"]
+mod large;
+#[path = "dragonfly/ownership.rs"]
+mod ownership;
+#[path = "dragonfly/scenarios.rs"]
+mod scenarios;
+#[path = "dragonfly/stop.rs"]
+mod stop;
+#[path = "dragonfly/terminal.rs"]
+mod terminal;
+#[path = "dragonfly/tls.rs"]
+mod tls;
+#[path = "dragonfly/unsupported.rs"]
+mod unsupported;

@@ -1,0 +1,245 @@
+//! The program as a value: a task file in a directory of its own, the process, its log, its exit code.
+//!
+//! Include it beside `support`: only tests and benchmarks know where the binary is.
+//! Invariants: every process is waited for, and killed by its own id if the test forgets it; a test that panics
+//!   shows the log; waiting is for lines of the log, which fails at once when the process has ended.
+#![allow(
+    dead_code,
+    reason = "each program that includes this uses a part of it"
+)]
+
+use crate::support::within;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Longer than anything takes on a busy machine, shorter than what the test runner allows.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A task file in a directory of its own. Can be started any number of times.
+pub struct Task {
+    dir: TempDir,
+    name: String,
+    lines: Vec<String>,
+}
+
+impl Task {
+    /// From one address to another, all else by default.
+    #[must_use]
+    pub fn between(source: &str, target: &str) -> Self {
+        Self {
+            dir: tempfile::tempdir().expect("a temporary directory for a task"),
+            name: "copy".to_owned(),
+            lines: vec![
+                format!("source.address = {source:?}"),
+                format!("target.address = {target:?}"),
+                "retry.initial = \"10ms\"".to_owned(),
+            ],
+        }
+    }
+
+    /// Another name than `copy`.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// A further key of the task file, such as `policy.conflict = "skip"`.
+    #[must_use]
+    pub fn with(mut self, line: impl Into<String>) -> Self {
+        self.lines.push(line.into());
+        self
+    }
+
+    /// Leaves out what cannot be copied.
+    #[must_use]
+    pub fn skipping_unsupported(self) -> Self {
+        self.with("policy.on_unsupported = \"skip\"")
+    }
+
+    /// Files in the state directory, but for the task's lock.
+    #[must_use]
+    pub fn state_files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.dir.path().join("state"));
+        let names = entries.into_iter().flatten().flatten();
+        let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| !name.ends_with(".lock")).collect()
+    }
+
+    /// The command that runs the task, its file written.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let file = self.dir.path().join(format!("{}.toml", self.name));
+        fs::write(&file, self.lines.join("\n")).expect("a task file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_df2redis"));
+        command.arg("replicate").arg("--config").arg(file);
+        command
+    }
+
+    /// Starts it in the background, without a terminal.
+    #[must_use]
+    pub fn start(&self) -> Df2redis {
+        let messages = self.dir.path().join("messages");
+        let stderr = File::create(&messages).expect("a file for standard error");
+        let log = self.log_path();
+        let logged = fs::metadata(&log).map_or(0, |about| about.len());
+        let child = self
+            .command()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .expect("df2redis starts");
+        Df2redis {
+            child,
+            log,
+            logged: usize::try_from(logged).expect("a short log"),
+            messages,
+        }
+    }
+
+    /// Starts it and waits until it follows the source's writes.
+    #[must_use]
+    #[track_caller]
+    pub fn start_stable(&self) -> Df2redis {
+        let mut running = self.start();
+        running.wait_stable();
+        running
+    }
+
+    /// The log of all its runs.
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        self.dir
+            .path()
+            .join(format!("log/{}_replicate.log", self.name))
+    }
+}
+
+/// A running df2redis.
+pub struct Df2redis {
+    child: Child,
+    log: PathBuf,
+    /// Bytes that earlier runs have logged.
+    logged: usize,
+    messages: PathBuf,
+}
+
+impl Df2redis {
+    /// What this run has logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(text.get(self.logged..).unwrap_or_default()).into_owned()
+    }
+
+    /// What it has said on standard error.
+    #[must_use]
+    pub fn messages(&self) -> String {
+        fs::read_to_string(&self.messages).unwrap_or_default()
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().expect("a process id"))
+    }
+
+    /// Waits for a line of the log that holds this text, and answers it.
+    ///
+    /// # Panics
+    /// When it ends before, or takes longer than a minute.
+    #[track_caller]
+    pub fn wait_logged(&mut self, text: &str) -> String {
+        let find = |log: String| {
+            log.lines()
+                .find(|line| line.contains(text))
+                .map(str::to_owned)
+        };
+        let mut found = None;
+        let mut ended = None;
+        let ready = within(PATIENCE, || {
+            found = find(self.log());
+            ended = self.child.try_wait().expect("the state of df2redis");
+            found.is_some() || ended.is_some()
+        });
+        // Its last lines may have come between the two looks.
+        found = found.or_else(|| find(self.log()));
+        match found {
+            Some(line) => line,
+            None if ready => panic!(
+                "df2redis ended ({ended:?}) without {text:?}: {}",
+                self.messages()
+            ),
+            None => panic!("not within {PATIENCE:?} in the log: {text:?}"),
+        }
+    }
+
+    /// Waits until it follows the source's writes.
+    #[track_caller]
+    pub fn wait_stable(&mut self) {
+        self.wait_logged("snapshot finished, following writes");
+    }
+
+    /// How many lines of the log hold this text.
+    #[must_use]
+    pub fn count_logged(&self, text: &str) -> usize {
+        self.log()
+            .lines()
+            .filter(|line| line.contains(text))
+            .count()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("df2redis is there to be signalled");
+    }
+
+    /// Waits until it ends by itself and answers its exit code.
+    ///
+    /// # Panics
+    /// When that takes longer than a minute or a signal ended it.
+    #[track_caller]
+    pub fn exit_code(&mut self) -> i32 {
+        let mut status = None;
+        let ended = within(PATIENCE, || {
+            status = self.child.try_wait().expect("the state of df2redis");
+            status.is_some()
+        });
+        assert!(ended, "df2redis has not ended within {PATIENCE:?}");
+        let status = status.expect("just seen");
+        assert_eq!(status.signal(), None, "{status}");
+        status.code().expect("an exit code")
+    }
+
+    /// Stops it as an operator does, who expects it to end well within 10 s.
+    #[track_caller]
+    pub fn stop(mut self) {
+        let asked = Instant::now();
+        self.signal(Signal::SIGTERM);
+        assert_eq!(self.exit_code(), 0, "{}", self.messages());
+        let took = asked.elapsed();
+        assert!(took < Duration::from_secs(10), "stopping took {took:?}");
+    }
+}
+
+impl Drop for Df2redis {
+    fn drop(&mut self) {
+        // Both fail if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!(
+                "--- df2redis said:\n{}--- and logged:\n{}",
+                self.messages(),
+                self.log()
+            );
+        }
+    }
+}
