@@ -112,7 +112,11 @@ impl Task {
             .stderr(stderr)
             .spawn()
             .expect("the program starts");
-        Running { child, task: self }
+        Running {
+            child,
+            task: self,
+            seen_kib: None,
+        }
     }
 
     /// Runs it until it ends by itself.
@@ -126,6 +130,8 @@ impl Task {
 pub struct Running {
     child: Child,
     task: Task,
+    /// The most memory it had when it was last looked at, KiB.
+    seen_kib: Option<u64>,
 }
 
 impl Running {
@@ -200,6 +206,7 @@ impl Running {
 
     #[track_caller]
     fn still_runs(&mut self) {
+        self.seen_kib = self.peak_kib().or(self.seen_kib);
         if let Ok(Some(status)) = self.child.try_wait() {
             panic!("it ended by itself: {status}\n{}", self.stderr());
         }
@@ -248,9 +255,9 @@ impl Running {
     /// Waits until it has ended.
     #[track_caller]
     pub fn ended(mut self) -> Ended {
-        let (mut status, mut peak_kib) = (None, None);
+        let mut status = None;
         eventually("the program ends", || {
-            peak_kib = self.peak_kib().or(peak_kib);
+            self.seen_kib = self.peak_kib().or(self.seen_kib);
             status = self.child.try_wait().expect("a child to wait for");
             status.is_some()
         });
@@ -258,7 +265,7 @@ impl Running {
             code: status.and_then(|status| status.code()),
             stderr: self.stderr(),
             log: self.log(),
-            peak_kib,
+            peak_kib: self.seen_kib,
         };
         for text in [&ended.stderr, &ended.log] {
             assert!(!text.contains("panicked"), "{text}");
