@@ -2,7 +2,7 @@
 //!
 //! Pure functions over the words of one command; nothing here reads or writes.
 //!
-//! [`lookup`] knows each command, [`keys`] and [`filtered`] its keys, and [`plan`] says what to
+//! [`lookup`] knows each command, [`keys()`] and [`filtered`] its keys, and [`plan()`] says what to
 //! send in its place. [`Features`] says what the target can do.
 
 mod features;

@@ -67,7 +67,7 @@ pub(super) fn renamed<'a>(args: &Args<'a>, name: &'static [u8], words: usize) ->
     Plan::words(Commands::new(name, args.len()).words(rest))
 }
 
-/// Puts ARGV[1] before the string; an absent key counts as empty, an expiry stays.
+/// Puts `ARGV[1]` before the string; an absent key counts as empty, an expiry stays.
 const PREPEND: &[u8] =
     b"redis.call('SET',KEYS[1],ARGV[1]..(redis.call('GET',KEYS[1]) or ''),'KEEPTTL')";
 

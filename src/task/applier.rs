@@ -72,6 +72,8 @@ pub(super) struct Applier {
     pub(super) context: Arc<Context>,
     pub(super) writer: Writer,
     pub(super) ghosts: GhostFilter,
+    /// Keys that may be copies of another flow's, until the flow's own keys have told.
+    pub(super) doubtful: Vec<Batch>,
     /// Keys that were on the target first and that this flow has made the task's.
     pub(super) released: Foreign,
     acknowledger: Acknowledger,
@@ -103,6 +105,7 @@ impl Applier {
         Self {
             flow,
             ghosts: GhostFilter::new(context.ghosts.clone(), flow, flows),
+            doubtful: Vec::new(),
             context,
             writer,
             released: Foreign::new(),
@@ -260,7 +263,10 @@ impl Applier {
                     }
                 }
                 Item::Script(body) => self.script(batch.slice(*body)),
-                Item::SnapshotEnd => self.snapshot_ended(),
+                Item::SnapshotEnd => {
+                    self.settle_doubts(true)?;
+                    self.snapshot_ended();
+                }
                 Item::Stable { next } => {
                     self.writer.mark(*next);
                     reached = Some(*next);

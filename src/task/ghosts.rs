@@ -32,6 +32,18 @@ impl Ghosts {
     }
 }
 
+/// What to do with a key of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the flow's own, or nobody can tell: apply it.
+    Keep,
+    /// It is certainly a copy: leave it out.
+    Drop,
+    /// It looks like a copy, and no other key has told yet whether the shard function holds here.
+    /// Put it aside until [`GhostFilter::is_settled`].
+    Doubt,
+}
+
 /// One flow's view.
 #[derive(Debug)]
 pub struct GhostFilter {
@@ -48,43 +60,43 @@ impl GhostFilter {
             shared,
             flow,
             flows,
-            confirmed: false,
+            confirmed: flows == 1,
         }
     }
 
-    /// Whether [`Self::learn`] could still tell something.
-    pub fn is_unsure(&self) -> bool {
-        self.flows > 1 && !self.confirmed
+    /// Whether the flow's keys have told if the shard function holds.
+    pub fn is_settled(&self) -> bool {
+        self.confirmed || self.is_refuted()
     }
 
-    /// Learns from a key that will be met later, so that a copy that comes first is recognised too.
-    /// `is_hyperloglog` is asked only when the key is not this flow's.
-    pub fn learn(&mut self, key: &[u8], is_hyperloglog: impl FnOnce() -> bool) {
-        if shard(key, self.flows) == self.flow {
-            self.confirmed = true;
-        } else if !is_hyperloglog() {
-            self.shared.refuted.store(true, Ordering::Relaxed);
-        }
+    fn is_refuted(&self) -> bool {
+        self.shared.refuted.load(Ordering::Relaxed)
     }
 
-    /// Whether the key is to be dropped. `is_hyperloglog` is asked only when the key is not this
-    /// flow's.
-    pub fn drops(&mut self, key: &[u8], is_hyperloglog: impl FnOnce() -> bool) -> bool {
+    /// Judges a key. `is_hyperloglog` is asked only when the key is not this flow's.
+    pub fn judge(&mut self, key: &[u8], is_hyperloglog: impl FnOnce() -> bool) -> Verdict {
         if self.flows == 1 || shard(key, self.flows) == self.flow {
             self.confirmed = true;
-            return false;
+            return Verdict::Keep;
         }
         if !is_hyperloglog() {
             self.shared.refuted.store(true, Ordering::Relaxed);
         }
-        let certain = self.confirmed && !self.shared.refuted.load(Ordering::Relaxed);
-        let counter = if certain {
-            &self.shared.dropped
+        if !self.is_settled() {
+            return Verdict::Doubt;
+        }
+        self.settle()
+    }
+
+    /// The verdict on a key that looks like a copy, now that no more is to be learnt.
+    pub fn settle(&self) -> Verdict {
+        if self.confirmed && !self.is_refuted() {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            Verdict::Drop
         } else {
-            &self.shared.kept
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-        certain
+            self.shared.kept.fetch_add(1, Ordering::Relaxed);
+            Verdict::Keep
+        }
     }
 }
 
@@ -97,25 +109,24 @@ mod tests {
     fn only_a_hyperloglog_is_dropped_and_only_while_the_shard_function_holds() {
         let shared = Arc::<Ghosts>::default();
         let mut flow = GhostFilter::new(shared.clone(), 0, 2);
-        assert!(!flow.drops(b"foo", || true), "nothing confirmed yet");
-        assert!(!flow.drops(b"bar", || panic!("own keys are not looked into")));
-        assert!(flow.drops(b"foo", || true));
-        assert!(!flow.drops(b"foo", || false), "refutes the function");
-        assert!(!flow.drops(b"foo", || true), "refuted: kept from now on");
-        assert_eq!((shared.dropped(), shared.kept()), (1, 3));
+        assert_eq!(flow.judge(b"foo", || true), Verdict::Doubt);
+        let own = flow.judge(b"bar", || panic!("own keys are not looked into"));
+        assert_eq!(own, Verdict::Keep);
+        assert!(flow.is_settled());
+        assert_eq!(flow.settle(), Verdict::Drop, "the one put aside");
+        assert_eq!(flow.judge(b"foo", || true), Verdict::Drop);
+        assert_eq!(flow.judge(b"foo", || false), Verdict::Keep, "refutes it");
+        assert_eq!(flow.judge(b"foo", || true), Verdict::Keep, "from now on");
+        assert_eq!((shared.dropped(), shared.kept()), (2, 2));
     }
 
     #[test]
-    fn keys_that_come_later_tell_about_the_first() {
-        let filter = || GhostFilter::new(Arc::default(), 0, 2);
-        let mut flow = filter();
-        flow.learn(b"foo", || true);
-        assert!(flow.is_unsure());
-        flow.learn(b"bar", || panic!("own keys are not looked into"));
-        assert!(!flow.is_unsure() && flow.drops(b"foo", || true));
-        let mut flow = filter();
-        flow.learn(b"bar", || true);
-        flow.learn(b"foo", || false);
-        assert!(!flow.drops(b"foo", || true), "refuted before it came");
+    fn without_any_other_key_nothing_is_dropped() {
+        let shared = Arc::<Ghosts>::default();
+        let mut flow = GhostFilter::new(shared.clone(), 0, 2);
+        assert_eq!(flow.judge(b"foo", || true), Verdict::Doubt);
+        assert!(!flow.is_settled());
+        assert_eq!(flow.settle(), Verdict::Keep);
+        assert_eq!((shared.dropped(), shared.kept()), (0, 1));
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use slog::Logger;
 
 use crate::commands::{self, Filtered, Global, KeyUse, Kind, Plan, Reason, Unsupported};
-use crate::entry::{Args, Batch, Body, Command, Item, Record, Spill};
+use crate::entry::{Args, Batch, Body, Command, Item, Record, Share, Span, Spill, Text};
 use crate::rdb;
 use crate::target::form::{self, Bytes, FormError, Formed, Notes, Step, Value};
 use crate::target::{self, Outgoing, Tolerate};
@@ -15,6 +15,7 @@ use super::applier::Applier;
 use super::barrier::Meeting;
 use super::context::member_expiry;
 use super::error::TaskError;
+use super::ghosts::Verdict;
 use super::large::{self, Large, LargeError};
 
 /// Keys that are df2redis' own are never copied, whatever the filter says.
@@ -45,11 +46,13 @@ impl Applier {
         if key.starts_with(OWN_KEYS) || !self.context.task.filter.allows(record.db, key) {
             return Ok(Took::Whole);
         }
-        if self.ghosts.is_unsure() {
-            self.learn(batch);
-        }
-        if self.ghosts.drops(key, || is_hyperloglog(batch, record)) {
-            return Ok(Took::Whole);
+        match self.ghosts.judge(key, || is_hyperloglog(batch, record)) {
+            Verdict::Keep => self.settle_doubts(false)?,
+            Verdict::Drop => return Ok(Took::Whole),
+            Verdict::Doubt => {
+                self.doubtful.extend(alone(batch, record, key));
+                return Ok(Took::Whole);
+            }
         }
         let db = self.context.task.target.db(record.db);
         if !foreign.is_empty() {
@@ -65,14 +68,20 @@ impl Applier {
         self.form(batch, record, key)
     }
 
-    /// Asks all keys of a batch whose they are.
-    fn learn(&mut self, batch: &Batch) {
-        for item in &batch.items {
-            if let Item::Record(record) = item {
-                let key = batch.text(&record.key);
-                self.ghosts.learn(key, || is_hyperloglog(batch, record));
+    /// Applies or drops what was put aside, once other keys have told what it is; with `anyway`
+    /// also when they have not.
+    pub(super) fn settle_doubts(&mut self, anyway: bool) -> Result<(), TaskError> {
+        if self.doubtful.is_empty() || !(anyway || self.ghosts.is_settled()) {
+            return Ok(());
+        }
+        for batch in std::mem::take(&mut self.doubtful) {
+            if let Some(Item::Record(record)) = batch.items.first()
+                && self.ghosts.settle() == Verdict::Keep
+            {
+                self.form(&batch, record, batch.text(&record.key))?;
             }
         }
+        Ok(())
     }
 
     fn form(&mut self, batch: &Batch, record: &Record, key: &[u8]) -> Result<Took, TaskError> {
@@ -146,6 +155,8 @@ impl Applier {
         command: &Command,
         foreign: &mut Foreign,
     ) -> Result<Took, TaskError> {
+        // It may be about a key that was put aside.
+        self.settle_doubts(true)?;
         match &command.args {
             Body::Inline(span) => {
                 let args = self.checked(batch.slice(*span), command.words)?;
@@ -383,9 +394,14 @@ impl Applier {
             return false;
         }
         let (key, value) = (words.next(), words.next());
-        match (key, value) {
-            (Some(key), Some(value)) => self.ghosts.drops(key, || value.starts_with(b"HYLL")),
-            _ => false,
+        let (Some(key), Some(value)) = (key, value) else {
+            return false;
+        };
+        match self.ghosts.judge(key, || value.starts_with(b"HYLL")) {
+            Verdict::Keep => false,
+            Verdict::Drop => true,
+            // An entry cannot wait for what later ones tell.
+            Verdict::Doubt => self.ghosts.settle() == Verdict::Drop,
         }
     }
 
@@ -553,6 +569,28 @@ impl Applier {
     fn log(&self) -> &Logger {
         &self.log
     }
+}
+
+/// A batch of this one record, which is in memory.
+fn alone(batch: &Batch, record: &Record, key: &[u8]) -> Option<Batch> {
+    let Body::Inline(span) = &record.value else {
+        return None;
+    };
+    let value = batch.slice(*span);
+    let record = Record {
+        key: Text::Owned(key.into()),
+        value: Body::Inline(Span {
+            start: 0,
+            len: span.len,
+        }),
+        ..record.clone()
+    };
+    Some(Batch {
+        bytes: value.to_vec().into(),
+        items: vec![Item::Record(record)],
+        received_at_ms: batch.received_at_ms,
+        share: Share::none(),
+    })
 }
 
 fn put(out: &mut Outgoing, word: &[u8], large: Option<&Large>) {

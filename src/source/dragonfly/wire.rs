@@ -29,7 +29,7 @@ pub(super) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// Dropped connections that are still being closed.
 static CLOSING: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender::new(0));
 
-/// Waits until every dropped connection is closed: at most [`CLOSE_WITHIN`], and to be called
+/// Waits until every dropped connection is closed: at most 2 s, and to be called
 /// before a runtime ends, since the kernel would reset what is left.
 pub async fn all_closed() {
     // The sender is never dropped.
