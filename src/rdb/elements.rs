@@ -18,6 +18,7 @@ use super::listpack::{Listpack, Place};
 use super::stream::{self, Entry, Found, StreamId, StreamInfo};
 use super::stream_tail::StreamTail;
 use super::string::{self, Item, Text};
+use super::walk::count;
 use super::ziplist::Ziplist;
 use super::{Cursor, Halt, kind};
 
@@ -321,7 +322,7 @@ impl Elements {
     fn enter(&mut self, window: &[u8]) -> Result<Option<Ready>, Halt> {
         let mut cursor = cursor_at(window, self.at);
         let Some(left) = self.left else {
-            self.left = Some(cursor.packed()?);
+            self.left = Some(count(&mut cursor)?);
             self.at = cursor.position();
             return Ok(None);
         };

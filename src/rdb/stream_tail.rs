@@ -7,6 +7,7 @@
 use super::elements::Element;
 use super::stream::{StreamId, StreamInfo};
 use super::string;
+use super::walk::count;
 use super::{Cursor, Halt, kind};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +60,7 @@ impl StreamTail {
             let element = match self.step {
                 Step::Info => {
                     let info = self.read_info(cursor)?;
-                    self.groups = cursor.packed()?;
+                    self.groups = count(cursor)?;
                     self.step = Step::Group;
                     Element::Info(info)
                 }
@@ -72,7 +73,7 @@ impl StreamTail {
                 }
                 Step::Pending { left: 0 } => {
                     self.step = Step::Consumer {
-                        left: cursor.packed()?,
+                        left: count(cursor)?,
                     };
                     continue;
                 }
@@ -133,7 +134,7 @@ impl StreamTail {
             },
         };
         self.step = Step::Pending {
-            left: cursor.packed()?,
+            left: count(cursor)?,
         };
         Ok(group)
     }
@@ -152,7 +153,7 @@ impl StreamTail {
             },
         };
         self.step = Step::Owned {
-            left: cursor.packed()?,
+            left: count(cursor)?,
             consumers,
         };
         Ok(consumer)

@@ -20,6 +20,20 @@ pub const STRING_LIMIT: u64 = 1 << 34;
 /// refused instead of being waited for.
 pub const COUNT_LIMIT: u64 = 1 << 34;
 
+/// Reads how many elements follow; more than [`COUNT_LIMIT`] is invalid.
+pub(super) fn count(cursor: &mut Cursor<'_>) -> Result<u64, Halt> {
+    let over = cursor.invalid(TOO_MANY);
+    let count = cursor.packed()?;
+    if count > COUNT_LIMIT {
+        Err(over)
+    } else {
+        Ok(count)
+    }
+}
+
+/// What is wrong with a count over the limit.
+const TOO_MANY: &str = "more elements than any server holds";
+
 /// The longest head of a string: `C3` and two packed integers of 9 bytes.
 const HEAD_MAX: usize = 19;
 
@@ -321,7 +335,7 @@ impl Walker {
                 | Step::Filters
         );
         if counted && self.last > COUNT_LIMIT {
-            return Err(invalid(at, "more elements than any server holds"));
+            return Err(invalid(at, TOO_MANY));
         }
         match self.step {
             Step::End => return Ok(false),
