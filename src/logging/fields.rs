@@ -86,3 +86,5 @@ impl slog::KV for Hint {
         }
     }
 }
+/// How many were copied with less than the source has: without the expiry of members, say.
+pub const REDUCED: &str = "reduced";

@@ -157,8 +157,50 @@ fn reaction(policy: &OnUnsupported, kind: Kind) -> Reaction {
         Kind::Cms => policy.cms,
         Kind::Topk => policy.topk,
         Kind::Cuckoo => policy.cuckoo,
-        Kind::Search | Kind::MemberExpiry | Kind::Lost | Kind::Command | Kind::Value => {
-            policy.command
+        Kind::Search => policy.search,
+        Kind::Value => policy.value,
+        Kind::Lost => policy.lost,
+        // A target without expiry of members is asked for it only where the policy is to stop.
+        Kind::MemberExpiry | Kind::Command => policy.command,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_follows_its_own_policy() {
+        let kinds = [
+            Kind::Json,
+            Kind::Bloom,
+            Kind::Cms,
+            Kind::Topk,
+            Kind::Cuckoo,
+            Kind::Search,
+            Kind::Command,
+            Kind::Value,
+            Kind::Lost,
+        ];
+        for skipped in kinds {
+            let of = |kind: Kind| match kind == skipped {
+                true => Reaction::Skip,
+                false => Reaction::Stop,
+            };
+            let policy = OnUnsupported {
+                json: of(Kind::Json),
+                bloom: of(Kind::Bloom),
+                cms: of(Kind::Cms),
+                topk: of(Kind::Topk),
+                cuckoo: of(Kind::Cuckoo),
+                search: of(Kind::Search),
+                command: of(Kind::Command),
+                value: of(Kind::Value),
+                lost: of(Kind::Lost),
+            };
+            for kind in kinds {
+                assert_eq!(reaction(&policy, kind), of(kind), "{kind:?}");
+            }
         }
     }
 }

@@ -61,6 +61,8 @@ pub(super) struct Moment {
     pub(super) slowest: Option<(u32, Lag)>,
     pub(super) sessions: u64,
     pub(super) unsupported: u64,
+    /// Keys and entries copied with less than the source has.
+    pub(super) reduced: u64,
 }
 
 /// Shows the moment on the terminal, if there is one.
@@ -122,7 +124,8 @@ pub(super) fn summarise(log: &Logger, status: &Status, moment: &Moment, rates: P
                 fields::LAG_MS => u64::try_from(lag.time.as_millis()).unwrap_or(u64::MAX),
                 fields::FLOW => flow, fields::MEMORY_BYTES => memory,
                 fields::RECONNECTS => moment.sessions.saturating_sub(1),
-                fields::SKIPPED => totals.skipped, fields::UNSUPPORTED => moment.unsupported);
+                fields::SKIPPED => totals.skipped, fields::UNSUPPORTED => moment.unsupported,
+                fields::REDUCED => moment.reduced);
         }
         phase => {
             info!(log, "summary"; fields::PHASE => phase.name(),
@@ -130,7 +133,8 @@ pub(super) fn summarise(log: &Logger, status: &Status, moment: &Moment, rates: P
                 fields::KEYS_PER_S => rates.keys.round() as u64, fields::FLOWS_DONE => totals.flows_done,
                 fields::FLOWS => status.flows.len(), fields::MEMORY_BYTES => memory,
                 fields::RECONNECTS => moment.sessions.saturating_sub(1),
-                fields::SKIPPED => totals.skipped, fields::UNSUPPORTED => moment.unsupported);
+                fields::SKIPPED => totals.skipped, fields::UNSUPPORTED => moment.unsupported,
+                fields::REDUCED => moment.reduced);
         }
     }
 }

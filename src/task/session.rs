@@ -407,6 +407,7 @@ impl<'a> Running<'a> {
             slowest,
             sessions: self.setup.number,
             unsupported: self.context.losses.unsupported.load(Ordering::Relaxed),
+            reduced: self.context.losses.noted.load(Ordering::Relaxed),
         }
     }
 
