@@ -105,6 +105,14 @@ impl Running {
         assert_eq!(status.signal(), None, "{status}");
         status.code()
     }
+
+    /// What it wrote to standard output, which must be a pipe, up to its end.
+    fn printed(&mut self) -> String {
+        let mut printed = String::new();
+        let mut stdout = self.0.stdout.take().unwrap();
+        stdout.read_to_string(&mut printed).unwrap();
+        printed
+    }
 }
 
 impl Drop for Running {
@@ -305,14 +313,7 @@ fn without_a_terminal_the_log_file_says_why_the_console_is_silent() {
     });
     running.signal(Signal::SIGTERM);
     assert_eq!(running.exit_code(), Some(0));
-    let mut printed = String::new();
-    running
-        .0
-        .stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut printed)
-        .unwrap();
+    let printed = running.printed();
     assert_eq!(printed, "");
     let log = task.log();
     let first = log.lines().next().unwrap();
@@ -336,14 +337,7 @@ fn console_always_prints_the_lines_of_the_log_without_a_terminal() {
     });
     running.signal(Signal::SIGTERM);
     assert_eq!(running.exit_code(), Some(0));
-    let mut printed = String::new();
-    running
-        .0
-        .stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut printed)
-        .unwrap();
+    let printed = running.printed();
     assert!(printed.contains("Z INFO df2redis stopped\n"), "{printed}");
     assert_eq!(printed.lines().count(), task.log().lines().count());
     for line in task.log().lines() {

@@ -1,5 +1,8 @@
 //! Values in every form, given to a real Redis and read back with ordinary commands.
 
+#[path = "support/mod.rs"]
+mod support;
+
 mod forms {
     pub mod captured;
     pub mod server;

@@ -1,5 +1,8 @@
 //! Recorded journals, planned and executed by a real Redis, against what the source then held.
 
+#[path = "support/mod.rs"]
+mod support;
+
 #[allow(dead_code, reason = "shared with the tests of values")]
 mod forms {
     pub mod server;

@@ -1,11 +1,11 @@
 //! The encodings of `df2redis::rdb` against a real Redis: what we encode it restores and shows, what
 //! it dumps we decode. Needs `redis-server` 7.0 or newer (Debian: `apt-get install redis-server`).
 
+#[path = "support/mod.rs"]
+mod support;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 
 use df2redis::rdb::encode::{self, ListNode};
 use df2redis::rdb::{
@@ -15,60 +15,29 @@ use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 use redis::{Connection, FromRedisValue};
+use support::RedisServer;
 
 /// A server of our own, ended with the test.
 struct Server {
-    child: Child,
+    _redis: RedisServer,
     connection: RefCell<Connection>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Fails only when it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Server {
     fn start() -> Self {
-        for _ in 0..10 {
-            if let Some(server) = Self::try_start() {
-                return server;
-            }
-        }
-        panic!("redis-server did not start in ten attempts on free ports");
-    }
-
-    /// `None` when somebody else took the port in between.
-    fn try_start() -> Option<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let mut child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-            .args(["--save", "", "--appendonly", "no", "--dir", "/"])
-            .args(["--rdbcompression", "no", "--sanitize-dump-payload", "yes"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("redis-server is needed: apt-get install redis-server");
-        let mut log = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        while log.read_line(&mut line).unwrap() > 0 {
-            if line.contains("Ready to accept connections") {
-                let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
-                let connection = RefCell::new(client.get_connection().unwrap());
-                let server = Self { child, connection };
-                // Redis 7.2 and later would pack small sets as type 20, which is not Dragonfly's
-                // 20; earlier ones do not know the setting.
-                let unpacked = server.try_ask("CONFIG SET set-max-listpack-entries 0", &[]);
-                drop::<redis::RedisResult<()>>(unpacked);
-                return Some(server);
-            }
-            line.clear();
-        }
-        child.wait().unwrap();
-        None
+        let options = ["--rdbcompression", "no", "--sanitize-dump-payload", "yes"];
+        let redis = RedisServer::start_with(&options);
+        let client = redis::Client::open(format!("redis://{}", redis.address())).unwrap();
+        let connection = RefCell::new(client.get_connection().unwrap());
+        let server = Self {
+            _redis: redis,
+            connection,
+        };
+        // Redis 7.2 and later would pack small sets as type 20, which is not Dragonfly's
+        // 20; earlier ones do not know the setting.
+        let unpacked = server.try_ask("CONFIG SET set-max-listpack-entries 0", &[]);
+        drop::<redis::RedisResult<()>>(unpacked);
+        server
     }
 
     fn ask<T: FromRedisValue>(&self, command: &str, arguments: &[&[u8]]) -> T {

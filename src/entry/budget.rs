@@ -37,11 +37,6 @@ impl Budget {
         }
     }
 
-    /// The whole budget in bytes.
-    pub fn total(&self) -> u64 {
-        u64::from(self.total)
-    }
-
     /// Bytes in use now.
     pub fn used(&self) -> u64 {
         u64::from(self.total).saturating_sub(self.free.available_permits() as u64)

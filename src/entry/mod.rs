@@ -14,6 +14,8 @@ pub use args::{Args, ArgsIter, ArgsWriter, MalformedArgs};
 pub use budget::{Budget, Share};
 pub use spill::{Spill, SpillWriter};
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use bytes::Bytes;
 
 /// A stretch of a batch's bytes.
@@ -159,4 +161,12 @@ impl Batch {
             Text::Owned(bytes) => bytes,
         }
     }
+}
+
+/// The local clock, in the unit of this module; 0 before 1970.
+pub fn unix_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    })
 }

@@ -38,6 +38,28 @@ impl Spill {
         }
     }
 
+    /// Reads at `offset` until `buffer` is full or the bytes end. How much that was.
+    pub fn fill(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.read_at(rest, offset.saturating_add(filled as u64)) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    /// All bytes, in memory.
+    pub fn read_all(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(self.len).unwrap_or(usize::MAX)];
+        let read = self.fill(&mut bytes, 0)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
     /// A stretch of these bytes, cut where they end.
     pub fn part(&self, offset: u64, len: u64) -> Self {
         let offset = offset.min(self.len);
@@ -111,6 +133,8 @@ mod tests {
         assert_eq!(part.read_at(&mut buffer, 0).unwrap(), 4);
         assert_eq!(&buffer[..4], b"o wo");
         assert_eq!(spill.part(9, u64::MAX).len(), 2);
+        assert_eq!(spill.fill(&mut buffer, 8).unwrap(), 3);
+        assert_eq!(spill.read_all().unwrap(), b"hello world");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

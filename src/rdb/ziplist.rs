@@ -33,7 +33,7 @@ impl<'a> Ziplist<'a> {
     }
 
     /// Whether `bytes` are a ziplist from end to end.
-    pub(super) fn is_valid(bytes: &'a [u8]) -> bool {
+    pub fn is_valid(bytes: &'a [u8]) -> bool {
         Self::new(bytes).is_ok_and(|mut list| {
             loop {
                 match list.next_item() {

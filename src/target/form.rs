@@ -198,6 +198,25 @@ pub fn restored<'a>(restore: &crate::commands::Restore<'a>) -> Result<Value<'a>,
     })
 }
 
+/// The type and the value in a payload that is in a file; `None` if its checksum is wrong.
+pub fn restored_in_file(payload: &Spill) -> Result<Option<(u8, Spill)>, FormError> {
+    const ENDS: u64 = 1 + payload::FOOTER as u64;
+    let value = payload.part(1, payload.len().saturating_sub(ENDS));
+    let (mut kind, mut footer) = ([0], [0; payload::FOOTER]);
+    let heads = payload.fill(&mut kind, 0).map_err(FormError::File)?;
+    let [kind] = kind;
+    let mut seal = Seal::new(kind);
+    seal_file(&mut seal, &value)?;
+    let ends = payload
+        .fill(&mut footer, 1 + value.len())
+        .map_err(FormError::File)?;
+    if heads + ends < 1 + payload::FOOTER {
+        return Err(FormError::File(io::ErrorKind::UnexpectedEof.into()));
+    }
+    // A master writes format version 9, as the seal does.
+    Ok((seal.finish() == footer).then_some((kind, value)))
+}
+
 /// Appends the commands that give the target this value, or prepares the steps that will.
 /// On an error nothing was appended.
 pub fn form<'a>(
@@ -291,7 +310,7 @@ impl<'a> Job<'a> {
         let Ok(nodes) = cursor.packed() else {
             return false;
         };
-        (0..nodes).all(|_| string::read(&mut cursor).is_ok_and(|node| is_ziplist(&node)))
+        (0..nodes).all(|_| string::read(&mut cursor).is_ok_and(|node| Ziplist::is_valid(&node)))
     }
 
     fn damaged(&self, at: u64, what: &'static str) -> FormError {
@@ -338,7 +357,7 @@ impl<'a> Job<'a> {
             Bytes::Spilled(spill) => spill,
         };
         let mut head = [0; HEAD];
-        let read = read_some(spill, &mut head, 0)?;
+        let read = spill.fill(&mut head, 0).map_err(FormError::File)?;
         let mut cursor = Cursor::new(head.get(..read).unwrap_or_default());
         if cursor.peek() == Ok(0xC3) {
             return Ok(Located::Compressed(spill));
@@ -386,7 +405,7 @@ impl<'a> Job<'a> {
     fn json(&self, out: &mut Outgoing) -> Result<(), FormError> {
         let located = match self.located()? {
             Located::Compressed(spill) => {
-                let bytes = read_all(spill)?;
+                let bytes = spill.read_all().map_err(FormError::File)?;
                 let text = string::read(&mut Cursor::new(&bytes))
                     .map_err(|halt| FormError::halted(self.value.kind, 0, spill.len(), halt))?;
                 Located::Memory(Text::Owned(text.into_bytes()))
@@ -494,16 +513,8 @@ impl Located<'_> {
     fn put(&self, out: &mut Outgoing) {
         match self {
             Self::Memory(text) => out.word(text),
-            Self::File { spill, offset, len } => {
-                out.word_of(*len);
-                out.file(spill, *offset, *len);
-                out.end_word();
-            }
-            Self::Compressed(spill) => {
-                out.word_of(spill.len());
-                out.file(spill, 0, spill.len());
-                out.end_word();
-            }
+            Self::File { spill, offset, len } => out.word_in_file(&spill.part(*offset, *len)),
+            Self::Compressed(spill) => out.word_in_file(spill),
         }
     }
 }
@@ -521,33 +532,12 @@ fn no_form(kind: u8) -> FormError {
     }
 }
 
-/// Reads until `buffer` is full or the file ends.
-fn read_some(spill: &Spill, buffer: &mut [u8], offset: u64) -> Result<usize, FormError> {
-    let mut filled = 0;
-    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match spill.read_at(rest, offset.saturating_add(filled as u64)) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(FormError::File(error)),
-        }
-    }
-    Ok(filled)
-}
-
-fn read_all(spill: &Spill) -> Result<Vec<u8>, FormError> {
-    let mut bytes = vec![0; usize::try_from(spill.len()).unwrap_or(usize::MAX)];
-    let read = read_some(spill, &mut bytes, 0)?;
-    bytes.truncate(read);
-    Ok(bytes)
-}
-
 /// Counts a file into a footer.
 fn seal_file(seal: &mut Seal, spill: &Spill) -> Result<(), FormError> {
     let mut buffer = vec![0; WINDOW];
     let mut offset = 0;
     while offset < spill.len() {
-        let read = read_some(spill, &mut buffer, offset)?;
+        let read = spill.fill(&mut buffer, offset).map_err(FormError::File)?;
         if read == 0 {
             return Err(FormError::File(io::ErrorKind::UnexpectedEof.into()));
         }
@@ -557,16 +547,22 @@ fn seal_file(seal: &mut Seal, spill: &Spill) -> Result<(), FormError> {
     Ok(())
 }
 
-/// Whether `bytes` are a ziplist from end to end.
-fn is_ziplist(bytes: &[u8]) -> bool {
-    let Ok(mut list) = Ziplist::new(bytes) else {
-        return false;
-    };
-    loop {
-        match list.next_item() {
-            Ok(Some(_)) => {}
-            Ok(None) => return true,
-            Err(_) => return false,
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_in_a_file_is_checked_against_its_checksum() {
+        let mut sealed = Vec::new();
+        payload::seal(&mut sealed, 0, &vec![7; 200_000]);
+        let spill = |bytes: &[u8]| {
+            let mut file = SpillWriter::create_in(&std::env::temp_dir()).unwrap();
+            file.write(bytes).unwrap();
+            file.finish()
+        };
+        let (kind, value) = restored_in_file(&spill(&sealed)).unwrap().unwrap();
+        assert_eq!((kind, value.len()), (0, 200_000));
+        sealed[100_000] ^= 1;
+        assert!(restored_in_file(&spill(&sealed)).unwrap().is_none());
     }
 }

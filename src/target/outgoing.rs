@@ -210,6 +210,13 @@ impl Outgoing {
         }
     }
 
+    /// Appends a word all of which stands in a file.
+    pub fn word_in_file(&mut self, spill: &Spill) {
+        self.word_of(spill.len());
+        self.file(spill, 0, spill.len());
+        self.end_word();
+    }
+
     /// Ends the word that was started.
     #[inline]
     pub fn end_word(&mut self) {

@@ -29,6 +29,7 @@ use super::context::Context;
 use super::error::TaskError;
 use super::ghosts::GhostFilter;
 use super::items::{Foreign, Took, show};
+use super::millis;
 
 /// How often the applied position is acknowledged when nothing else asks for it.
 const ACKNOWLEDGE_EVERY: Duration = Duration::from_secs(1);
@@ -231,7 +232,7 @@ impl Applier {
         {
             counters.bytes.fetch_add(batch.size(), Ordering::Relaxed);
         }
-        let (mut keys, mut entries, mut reached) = (0, 0, None);
+        let (mut keys, mut reached) = (0, None);
         let mut taken = Taken::All;
         while let Some(item) = batch.items.get(*next) {
             if !self.writer.has_room() {
@@ -248,7 +249,6 @@ impl Applier {
                     }
                 }
                 Item::Command(command) => {
-                    entries += 1;
                     if let Took::Meeting(meeting, global) = self.command(batch, command, foreign)? {
                         taken = Taken::Meeting(meeting, global, command.lsn);
                         break;
@@ -278,7 +278,6 @@ impl Applier {
         }
         if let Some(counters) = counters {
             counters.keys.fetch_add(keys, Ordering::Relaxed);
-            counters.entries.fetch_add(entries, Ordering::Relaxed);
         }
         if let Some(reached) = reached {
             self.receipts.push_back((reached, Instant::now()));
@@ -372,7 +371,6 @@ impl Applier {
                 attempt,
                 ..
             } => {
-                self.count(|counters| &counters.pauses, 1);
                 // The first says what is wrong; those that follow only that it still is.
                 if attempt == 1 || attempt % 10 == 0 {
                     warn!(self.log, "the target refuses writes for now, trying again";
@@ -417,8 +415,4 @@ impl Applier {
             counter(counters).fetch_add(by, Ordering::Relaxed);
         }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

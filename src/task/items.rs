@@ -16,7 +16,7 @@ use super::barrier::Meeting;
 use super::context::member_expiry;
 use super::error::TaskError;
 use super::ghosts::Verdict;
-use super::large::{self, Large, LargeError};
+use super::large::{Large, LargeError};
 
 /// Keys that are df2redis' own are never copied, whatever the filter says.
 const OWN_KEYS: &[u8] = b"df2redis:";
@@ -85,7 +85,7 @@ impl Applier {
     }
 
     fn form(&mut self, batch: &Batch, record: &Record, key: &[u8]) -> Result<Took, TaskError> {
-        let context = self.context.clone();
+        let context = &self.context;
         let value = value_of(batch, record, key);
         let settings = context.form_settings(batch.received_at_ms);
         let db = context.task.target.db(record.db);
@@ -168,7 +168,7 @@ impl Applier {
                     .map_err(|error| large_error(flow, &self.context.task, error))?;
                 let args = large.args().map_err(|cause| malformed(flow, cause))?;
                 if large.cut_short {
-                    return self.apply_cut_short(batch, command, &args, foreign);
+                    return self.apply_cut_short(batch, command, spill, &args, foreign);
                 }
                 self.apply(batch, command, &args, Some(&large), foreign)
             }
@@ -180,12 +180,10 @@ impl Applier {
         &mut self,
         batch: &Batch,
         command: &Command,
+        spill: &Spill,
         head: &Args<'_>,
         foreign: &mut Foreign,
     ) -> Result<Took, TaskError> {
-        let Body::Spilled(spill) = &command.args else {
-            return Ok(Took::Whole);
-        };
         let flow = self.flow;
         let task = self.context.task.clone();
         let mut uses = commands::keys(head);
@@ -206,7 +204,7 @@ impl Applier {
             out.command_with_tail(&[head.name(), key], &encoded, words, command.lsn);
             return Ok(Took::Whole);
         }
-        let whole = blocking_if(true, || Large::read_whole(spill))
+        let whole = blocking_if(true, || spill.read_all())
             .map_err(|cause| large_error(flow, &task, LargeError::File(cause)))?;
         let args = self.checked(&whole, command.words)?;
         self.apply(batch, command, &args, None, foreign)
@@ -224,9 +222,9 @@ impl Applier {
         large: Option<&Large>,
         foreign: &mut Foreign,
     ) -> Result<Took, TaskError> {
-        let context = self.context.clone();
-        let filter = &context.task.filter;
-        if !filter.allows_everything() && !is_global(args) {
+        if !self.context.task.filter.allows_everything() && !is_global(args) {
+            let context = self.context.clone();
+            let filter = &context.task.filter;
             if !filter.allows_db(command.db) {
                 return Ok(Took::Whole);
             }
@@ -321,10 +319,10 @@ impl Applier {
         let value_of_long;
         let value = match &long {
             Some(payload) => {
-                let opened = blocking_if(true, || large::open_payload(payload));
-                let opened = opened.map_err(|cause| {
-                    large_error(self.flow, &context.task, LargeError::File(cause))
-                })?;
+                let opened = match blocking_if(true, || form::restored_in_file(payload)) {
+                    Ok(opened) => opened,
+                    Err(error) => return self.unformed(command.db, restore.key, error),
+                };
                 let Some((kind, value)) = opened else {
                     return self.damaged(command.db, restore.key, "its checksum is wrong");
                 };
@@ -428,9 +426,7 @@ impl Applier {
         for used in theirs {
             foreign.remove(&(db, used.key.to_vec()));
             if !used.whole {
-                let out = self
-                    .writer
-                    .begin(target::Kind::Entry, db, Tolerate::Nothing);
+                let out = self.begin(db);
                 out.command(2, command.lsn);
                 out.word(b"DEL");
                 out.word(used.key);
@@ -467,7 +463,7 @@ impl Applier {
         let read = || {
             let large = Large::read(spill, words)?;
             if large.cut_short {
-                return Ok(Large::read_whole(spill)?.into());
+                return Ok(spill.read_all()?.into());
             }
             Ok(large.into_packed())
         };

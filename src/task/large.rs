@@ -10,10 +10,12 @@
 
 use std::io;
 
+use bytes::BytesMut;
+
 use crate::commands;
 use crate::entry::{Args, ArgsWriter, MalformedArgs, Spill, SpillWriter};
-use crate::rdb::payload::{FOOTER, Seal};
 use crate::rdb::{Cursor, Halt};
+use crate::resp;
 use crate::target::Outgoing;
 
 /// Words up to this size are taken into memory.
@@ -112,19 +114,6 @@ impl Large {
         self.packed
     }
 
-    /// Reads all words into memory, whatever their size.
-    pub(super) fn read_whole(spill: &Spill) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let mut window = vec![0; WINDOW];
-        loop {
-            let read = spill.read_at(&mut window, bytes.len() as u64)?;
-            match window.get(..read) {
-                Some(part) if read > 0 => bytes.extend_from_slice(part),
-                _ => return Ok(bytes),
-            }
-        }
-    }
-
     /// The words, long ones as placeholders.
     pub(super) fn args(&self) -> Result<Args<'_>, MalformedArgs> {
         Args::check(&self.packed, self.words)
@@ -148,11 +137,7 @@ impl Large {
     /// Appends a word, from the file if it is a placeholder.
     pub(super) fn word(&self, word: &[u8], out: &mut Outgoing) {
         match self.long(word) {
-            Some(long) => {
-                out.word_of(long.len());
-                out.file(&long, 0, long.len());
-                out.end_word();
-            }
+            Some(long) => out.word_in_file(&long),
             None => out.word(word),
         }
     }
@@ -166,15 +151,13 @@ impl Large {
     ) -> Result<Spill, LargeError> {
         let mut walk = Walk::new(spill);
         let mut writer = SpillWriter::create_in(dir)?;
-        let mut gathered = Vec::with_capacity(2 * WINDOW);
+        let mut gathered = BytesMut::with_capacity(2 * WINDOW);
         for index in 0..words {
             let place = walk.next()?;
             if index < from {
                 continue;
             }
-            gathered.extend_from_slice(b"$");
-            gathered.extend_from_slice(itoa::Buffer::new().format(place.len).as_bytes());
-            gathered.extend_from_slice(b"\r\n");
+            resp::bulk_start(&mut gathered, place.len);
             let mut at = 0;
             while at < place.len {
                 let part = (place.len - at).min(WINDOW as u64);
@@ -189,48 +172,12 @@ impl Large {
                     gathered.clear();
                 }
             }
-            gathered.extend_from_slice(b"\r\n");
+            resp::bulk_end(&mut gathered);
         }
         writer.write(&gathered)?;
         walk.finish()?;
         Ok(writer.finish())
     }
-}
-
-/// The type and the value in a DUMP payload; `None` if its checksum is wrong.
-pub(super) fn open_payload(payload: &Spill) -> io::Result<Option<(u8, Spill)>> {
-    const ENDS: u64 = 1 + FOOTER as u64;
-    let mut kind = [0];
-    read_exact(payload, &mut kind, 0)?;
-    let value = payload.part(1, payload.len().saturating_sub(ENDS));
-    let mut seal = Seal::new(kind[0]);
-    let mut window = vec![0; WINDOW];
-    let mut at = 0;
-    while at < value.len() {
-        let read = value.read_at(&mut window, at)?;
-        match window.get(..read) {
-            Some(part) if read > 0 => seal.update(part),
-            _ => return Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-        at += read as u64;
-    }
-    let mut footer = [0; FOOTER];
-    read_exact(payload, &mut footer, 1 + value.len())?;
-    // A master writes format version 9, as the seal does.
-    Ok((seal.finish() == footer).then_some((kind[0], value)))
-}
-
-fn read_exact(spill: &Spill, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-    let mut filled = 0;
-    while let Some(rest) = buffer.get_mut(filled..)
-        && !rest.is_empty()
-    {
-        match spill.read_at(rest, offset + filled as u64)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            read => filled += read,
-        }
-    }
-    Ok(())
 }
 
 /// Goes from word to word of a spilled command.
@@ -258,15 +205,7 @@ impl<'s> Walk<'s> {
         if offset < self.window_at || offset + wanted as u64 > end {
             self.window.resize(WINDOW.max(wanted), 0);
             self.window_at = offset;
-            let mut filled = 0;
-            while let Some(rest) = self.window.get_mut(filled..)
-                && !rest.is_empty()
-            {
-                match self.spill.read_at(rest, offset + filled as u64)? {
-                    0 => break,
-                    read => filled += read,
-                }
-            }
+            let filled = self.spill.fill(&mut self.window, offset)?;
             self.window.truncate(filled);
         }
         let start = (offset - self.window_at) as usize;
@@ -374,7 +313,7 @@ mod tests {
         assert!(large.cut_short);
         assert_eq!(large.args().unwrap().get(1), Some(&b"k"[..]));
         let encoded = Large::encode(&spill, 2, count, &std::env::temp_dir()).unwrap();
-        let bytes = Large::read_whole(&encoded).unwrap();
+        let bytes = encoded.read_all().unwrap();
         let expected: Vec<u8> = words
             .iter()
             .skip(2)
@@ -386,21 +325,6 @@ mod tests {
         assert_eq!(sent(&out), words[..2], "the head is legible, for errors");
         assert_eq!(out.describe(0).key(), b"k");
         assert!(out.in_memory() < 100 && out.len() > 2_000_000);
-    }
-
-    #[test]
-    fn a_payload_in_a_file_is_checked_against_its_checksum() {
-        let mut sealed = Vec::new();
-        crate::rdb::payload::seal(&mut sealed, 0, &vec![7; 200_000]);
-        let spill = |bytes: &[u8]| {
-            let mut file = SpillWriter::create_in(&std::env::temp_dir()).unwrap();
-            file.write(bytes).unwrap();
-            file.finish()
-        };
-        let (kind, value) = open_payload(&spill(&sealed)).unwrap().unwrap();
-        assert_eq!((kind, value.len()), (0, 200_000));
-        sealed[100_000] ^= 1;
-        assert!(open_payload(&spill(&sealed)).unwrap().is_none());
     }
 
     #[test]

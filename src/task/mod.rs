@@ -18,7 +18,7 @@ mod settings;
 mod status;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use slog::{Logger, error, info, warn};
 use tokio::sync::watch;
@@ -32,7 +32,8 @@ pub use error::{TaskError, chain};
 use backoff::Backoff;
 use session::{SessionEnd, Setup};
 
-/// Runs a task until `stop` says otherwise or an error that trying again cannot mend.
+/// Runs a task until `stop` says otherwise or an error that trying again cannot mend. Its state
+/// directory is there: whoever holds the task's lock has made it.
 ///
 /// With [`Stop::Drain`] what has been read is finished, confirmed and acknowledged first; with
 /// [`Stop::Now`] nothing is waited for.
@@ -43,7 +44,6 @@ pub async fn run(
     mut stop: watch::Receiver<Stop>,
 ) -> Result<(), TaskError> {
     let task = Arc::new(task);
-    prepare_state_dir(&task)?;
     let mut backoff = Backoff::new(settings::backoff(&task));
     let mut setup = Setup {
         task: task.clone(),
@@ -63,10 +63,7 @@ pub async fn run(
             Ok(SessionEnd::FlushedEarly) => continue,
             Err(failure) => failure.of_source(&task.source.address),
         };
-        if *stop.borrow() != Stop::Run {
-            return Err(failure);
-        }
-        if !failure.is_temporary() {
+        if *stop.borrow() != Stop::Run || !failure.is_temporary() {
             return Err(failure);
         }
         let Some(wait) = backoff.failed(Instant::now()) else {
@@ -79,7 +76,7 @@ pub async fn run(
         };
         warn!(log, "session ended, a new full sync follows";
             fields::ERROR => chain(&failure), fields::ATTEMPT => backoff.failures(),
-            fields::WAIT_MS => u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            fields::WAIT_MS => millis(wait),
             fields::Hint(failure.hint()));
         terminal.show(Some(Progress::Line(format!(
             "waiting {:.1} s: {}",
@@ -96,14 +93,7 @@ pub async fn run(
     }
 }
 
-fn prepare_state_dir(task: &Task) -> Result<(), TaskError> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&task.state_dir)
-        .map_err(|cause| TaskError::State {
-            dir: task.state_dir.clone(),
-            cause,
-        })
+/// A duration in the unit of log fields.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

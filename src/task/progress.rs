@@ -7,6 +7,7 @@ use slog::{Logger, info};
 use crate::logging::{Progress, Terminal, fields};
 
 use super::lag::Lag;
+use super::millis;
 use super::status::{Phase, Status, Totals};
 
 /// Turns counters into rates, from one look to the next.
@@ -121,7 +122,7 @@ pub(super) fn summarise(log: &Logger, status: &Status, moment: &Moment, rates: P
             info!(log, "summary"; fields::PHASE => status.phase().name(),
                 fields::ENTRIES => moment.applied, fields::ENTRIES_PER_S => rates.applied.round() as u64,
                 fields::LAG_ENTRIES => lag.entries,
-                fields::LAG_MS => u64::try_from(lag.time.as_millis()).unwrap_or(u64::MAX),
+                fields::LAG_MS => millis(lag.time),
                 fields::FLOW => flow, fields::MEMORY_BYTES => memory,
                 fields::RECONNECTS => moment.sessions.saturating_sub(1),
                 fields::SKIPPED => totals.skipped, fields::UNSUPPORTED => moment.unsupported,

@@ -8,7 +8,7 @@
 //!
 //! Invariants: the first error of any part is the session's error, and ends all others; being
 //!   ended by that is no error. However the session ends, the sockets to the master are closed
-//!   in order (see the source's `Connection`).
+//!   in order (see `wire` in the source).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::Task;
-use crate::entry::Budget;
+use crate::entry::{Budget, unix_ms};
 use crate::logging::{Terminal, fields};
 use crate::process::Stop;
 use crate::source::dragonfly::{
@@ -34,7 +34,8 @@ use super::barrier::Barrier;
 use super::context::{Context, Losses};
 use super::error::TaskError;
 use super::lag::{Lag, LagMeter};
-use super::progress::{self, Moment, Rates};
+use super::millis;
+use super::progress::{self, Moment, PerSecond, Rates};
 use super::settings;
 use super::status::{Phase, Status};
 
@@ -104,9 +105,9 @@ async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     let profile = Profile::read(&mut control).await?;
     info!(setup.log, "target reached"; fields::ADDR => target.endpoint.to_string(),
         fields::SERVER => profile.features.to_string());
-    let session = Session::open(&source).await?;
+    let mut session = Session::open(&source).await?;
     let master = session.master().clone();
-    let mut monitor = Monitor::open(&source).await?;
+    let mut monitor = session.monitor().await?;
     info!(setup.log, "source reached"; fields::ADDR => source.endpoint.to_string(),
         fields::SERVER => master.release.clone().unwrap_or_else(|| "release unknown".to_owned()),
         fields::FLOWS => master.flows, fields::SESSION => master.sync_id.clone());
@@ -369,10 +370,9 @@ impl<'a> Running<'a> {
     fn enter_stable(&mut self) {
         self.context.status.enter(Phase::Stable);
         let totals = self.context.status.totals();
-        let seconds = self.started.elapsed().as_secs_f64();
         info!(self.setup.log, "snapshot finished, following writes";
             fields::KEYS => totals.keys, fields::BYTES => totals.bytes,
-            fields::TOOK_MS => (seconds * 1000.0) as u64,
+            fields::TOOK_MS => millis(self.started.elapsed()),
             fields::GHOSTS => self.context.ghosts.dropped(),
             fields::NOT_OWNED => self.context.ghosts.kept());
     }
@@ -411,22 +411,23 @@ impl<'a> Running<'a> {
         }
     }
 
+    /// What is known now, and what changed since the last look.
+    fn look(&mut self) -> (Moment, PerSecond) {
+        let moment = self.moment();
+        let now = Instant::now();
+        let rates = self.rates.since_last(now, moment.totals, moment.applied);
+        (moment, rates)
+    }
+
     fn show(&mut self) {
         if self.setup.terminal.shows_progress() {
-            let moment = self.moment();
-            let totals = moment.totals;
-            let rates = self
-                .rates
-                .since_last(Instant::now(), totals, moment.applied);
+            let (moment, rates) = self.look();
             progress::show(self.setup.terminal, &self.context.status, &moment, rates);
         }
     }
 
     fn summarise(&mut self) {
-        let moment = self.moment();
-        let rates = self
-            .rates
-            .since_last(Instant::now(), moment.totals, moment.applied);
+        let (moment, rates) = self.look();
         progress::summarise(self.setup.log, &self.context.status, &moment, rates);
     }
 }
@@ -472,12 +473,4 @@ async fn watch_servers(
         }
         context.keep_alive().await;
     }
-}
-
-fn unix_ms() -> i64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| {
-            i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-        })
 }

@@ -4,7 +4,6 @@
 //! session starts with new ones.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
-use std::time::Duration;
 
 /// Where a task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +51,6 @@ pub struct FlowStatus {
     pub keys: AtomicU64,
     /// Bytes of keys, values and commands taken from the source, uncompressed.
     pub bytes: AtomicU64,
-    /// Journal entries handed to the target, those inside the snapshot included.
-    pub entries: AtomicU64,
     /// The end of the flow's snapshot was seen.
     pub snapshot_ended: AtomicBool,
     /// LSN of the first entry of stable sync; 0 before.
@@ -64,8 +61,6 @@ pub struct FlowStatus {
     pub latency_us: AtomicU64,
     /// Entries left out by `on_error` or `on_unsupported`.
     pub skipped: AtomicU64,
-    /// Times the target asked to wait (out of memory, loading, read-only, busy).
-    pub pauses: AtomicU64,
 }
 
 /// One session's counters.
@@ -87,16 +82,10 @@ pub struct Totals {
     pub keys: u64,
     /// See [`FlowStatus::bytes`].
     pub bytes: u64,
-    /// See [`FlowStatus::entries`].
-    pub entries: u64,
     /// Flows whose snapshot ended.
     pub flows_done: u64,
     /// See [`FlowStatus::skipped`].
     pub skipped: u64,
-    /// See [`FlowStatus::pauses`].
-    pub pauses: u64,
-    /// Longest [`FlowStatus::latency_us`] of any flow.
-    pub latency: Duration,
 }
 
 impl Status {
@@ -128,13 +117,8 @@ impl Status {
             .fold(Totals::default(), |sum, flow| Totals {
                 keys: sum.keys + read(&flow.keys),
                 bytes: sum.bytes + read(&flow.bytes),
-                entries: sum.entries + read(&flow.entries),
                 flows_done: sum.flows_done + u64::from(flow.snapshot_ended.load(Ordering::Relaxed)),
                 skipped: sum.skipped + read(&flow.skipped),
-                pauses: sum.pauses + read(&flow.pauses),
-                latency: sum
-                    .latency
-                    .max(Duration::from_micros(read(&flow.latency_us))),
             })
     }
 }

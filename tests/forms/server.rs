@@ -1,56 +1,26 @@
 //! A redis-server of its own for each test, and a client that sends what is to be sent.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::net::TcpStream;
 
 use df2redis::target::{Outgoing, Piece, Place};
 
 use super::view::View;
+use crate::support::RedisServer;
 
 /// A running server; killed when dropped.
 pub struct Server {
-    child: Child,
-    _dir: tempfile::TempDir,
+    _redis: RedisServer,
     connection: BufReader<TcpStream>,
 }
 
 impl Server {
     /// Starts one on a free port and waits until it answers.
     pub fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let child = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
-            .args([
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-                "--sanitize-dump-payload",
-                "yes",
-            ])
-            .current_dir(dir.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server must be on PATH: apt-get install redis-server");
-        let started = Instant::now();
-        let connection = loop {
-            match TcpStream::connect(("127.0.0.1", port)) {
-                Ok(stream) => break BufReader::new(stream),
-                Err(error) => assert!(
-                    started.elapsed() < Duration::from_secs(20),
-                    "redis-server does not listen: {error}"
-                ),
-            }
-            std::thread::yield_now();
-        };
+        let redis = RedisServer::start_with(&["--sanitize-dump-payload", "yes"]);
+        let connection = BufReader::new(TcpStream::connect(redis.address()).unwrap());
         let mut server = Self {
-            child,
-            _dir: dir,
+            _redis: redis,
             connection,
         };
         assert_eq!(server.ok(&[b"PING"]), View::Text(b"PONG".to_vec()));
@@ -126,12 +96,5 @@ impl Server {
                 .map(View::List),
             other => panic!("not a reply: {other}"),
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
     }
 }

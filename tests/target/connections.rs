@@ -4,7 +4,8 @@ use df2redis::net::{TlsSettings, Verification};
 use df2redis::target::{Conflict, Control, ErrorPolicy, Ownership, Profile, TargetError, Writer};
 
 use crate::ownership::{owned, wanted};
-use crate::server::{Server, free_port, quick, record, settings, settled};
+use crate::server::{Server, quick, record, settings, settled};
+use crate::support::redis_server::free_port;
 
 #[tokio::test]
 async fn tls_unix_sockets_and_acl_users_work_for_both_kinds_of_connection() {
@@ -14,21 +15,19 @@ async fn tls_unix_sockets_and_acl_users_work_for_both_kinds_of_connection() {
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let tls_port = free_port().to_string();
-    let server = Server::start_with(
-        dir,
-        &[
-            "--tls-port",
-            &tls_port,
-            "--tls-auth-clients",
-            "no",
-            "--tls-cert-file",
-            "cert.pem",
-            "--tls-key-file",
-            "key.pem",
-            "--tls-ca-cert-file",
-            "cert.pem",
-        ],
-    );
+    let (cert_file, key_file) = (cert.to_str().unwrap(), key.to_str().unwrap());
+    let server = Server::start_with(&[
+        "--tls-port",
+        &tls_port,
+        "--tls-auth-clients",
+        "no",
+        "--tls-cert-file",
+        cert_file,
+        "--tls-key-file",
+        key_file,
+        "--tls-ca-cert-file",
+        cert_file,
+    ]);
     let () = server.ask(&[
         "ACL",
         "SETUSER",
@@ -45,7 +44,7 @@ async fn tls_unix_sockets_and_acl_users_work_for_both_kinds_of_connection() {
         identity: None,
         server_name: Some("localhost".to_owned()),
     });
-    let socket = server.dir.path().join("redis.sock");
+    let socket = server.redis.dir().join("redis.sock");
     let local = settings(&format!("unix:{}", socket.display()));
     for mut settings in [secure, local] {
         settings.username = Some("copier".to_owned());
@@ -128,7 +127,7 @@ async fn a_real_target_tells_its_release_limits_and_role() {
         (profile.run_id.len(), profile.replication_id.len()),
         (40, 40)
     );
-    let cluster = Server::start_with(tempfile::tempdir().unwrap(), &["--cluster-enabled", "yes"]);
+    let cluster = Server::start_with(&["--cluster-enabled", "yes"]);
     let mut control = Control::connect(&cluster.settings()).await.unwrap();
     let error = Profile::read(&mut control).await.unwrap_err();
     assert!(error.hint().contains("redis-cluster"));
@@ -140,8 +139,7 @@ async fn a_killed_target_is_reported_as_lost_with_what_is_unanswered() {
     let mut writer = server.writer(ErrorPolicy::Stop).await;
     record(&mut writer, "k", "v");
     settled(&mut writer).await;
-    server.child.kill().unwrap();
-    server.child.wait().unwrap();
+    server.redis.kill();
     record(&mut writer, "k", "v");
     let error = writer.settle().await.unwrap_err();
     assert!(matches!(error, TargetError::Lost { .. }), "{error}");

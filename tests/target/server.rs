@@ -1,65 +1,28 @@
 //! Real Redis servers, and what the tests push to them.
 
-use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::support::RedisServer;
 use df2redis::target::{ErrorPolicy, Kind, Limits, Notice, Settings, Tolerate, Writer};
 
-/// A redis-server of our own, in a directory of its own, killed when dropped.
+/// A redis-server that also listens on `redis.sock` in its directory.
 pub struct Server {
-    pub child: Child,
-    pub port: u16,
-    pub dir: tempfile::TempDir,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    pub redis: RedisServer,
 }
 
 impl Server {
     pub fn start() -> Self {
-        Self::start_with(tempfile::tempdir().unwrap(), &[])
+        Self::start_with(&[])
     }
 
-    pub fn start_with(dir: tempfile::TempDir, options: &[&str]) -> Self {
-        let port = free_port();
-        let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-            .args(["--save", "", "--unixsocket", "redis.sock"])
-            .arg("--dir")
-            .arg(dir.path())
-            .args(options)
-            .current_dir(dir.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("cannot start redis-server: install it (apt-get install redis-server)");
-        let server = Self { child, port, dir };
-        let until = Instant::now() + Duration::from_secs(20);
-        loop {
-            let mut answer = [0; 5];
-            let asked = std::net::TcpStream::connect(("127.0.0.1", port)).and_then(|mut stream| {
-                stream.write_all(b"PING\r\n")?;
-                stream.read_exact(&mut answer)
-            });
-            if asked.is_ok() {
-                return server;
-            }
-            assert!(Instant::now() < until, "redis-server does not answer");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+    pub fn start_with(options: &[&str]) -> Self {
+        let socket = ["--unixsocket", "redis.sock"];
+        let redis = RedisServer::start_with(&[&socket, options].concat());
+        Self { redis }
     }
 
     pub fn settings(&self) -> Settings {
-        settings(&format!("127.0.0.1:{}", self.port))
+        settings(&self.redis.address())
     }
 
     pub fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
@@ -67,7 +30,7 @@ impl Server {
     }
 
     pub fn ask_in<T: redis::FromRedisValue>(&self, db: u32, words: &[&str]) -> T {
-        let url = format!("redis://127.0.0.1:{}/{db}", self.port);
+        let url = format!("redis://{}/{db}", self.redis.address());
         let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
         let (name, rest) = words.split_first().unwrap();
         redis::cmd(name).arg(rest).query(&mut connection).unwrap()

@@ -292,7 +292,7 @@ async fn a_database_that_does_not_exist_is_refused_before_anything_is_written_el
 async fn a_large_spilled_value_streams_while_replies_are_read() {
     let server = Server::start();
     let mut writer = server.writer(ErrorPolicy::Stop).await;
-    let mut spilled = SpillWriter::create_in(server.dir.path()).unwrap();
+    let mut spilled = SpillWriter::create_in(server.redis.dir()).unwrap();
     let piece: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
     for _ in 0..64 {
         spilled.write(&piece).unwrap();

@@ -38,6 +38,8 @@ pub struct Session {
     control: Conn,
     master: Master,
     settings: Arc<Settings>,
+    /// The ordinary connection that was asked for the release.
+    monitor: Option<Monitor>,
 }
 
 impl Session {
@@ -47,14 +49,27 @@ impl Session {
         let mut control = connect(settings, Link::Control, Phase::Handshake).await?;
         let mut master = create_session(&mut control, settings).await?;
         // Nice to know, and not worth failing for.
-        if let Ok(mut monitor) = Monitor::open(settings).await {
-            master.release = monitor.release().await.ok().flatten();
+        let mut asked = None;
+        if let Ok(mut monitor) = Monitor::open(settings).await
+            && let Ok(release) = monitor.release().await
+        {
+            master.release = release;
+            asked = Some(monitor);
         }
         Ok(Self {
             control,
             master,
             settings: Arc::new(settings.clone()),
+            monitor: asked,
         })
+    }
+
+    /// An ordinary connection to the same master: the one it was already asked on, or a new one.
+    pub async fn monitor(&mut self) -> Result<Monitor, SourceError> {
+        match self.monitor.take() {
+            Some(monitor) => Ok(monitor),
+            None => Monitor::open(&self.settings).await,
+        }
     }
 
     /// Whom the session is with.

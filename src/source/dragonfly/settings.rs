@@ -4,8 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use crate::entry::unix_ms;
 use crate::net::{Endpoint, TlsSettings};
 
 /// Spans are 32 bits wide; nothing near that stays in memory.
@@ -81,10 +82,6 @@ impl ReadSettings {
 
     /// Now by the source's clock, in Unix milliseconds.
     pub(super) fn now_ms(&self) -> i64 {
-        let local = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis());
-        let local = i64::try_from(local).unwrap_or(i64::MAX);
-        local.saturating_add(self.clock_offset_ms.load(Ordering::Relaxed))
+        unix_ms().saturating_add(self.clock_offset_ms.load(Ordering::Relaxed))
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::entry::Spill;
 
-use super::{FormError, WINDOW, read_some};
+use super::{FormError, WINDOW};
 
 /// What there is to see of a value's bytes.
 #[derive(Debug)]
@@ -68,7 +68,9 @@ impl<'a> Window<'a> {
         let wanted = usize::try_from(left).map_or(wanted, |left| left.min(wanted));
         let had = bytes.len();
         bytes.resize(had + wanted, 0);
-        let read = read_some(spill, bytes.get_mut(had..).unwrap_or_default(), end)?;
+        let read = spill
+            .fill(bytes.get_mut(had..).unwrap_or_default(), end)
+            .map_err(FormError::File)?;
         bytes.truncate(had + read);
         Ok(read > 0)
     }
