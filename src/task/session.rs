@@ -284,7 +284,8 @@ impl<'a> Running<'a> {
                     self.enter_stable();
                     reached_stable();
                 }
-                _ = stop.changed(), if *stop.borrow() != Stop::Now => {
+                // The sender outlives every session.
+                _ = stop.changed() => {
                     if *stop.borrow_and_update() == Stop::Now {
                         return match stopping {
                             true => Err(TaskError::Undrained),
