@@ -46,7 +46,7 @@ fn every_sample_is_a_correct_task_file() {
         .collect();
     assert!(samples.len() >= 2, "{samples:?}");
     for sample in samples {
-        let tasks = config::load(&[sample], None).unwrap_or_else(|errors| panic!("{errors}"));
+        let tasks = config::load(&[sample], &[]).unwrap_or_else(|errors| panic!("{errors}"));
         assert!(tasks[0].warnings.is_empty(), "{:?}", tasks[0].warnings);
     }
 }
@@ -98,7 +98,7 @@ fn what_the_full_sample_leaves_commented_out_is_correct_too() {
     let content = content.replace("username = ", "password = \"secret\"\nusername = ");
     let path = dir.path().join("full.toml");
     fs::write(&path, content).unwrap();
-    let tasks = config::load(&[path], None).unwrap_or_else(|errors| panic!("{errors}"));
+    let tasks = config::load(&[path], &[]).unwrap_or_else(|errors| panic!("{errors}"));
     assert!(tasks[0].source.tls.is_some() && tasks[0].target.tls.is_some());
     assert_eq!(tasks[0].target.db(0), 3);
 }

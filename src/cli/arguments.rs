@@ -1,18 +1,19 @@
-//! The command line. `--help`, completions and the check of the manual page all come from these definitions.
+//! The command line. `--help`, completions and the option lists of the manual page all come from these definitions.
 
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::config::{LEVELS, Severity};
+use crate::config::{CONSOLES, Console, LEVELS, Severity};
 use crate::process::Exit;
 
 /// Replicate a live Dragonfly into Redis
 ///
 /// df2redis connects to a Dragonfly master as a replica, copies its dataset to a Redis server, and then follows its
-/// writes until it is stopped. What to copy from where to where stands in a task file; see df2redis.toml(5).
+/// writes until it is stopped. What to copy from where to where stands in task files; see df2redis.toml(5).
 #[derive(Debug, Parser)]
 #[command(name = "df2redis", version = super::VERSION, propagate_version = true)]
 pub struct Arguments {
@@ -24,28 +25,174 @@ pub struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a task: copy the source to the target, then follow its writes
+    /// Run tasks: copy the source to the target, then follow its writes
     ///
-    /// Runs in the foreground until it is stopped. SIGTERM, SIGINT (Ctrl-C) and SIGQUIT finish what is in flight, for at
-    /// most task.shutdown_timeout, and end with exit code 0; a second one ends at once. SIGHUP is ignored: a lost
-    /// session does not end a task. Every start copies the whole dataset again.
-    Replicate(Replicate),
+    /// Runs until it is stopped: in the foreground, or with --daemon detached from terminal and session. SIGTERM, SIGINT
+    /// (Ctrl-C) and SIGQUIT finish what is in flight, for at most task.shutdown_timeout, and end with exit code 0; a
+    /// second one ends at once. SIGHUP is ignored: a lost session does not end a task. Every start copies the whole
+    /// dataset again.
+    Replicate(Box<Replicate>),
+    /// Show what tasks are doing
+    ///
+    /// Asks the process that runs them. Where none does, shows the state it left behind, and says so. Exit code: 0
+    /// running, 1 dead and its PID file is still there, 3 not running, 4 unknown.
+    Status(Status),
+    /// Stop the process that holds a PID file, and wait until it is gone
+    ///
+    /// Sends SIGTERM, but only to a process that really holds the file. Exit code: 0 gone, or was not running; 1 still
+    /// there; 4 not allowed or unknown.
+    Stop(Stop),
+    /// Wait until the target has caught up
+    ///
+    /// Reads the source's positions, and returns when the target has everything up to there: with writers stopped, the
+    /// copy is complete.
+    Wait(Wait),
+    /// Change what running tasks log
+    LogLevel(LogLevel),
     /// Look at task files
     Config(ConfigArguments),
+}
+
+/// Which tasks, by their files and names.
+#[derive(Debug, Clone, Args)]
+pub struct Tasks {
+    /// A task file, or a directory whose *.toml are task files; can be given several times
+    #[arg(long, value_name = "PATH", default_value = "/etc/df2redis")]
+    pub config: Vec<PathBuf>,
+    /// Only the task of this name; can be given several times. For one task file that does not name its task: the name
+    /// [default: the file's name without .toml]
+    #[arg(long, value_name = "NAME")]
+    pub task_name: Vec<String>,
 }
 
 /// Arguments of `replicate`.
 #[derive(Debug, Args)]
 pub struct Replicate {
-    /// The task file
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
-    /// The task's name, for a task file that does not name it [default: the file's name without .toml]
-    #[arg(long, value_name = "NAME")]
-    pub task_name: Option<String>,
-    /// The least severe lines to log, instead of log.level of the task file
+    /// Which tasks.
+    #[command(flatten)]
+    pub tasks: Tasks,
+    /// The least severe lines to log, instead of log.level of the task files
     #[arg(long, value_name = "LEVEL", value_parser = level_parser())]
     pub log_level: Option<Severity>,
+    /// Whether lines also go to the console, instead of log.console of the task files
+    #[arg(long, value_name = "WHEN", value_parser = console_parser())]
+    pub log_console: Option<Console>,
+    /// Write the process id to this file, and lock it as long as the process lives
+    #[arg(long, value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
+    /// Detach from terminal and session; returns when the state of --ready is reached
+    #[arg(long)]
+    pub daemon: bool,
+    /// Run as this user, by name or number, with all groups of that user
+    #[arg(long, value_name = "USER", requires = "daemon")]
+    pub user: Option<String>,
+    /// Run with this group, by name or number [default: the group of --user]
+    #[arg(long, value_name = "GROUP", requires = "daemon")]
+    pub group: Option<String>,
+    /// The working directory of the daemon
+    #[arg(long, value_name = "DIR", default_value = "/", requires = "daemon")]
+    pub chdir: PathBuf,
+    /// The file mode creation mask of the daemon, octal
+    #[arg(long, value_name = "MASK", default_value = "027", value_parser = umask, requires = "daemon")]
+    pub umask: u32,
+    /// What --daemon waits for
+    #[arg(
+        long,
+        value_name = "STATE",
+        value_enum,
+        default_value_t,
+        requires = "daemon"
+    )]
+    pub ready: Ready,
+    /// How long --daemon waits; then it names the tasks that are not ready and exits 75, and the daemon goes on
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, requires = "daemon")]
+    pub ready_timeout: Duration,
+}
+
+/// What the caller of `--daemon` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, ValueEnum)]
+pub enum Ready {
+    /// Logs open, PID file and tasks locked
+    #[default]
+    Started,
+    /// Every task has reached its source and its target
+    Connected,
+    /// Every task follows its source's writes
+    Stable,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Which tasks.
+    #[command(flatten)]
+    pub tasks: Tasks,
+    /// Ask the process that holds this PID file, whatever its tasks
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "task_name"])]
+    pub pidfile: Option<PathBuf>,
+    /// Print JSON: one object per call, with all there is to know
+    #[arg(long)]
+    pub json: bool,
+    /// Print it again every second until stopped
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// Arguments of `stop`.
+#[derive(Debug, Args)]
+pub struct Stop {
+    /// The PID file of the process to stop
+    #[arg(long, value_name = "FILE")]
+    pub pidfile: PathBuf,
+    /// How long to wait until it is gone
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub timeout: Duration,
+    /// Send SIGKILL if it is still there then
+    #[arg(long)]
+    pub kill: bool,
+}
+
+/// Arguments of `wait`.
+#[derive(Debug, Args)]
+pub struct Wait {
+    /// Which tasks.
+    #[command(flatten)]
+    pub tasks: Tasks,
+    /// Ask the process that holds this PID file, whatever its tasks
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "task_name"])]
+    pub pidfile: Option<PathBuf>,
+    /// How many entries each flow may be behind
+    #[arg(long, value_name = "ENTRIES", default_value_t = 0)]
+    pub lag: u64,
+    /// How long to wait; then exits 75
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+/// Arguments of `log-level`.
+#[derive(Debug, Args)]
+pub struct LogLevel {
+    /// Which tasks.
+    #[command(flatten)]
+    pub tasks: Tasks,
+    /// Ask the process that holds this PID file, whatever its tasks
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "task_name"])]
+    pub pidfile: Option<PathBuf>,
+    /// The least severe lines to log from now on; "default" goes back to what the task started with
+    #[arg(value_name = "LEVEL", value_parser = wanted_level_parser())]
+    pub level: WantedLevel,
+    /// Only for this module and those below it, such as source, target::writer or task
+    #[arg(long, value_name = "MODULE")]
+    pub module: Option<String>,
+}
+
+/// A level asked for while tasks run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WantedLevel {
+    /// What the task started with.
+    Default,
+    /// This and everything more severe.
+    Level(Severity),
 }
 
 /// Arguments of `config`.
@@ -61,24 +208,62 @@ pub struct ConfigArguments {
 pub enum ConfigCommand {
     /// Check task files and name everything that is wrong with them
     ///
-    /// Connects to nothing. Prints one line for each correct task on standard output; complaints and warnings go to
-    /// standard error, each with file, line, column and key.
+    /// Prints one line for each correct task on standard output; complaints and warnings go to standard error, each with
+    /// file, line, column and key. Connects to nothing without --connect.
     Check(Check),
 }
 
 /// Arguments of `config check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// A task file; can be given several times
-    #[arg(long, value_name = "FILE", required = true)]
-    pub config: Vec<PathBuf>,
+    /// Which tasks.
+    #[command(flatten)]
+    pub tasks: Tasks,
+    /// Also reach both servers, and report what an operator should know before the start
+    #[arg(long)]
+    pub connect: bool,
 }
 
+/// What stands for [`WantedLevel::Default`] on the command line.
+const DEFAULT_LEVEL: &str = "default";
+
 fn level_parser() -> impl TypedValueParser<Value = Severity> {
-    PossibleValuesParser::new(LEVELS.map(|(word, _)| word)).try_map(|text| {
-        let known = LEVELS.iter().find(|(word, _)| *word == text);
-        known.map(|(_, level)| *level).ok_or("not a log level")
+    PossibleValuesParser::new(LEVELS.map(|(word, _)| word)).try_map(|text| level(&text))
+}
+
+fn wanted_level_parser() -> impl TypedValueParser<Value = WantedLevel> {
+    let words = LEVELS.map(|(word, _)| word).into_iter();
+    PossibleValuesParser::new(words.chain([DEFAULT_LEVEL])).try_map(|text| match text.as_str() {
+        DEFAULT_LEVEL => Ok(WantedLevel::Default),
+        word => level(word).map(WantedLevel::Level),
     })
+}
+
+fn level(text: &str) -> Result<Severity, &'static str> {
+    let known = LEVELS.iter().find(|(word, _)| *word == text);
+    known.map(|(_, level)| *level).ok_or("not a log level")
+}
+
+fn console_parser() -> impl TypedValueParser<Value = Console> {
+    PossibleValuesParser::new(CONSOLES.map(|(word, _)| word)).try_map(|text| {
+        let known = CONSOLES.iter().find(|(word, _)| *word == text);
+        known.map(|(_, console)| *console).ok_or("not a choice")
+    })
+}
+
+/// A time such as `30s` or `1m 30s`; a bare number counts seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    humantime::parse_duration(text).map_err(|error| format!("{error}; expected such as 30s"))
+}
+
+fn umask(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mask) if mask <= 0o777 => Ok(mask),
+        _ => Err("expected an octal number from 000 to 777".to_owned()),
+    }
 }
 
 /// The whole command line, with examples, files and exit codes behind the help.
@@ -90,9 +275,12 @@ pub fn command() -> clap::Command {
     }
     let after = format!(
         "Examples:\n  \
-           df2redis config check --config /etc/df2redis/orders.toml\n  \
-           df2redis replicate --config /etc/df2redis/orders.toml\n  \
-           df2redis replicate --config orders.toml --log-level debug >/dev/null &\n\n\
+           df2redis config check --connect\n  \
+           df2redis replicate --config orders.toml --task-name orders &\n  \
+           df2redis replicate --daemon --pidfile /run/df2redis/df2redis.pid --ready stable\n  \
+           df2redis status --watch\n  \
+           df2redis wait --lag 0 --timeout 60s\n  \
+           df2redis stop --pidfile /run/df2redis/df2redis.pid\n\n\
          Files:\n  \
            /etc/df2redis/*.toml                  task files, one task each\n  \
            /var/log/df2redis/TASK_COMMAND.log    logs of those tasks; of others: log/ beside the task file\n  \
@@ -107,6 +295,18 @@ mod tests {
     use super::*;
     use clap::FromArgMatches;
 
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        let matches = command().try_get_matches_from(line.split(' '))?;
+        Arguments::from_arg_matches(&matches).map(|arguments| arguments.command)
+    }
+
+    fn replicate(line: &str) -> Box<Replicate> {
+        match parse(line).unwrap() {
+            Command::Replicate(replicate) => replicate,
+            other => panic!("not replicate: {other:?}"),
+        }
+    }
+
     #[test]
     fn the_definitions_are_consistent() {
         command().debug_assert();
@@ -114,14 +314,69 @@ mod tests {
 
     #[test]
     fn every_option_of_replicate_is_understood() {
-        let line = "df2redis replicate --config a.toml --task-name b --log-level warning";
-        let matches = command().try_get_matches_from(line.split(' ')).unwrap();
-        let Command::Replicate(replicate) = Arguments::from_arg_matches(&matches).unwrap().command
-        else {
-            panic!("not replicate");
+        let read = replicate(
+            "df2redis replicate --config a.toml --config b --task-name c --log-level warning --log-console never \
+             --pidfile p --daemon --user u --group g --chdir d --umask 077 --ready stable --ready-timeout 90",
+        );
+        assert_eq!(read.tasks.config, ["a.toml", "b"].map(PathBuf::from));
+        assert_eq!(read.tasks.task_name, ["c"]);
+        assert_eq!(read.log_level, Some(Severity::Warning));
+        assert_eq!(read.log_console, Some(Console::Never));
+        assert_eq!(
+            (read.user.as_deref(), read.group.as_deref()),
+            (Some("u"), Some("g"))
+        );
+        assert_eq!(
+            (read.daemon, read.umask, read.ready),
+            (true, 0o77, Ready::Stable)
+        );
+        assert_eq!(read.ready_timeout, Duration::from_secs(90));
+        assert_eq!((read.pidfile, read.chdir), (Some("p".into()), "d".into()));
+    }
+
+    #[test]
+    fn tasks_are_looked_for_in_etc_and_a_daemon_is_careful_by_default() {
+        let read = replicate("df2redis replicate");
+        assert_eq!(read.tasks.config, [PathBuf::from("/etc/df2redis")]);
+        assert_eq!(
+            (read.chdir, read.umask, read.ready),
+            ("/".into(), 0o27, Ready::Started)
+        );
+    }
+
+    #[test]
+    fn what_only_a_daemon_does_is_refused_without_daemon() {
+        for option in ["--user u", "--umask 077", "--ready stable", "--chdir d"] {
+            let refused = parse(&format!("df2redis replicate {option}")).unwrap_err();
+            assert!(refused.to_string().contains("--daemon"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn times_have_a_unit_or_are_seconds_and_masks_are_octal() {
+        assert_eq!(duration("7"), Ok(Duration::from_secs(7)));
+        assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
+        assert!(duration("soon").is_err());
+        assert_eq!(umask("027"), Ok(0o27));
+        assert!(umask("1000").is_err() && umask("9").is_err());
+    }
+
+    #[test]
+    fn a_level_can_be_given_back() {
+        let read = |line: &str| match parse(line).unwrap() {
+            Command::LogLevel(read) => (read.level, read.module),
+            other => panic!("not log-level: {other:?}"),
         };
-        assert_eq!(replicate.config, PathBuf::from("a.toml"));
-        assert_eq!(replicate.task_name.as_deref(), Some("b"));
-        assert_eq!(replicate.log_level, Some(Severity::Warning));
+        assert_eq!(
+            read("df2redis log-level debug --module target::writer"),
+            (
+                WantedLevel::Level(Severity::Debug),
+                Some("target::writer".to_owned())
+            )
+        );
+        assert_eq!(
+            read("df2redis log-level default"),
+            (WantedLevel::Default, None)
+        );
     }
 }

@@ -9,7 +9,7 @@ use crate::process::Exit;
 
 /// Names what is wrong with the files, or the tasks they hold.
 pub(super) fn check(arguments: &Check) -> Exit {
-    let tasks = match config::load(&arguments.config, None) {
+    let tasks = match config::load(&arguments.tasks.config, &arguments.tasks.task_name) {
         Ok(tasks) => tasks,
         Err(errors) => {
             for complaint in errors.complaints() {

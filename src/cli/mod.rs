@@ -35,6 +35,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, prepared: io::Result<(
         }) => match arguments.command {
             ConfigCommand::Check(arguments) => config::check(&arguments),
         },
+        Ok(_) => {
+            complain("this command is not part of this build");
+            Exit::Usage
+        }
         Err(error) => {
             // Help and version are no errors, and go to standard output.
             let asked = !error.use_stderr();

@@ -102,8 +102,8 @@ pub(super) fn run(arguments: &Replicate) -> Exit {
 }
 
 fn replicate(arguments: &Replicate) -> Result<(), Failure> {
-    let files = [arguments.config.clone()];
-    let tasks = config::load(&files, arguments.task_name.as_deref()).map_err(Failure::Config)?;
+    let chosen = &arguments.tasks;
+    let tasks = config::load(&chosen.config, &chosen.task_name).map_err(Failure::Config)?;
     // One file, so one task.
     for mut task in tasks {
         if let Some(level) = arguments.log_level {

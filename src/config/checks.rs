@@ -374,14 +374,7 @@ fn log(section: &Section<'_>, around: &Surroundings<'_>) -> Option<Log> {
         "format",
         &[("text", LogFormat::Text), ("json", LogFormat::Json)],
     );
-    let console = section.choice(
-        "console",
-        &[
-            ("auto", Console::Auto),
-            ("always", Console::Always),
-            ("never", Console::Never),
-        ],
-    );
+    let console = section.choice("console", &CONSOLES);
     Some(Log {
         dir,
         level: level?,
@@ -398,6 +391,13 @@ pub const LEVELS: [(&str, Severity); 6] = [
     ("warning", Severity::Warning),
     ("error", Severity::Error),
     ("critical", Severity::Critical),
+];
+
+/// The names of console settings, for task files and the command line.
+pub const CONSOLES: [(&str, Console); 3] = [
+    ("auto", Console::Auto),
+    ("always", Console::Always),
+    ("never", Console::Never),
 ];
 
 #[cfg(test)]

@@ -14,21 +14,24 @@ const NAME_RULE: &str =
 
 /// Reads task files, one task each.
 ///
-/// `task_name` picks one task of several by its name. For a single file that does not name its task it is the
-/// name; a single file that does must agree. Complaints about all files come together, sorted.
-pub fn load(paths: &[PathBuf], task_name: Option<&str>) -> Result<Vec<Task>, ConfigErrors> {
-    load_in(paths, task_name, &|name| std::env::var_os(name))
+/// `task_names` picks tasks of several by their names; none picks all. A single name for a single file that does not
+/// name its task is the name; a single file that does must agree. Complaints about all files come together, sorted.
+pub fn load(paths: &[PathBuf], task_names: &[String]) -> Result<Vec<Task>, ConfigErrors> {
+    load_in(paths, task_names, &|name| std::env::var_os(name))
 }
 
 /// [`load`], with the environment as an argument.
 pub(super) fn load_in(
     paths: &[PathBuf],
-    task_name: Option<&str>,
+    task_names: &[String],
     env: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Vec<Task>, ConfigErrors> {
     let mut complaints = Vec::new();
     let mut tasks = Vec::new();
-    let only_name = task_name.filter(|_| paths.len() == 1);
+    let only_name = match (paths, task_names) {
+        ([_], [name]) => Some(name.as_str()),
+        _ => None,
+    };
     for path in paths {
         match read(path, only_name, env) {
             Ok(task) => tasks.push((path, task)),
@@ -50,8 +53,8 @@ pub(super) fn load_in(
             });
         }
     }
-    if let Some(wanted) = task_name.filter(|_| complaints.is_empty()) {
-        complaints.extend(choose(&mut tasks, wanted));
+    if !task_names.is_empty() && complaints.is_empty() {
+        complaints.extend(choose(&mut tasks, task_names));
     }
     match ConfigErrors::of(complaints) {
         Some(errors) => Err(errors),
@@ -59,22 +62,21 @@ pub(super) fn load_in(
     }
 }
 
-/// Keeps the task of that name; complains if there is none.
-fn choose(tasks: &mut Vec<(&PathBuf, Task)>, wanted: &str) -> Option<Complaint> {
+/// Keeps the tasks of those names; complains about each that there is not.
+fn choose(tasks: &mut Vec<(&PathBuf, Task)>, wanted: &[String]) -> Vec<Complaint> {
     let names: Vec<String> = tasks.iter().map(|(_, task)| task.name.clone()).collect();
-    tasks.retain(|(_, task)| task.name == wanted);
-    if !tasks.is_empty() {
-        return None;
-    }
+    tasks.retain(|(_, task)| wanted.contains(&task.name));
+    let unknown = wanted.iter().filter(|name| !names.contains(name));
+    unknown.map(|name| unknown_task(name, &names)).collect()
+}
+
+fn unknown_task(wanted: &str, names: &[String]) -> Complaint {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let hint = match nearest(wanted, &names) {
         Some(near) => format!("did you mean \"{near}\"?"),
         None => format!("expected one of \"{}\"", names.join("\", \"")),
     };
-    Some(about_task_name(format!(
-        "no task is named {}, {hint}",
-        quoted(wanted)
-    )))
+    about_task_name(format!("no task is named {}, {hint}", quoted(wanted)))
 }
 
 fn about_task_name(what: String) -> Complaint {

@@ -17,7 +17,7 @@ mod task;
 mod units;
 
 pub use address::{Address, AddressError};
-pub use checks::LEVELS;
+pub use checks::{CONSOLES, LEVELS};
 pub use complaint::{Complaint, ConfigErrors, Place};
 pub use glob::{Glob, GlobError};
 pub use load::load;

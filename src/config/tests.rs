@@ -43,7 +43,7 @@ impl Files {
 
     fn load(&self, content: &str) -> Result<Task, Vec<String>> {
         let path = self.write("orders.toml", content, 0o600);
-        let loaded = load_in(&[path], None, &env);
+        let loaded = load_in(&[path], &[], &env);
         loaded
             .map(|mut tasks| tasks.remove(0))
             .map_err(|errors| self.shown(&errors))
@@ -76,7 +76,7 @@ fn complaints_behind_least(more: &str) -> Vec<String> {
 
 /// What the first of several paths is called in complaints.
 fn load_error(path: &Path) -> String {
-    load_in(&[path.to_owned()], None, &env)
+    load_in(&[path.to_owned()], &[], &env)
         .unwrap_err()
         .to_string()
 }
@@ -253,7 +253,7 @@ fn an_empty_file_is_refused_with_what_it_needs() {
 fn a_file_that_is_not_utf8_is_refused_at_the_first_wrong_byte() {
     let files = Files::new();
     let path = files.write("orders.toml", b"[source]\n# \xc3\xbc \xff\n", 0o600);
-    let errors = load_in(&[path], None, &env).unwrap_err();
+    let errors = load_in(&[path], &[], &env).unwrap_err();
     let expected = "orders.toml:2:5: is not UTF-8 here, expected TOML in UTF-8";
     assert_eq!(files.shown(&errors), [expected]);
 }
@@ -547,7 +547,7 @@ fn secrets_that_everybody_can_read_and_tls_without_verification_are_warned_about
          insecure_skip_verify = true\n[target]\naddress = \"redis:6379\"\npassword_file = \"password\"\n",
         0o644,
     );
-    let tasks = load_in(&[path], None, &env).unwrap();
+    let tasks = load_in(&[path], &[], &env).unwrap();
     assert_eq!(
         files.warnings(&tasks[0]),
         [
@@ -567,7 +567,7 @@ fn complaints_about_all_files_come_together_and_two_tasks_cannot_share_a_name() 
     let a = files.write("a.toml", named("orders"), 0o600);
     let b = files.write("b.toml", named("orders"), 0o600);
     let c = files.write("c.toml", "", 0o600);
-    let errors = load_in(&[c, b, a], None, &env).unwrap_err();
+    let errors = load_in(&[c, b, a], &[], &env).unwrap_err();
     assert_eq!(
         files.shown(&errors),
         [
@@ -589,8 +589,12 @@ fn the_command_line_names_a_nameless_task_and_picks_a_named_one() {
     let strange = files.write("a b.toml", LEAST, 0o600);
     let load = |paths: &[&PathBuf], name: Option<&str>| {
         let paths: Vec<PathBuf> = paths.iter().map(|path| path.to_path_buf()).collect();
-        let tasks =
-            load_in(&paths, name, &env).map_err(|errors| files.shown(&errors).join("\n"))?;
+        let tasks = load_in(
+            &paths,
+            &name.map(str::to_owned).into_iter().collect::<Vec<_>>(),
+            &env,
+        )
+        .map_err(|errors| files.shown(&errors).join("\n"))?;
         Ok(tasks
             .into_iter()
             .map(|task| task.name)
@@ -640,7 +644,7 @@ proptest! {
         let bytes = [&full.as_bytes()[..start], piece.as_bytes(), &full.as_bytes()[end..]].concat();
         let files = Files::new();
         let path = files.write("orders.toml", bytes, 0o600);
-        if let Err(errors) = load_in(&[path], None, &env) {
+        if let Err(errors) = load_in(&[path], &[], &env) {
             prop_assert!(!errors.complaints().is_empty());
             for complaint in errors.complaints() {
                 prop_assert!(!complaint.to_string().contains('\n'), "{}", complaint);

@@ -2,11 +2,18 @@
 
 use std::process::ExitCode;
 
-/// An exit code. The numbers above 1 are those of sysexits(3).
+/// An exit code. The numbers from 64 are those of sysexits(3); 1, 3 and 4 are the answers that the LSB wants of an init
+/// script, and only `status` and `stop` give them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Exit {
     /// Done, or stopped on request.
     Done,
+    /// Of `status`: dead, and its PID file is still there. Of `stop`: it did not end.
+    Dead,
+    /// Of `status`: not running.
+    NotRunning,
+    /// Of `status` and `stop`: nobody can tell, or whoever asks is not allowed to.
+    Unknown,
     /// The command line is wrong.
     Usage,
     /// What came from the source cannot be understood or copied.
@@ -31,8 +38,11 @@ pub enum Exit {
 
 impl Exit {
     /// All, in order of their numbers.
-    pub const ALL: [Exit; 11] = [
+    pub const ALL: [Exit; 14] = [
         Exit::Done,
+        Exit::Dead,
+        Exit::NotRunning,
+        Exit::Unknown,
         Exit::Usage,
         Exit::BadInput,
         Exit::Unavailable,
@@ -49,6 +59,9 @@ impl Exit {
     pub const fn code(self) -> u8 {
         match self {
             Self::Done => 0,
+            Self::Dead => 1,
+            Self::NotRunning => 3,
+            Self::Unknown => 4,
             Self::Usage => 64,
             Self::BadInput => 65,
             Self::Unavailable => 69,
@@ -66,6 +79,9 @@ impl Exit {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Done => "done, or stopped on request",
+            Self::Dead => "status: dead, and its PID file is still there; stop: it did not end",
+            Self::NotRunning => "status: not running",
+            Self::Unknown => "status, stop: unknown, or not allowed to tell",
             Self::Usage => "wrong command line",
             Self::BadInput => "the source sent what cannot be understood or copied",
             Self::Unavailable => "a server is not available, and retry.max_elapsed is over",
