@@ -11,17 +11,16 @@ mod document;
 mod glob;
 mod load;
 pub mod schema;
-mod secret;
 mod servers;
 mod task;
 mod units;
 
+pub use crate::net::Secret;
 pub use address::{Address, AddressError};
 pub use checks::{CONSOLES, LEVELS};
 pub use complaint::{Complaint, ConfigErrors, Place};
 pub use glob::{Glob, GlobError};
 pub use load::load;
-pub use secret::Secret;
 pub use task::{
     Conflict, Console, Credentials, Filter, Limits, Log, LogFormat, MemberExpiry, OnUnsupported,
     Policy, Reaction, Retry, Severity, Source, Target, Task, TlsFiles,

@@ -1,6 +1,5 @@
 //! How to reach a target, and the control connection to it.
 
-use std::fmt;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -8,13 +7,13 @@ use redis::{AsyncConnectionConfig, FromRedisValue, RedisConnectionInfo, RedisErr
 use tokio::task::AbortHandle;
 
 use super::error::TargetError;
-use crate::net::{self, Endpoint, Stream, TlsSettings};
+use crate::net::{self, Endpoint, Secret, Stream, TlsSettings};
 
 /// How long a control command may take; scanning commands are cut into short ones.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Everything needed to reach a target. `Debug` shows no password.
-#[derive(Clone)]
+/// Everything needed to reach a target.
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Where it listens.
     pub endpoint: Endpoint,
@@ -23,27 +22,13 @@ pub struct Settings {
     /// ACL user; none is the default user.
     pub username: Option<String>,
     /// Password.
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// For the connection, TLS and the login together.
     pub connect_timeout: Duration,
     /// Database of the keys `df2redis:*`.
     pub position_db: u32,
     /// The task's name.
     pub task: String,
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
-            .field("endpoint", &self.endpoint)
-            .field("tls", &self.tls)
-            .field("username", &self.username)
-            .field("password", &self.password.as_ref().map(|_| "***"))
-            .field("connect_timeout", &self.connect_timeout)
-            .field("position_db", &self.position_db)
-            .field("task", &self.task)
-            .finish()
-    }
 }
 
 impl Settings {
@@ -82,31 +67,21 @@ impl Control {
     pub async fn connect(settings: &Settings) -> Result<Self, TargetError> {
         let addr = settings.addr();
         let stream = settings.stream().await?;
-        let mut login = RedisConnectionInfo::default().set_skip_set_lib_name();
-        if let Some(username) = &settings.username {
-            login = login.set_username(username);
-        }
-        if let Some(password) = &settings.password {
-            login = login.set_password(password);
-        }
+        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_TIMEOUT));
         let making = async {
             let (connection, driver) =
-                MultiplexedConnection::new_with_config(&login, stream, config).await?;
+                MultiplexedConnection::new_with_config(&info, stream, config)
+                    .await
+                    .map_err(|error| login_error(&addr, error))?;
             let mut control = Self {
                 connection,
                 addr: addr.clone(),
                 db: 0,
                 driver: tokio::spawn(driver).abort_handle(),
             };
-            // Without a password nothing was asked yet, and anything could be listening.
-            let pong: Result<(), RedisError> = redis::cmd("PING")
-                .query_async(&mut control.connection)
-                .await;
-            match pong {
-                Err(error) if error.code() != Some("NOPERM") => Err(error),
-                _ => Ok(control),
-            }
+            control.log_in(settings).await?;
+            Ok(control)
         };
         tokio::time::timeout(settings.connect_timeout, making)
             .await
@@ -115,7 +90,32 @@ impl Control {
                 doing: "logging in".to_owned(),
                 after: settings.connect_timeout,
             })?
-            .map_err(|error| login_error(&addr, error))
+    }
+
+    /// By hand: the library keeps the server's words to itself, and a password may be any bytes.
+    async fn log_in(&mut self, settings: &Settings) -> Result<(), TargetError> {
+        if let Some(password) = &settings.password {
+            let mut login = redis::cmd("AUTH");
+            if let Some(name) = &settings.username {
+                login.arg(name);
+            }
+            login.arg(password.expose());
+            let answer: Result<(), RedisError> = login.query_async(&mut self.connection).await;
+            if let Err(error) = answer {
+                return Err(match login_error(&self.addr, error) {
+                    // Such as a password where none is set.
+                    TargetError::Answer { addr, answer, .. } => TargetError::Login { addr, answer },
+                    other => other,
+                });
+            }
+        }
+        // Without a password nothing was asked yet, and anything could be listening.
+        let pong: Result<(), RedisError> =
+            redis::cmd("PING").query_async(&mut self.connection).await;
+        match pong {
+            Err(error) if error.code() != Some("NOPERM") => Err(login_error(&self.addr, error)),
+            _ => Ok(()),
+        }
     }
 
     /// Whom this talks to, for errors.
@@ -213,10 +213,6 @@ fn login_error(addr: &str, error: RedisError) -> TargetError {
     use redis::{ErrorKind, ServerErrorKind};
     let addr = addr.to_owned();
     match error.kind() {
-        ErrorKind::AuthenticationFailed => TargetError::Login {
-            addr,
-            answer: text_of(&error),
-        },
         ErrorKind::Parse => TargetError::Protocol {
             addr,
             cause: crate::resp::Garbage {

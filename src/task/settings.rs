@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use crate::config::{Address, Conflict, Credentials, Glob, Reaction, Task, TlsFiles};
-use crate::net::{Endpoint, TlsSettings, Verification};
+use crate::net::{Endpoint, Secret, TlsSettings, Verification};
 use crate::source::dragonfly;
 use crate::target::{self, DeadLetter, ErrorPolicy, Owned, TargetError, Wanted};
 
@@ -55,10 +55,9 @@ fn username(credentials: &Option<Credentials>) -> Option<String> {
         .and_then(|credentials| credentials.username.clone())
 }
 
-fn password(credentials: &Option<Credentials>) -> Option<String> {
-    credentials
-        .as_ref()
-        .map(|credentials| String::from_utf8_lossy(credentials.password.expose()).into_owned())
+fn password(credentials: &Option<Credentials>) -> Option<Secret> {
+    let credentials = credentials.as_ref()?;
+    Some(credentials.password.clone())
 }
 
 /// How to reach the source.
@@ -68,7 +67,7 @@ pub(super) fn source(task: &Task) -> dragonfly::Settings {
         endpoint: endpoint(&source.address),
         tls: source.tls.as_ref().map(tls),
         username: username(&source.credentials),
-        password: password(&source.credentials).map(dragonfly::Password::new),
+        password: password(&source.credentials),
         connect_timeout: source.connect_timeout,
         announce_ip: source.announce_ip.map(|ip| ip.to_string()),
         announce_port: source.announce_port.unwrap_or(ANNOUNCED_PORT),

@@ -1,6 +1,6 @@
 //! Reaching a target: TLS, Unix sockets, logins, permissions, and what it says about itself.
 
-use df2redis::net::{TlsSettings, Verification};
+use df2redis::net::{Secret, TlsSettings, Verification};
 use df2redis::target::{Conflict, Control, ErrorPolicy, Ownership, Profile, TargetError, Writer};
 
 use crate::ownership::{owned, wanted};
@@ -48,7 +48,7 @@ async fn tls_unix_sockets_and_acl_users_work_for_both_kinds_of_connection() {
     let local = settings(&format!("unix:{}", socket.display()));
     for mut settings in [secure, local] {
         settings.username = Some("copier".to_owned());
-        settings.password = Some("pass word".to_owned());
+        settings.password = Some(Secret::new(b"pass word".to_vec()));
         assert!(!format!("{settings:?}").contains("pass word"));
         let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop)
             .await
@@ -62,14 +62,20 @@ async fn tls_unix_sockets_and_acl_users_work_for_both_kinds_of_connection() {
         let profile = Profile::read(&mut control).await.unwrap();
         assert_eq!(profile.keys, [(0, 5_000)]);
         assert_eq!(profile.databases, Some(16));
-        settings.password = Some("wrong".to_owned());
+        settings.password = Some(Secret::new(b"wrong".to_vec()));
         for error in [
             Control::connect(&settings).await.unwrap_err(),
             Writer::connect(&settings, quick(), ErrorPolicy::Stop)
                 .await
                 .unwrap_err(),
         ] {
-            assert!(matches!(error, TargetError::Login { .. }), "{error}");
+            let TargetError::Login { answer, .. } = &error else {
+                panic!("{error}");
+            };
+            assert!(
+                answer.starts_with("WRONGPASS "),
+                "the server's own words: {answer}"
+            );
             assert!(!error.to_string().contains("\"wrong\""));
         }
         let () = server.ask(&["FLUSHDB"]);
@@ -91,7 +97,7 @@ async fn a_missing_permission_is_named() {
     ]);
     let mut settings = server.settings();
     settings.username = Some("copier".to_owned());
-    settings.password = Some("p".to_owned());
+    settings.password = Some(Secret::new(b"p".to_vec()));
     let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop)
         .await
         .unwrap();

@@ -41,7 +41,7 @@ pub(super) async fn connect(
     let Some(password) = &settings.password else {
         return Ok(conn);
     };
-    let password = password.reveal().as_bytes();
+    let password = password.expose();
     let reply = match &settings.username {
         Some(user) => {
             let words = [&b"AUTH"[..], user.as_bytes(), password];

@@ -37,7 +37,7 @@ pub use monitor::Monitor;
 pub use parser::Decoded;
 pub use reply::Reply;
 pub use session::{Registered, Session, Stable, Start, Syncing};
-pub use settings::{Password, ReadSettings, Settings};
+pub use settings::{ReadSettings, Settings};
 pub use shard::shard;
 pub use stream::StreamDecoder;
 pub use wire::all_closed;

@@ -1,37 +1,15 @@
 //! What a session and its readers are told.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use crate::entry::unix_ms;
-use crate::net::{Endpoint, TlsSettings};
+use crate::net::{Endpoint, Secret, TlsSettings};
 
 /// Spans are 32 bits wide; nothing near that stays in memory.
 const THRESHOLD_MAX: usize = 1 << 30;
-
-/// A password. Shown as `***`, whoever asks.
-#[derive(Clone)]
-pub struct Password(String);
-
-impl Password {
-    /// Keeps it from being shown.
-    pub fn new(password: String) -> Self {
-        Self(password)
-    }
-
-    pub(super) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
 
 /// How to reach a master, and how to introduce oneself.
 #[derive(Debug, Clone)]
@@ -43,7 +21,7 @@ pub struct Settings {
     /// ACL user; the default user if none.
     pub username: Option<String>,
     /// Nothing is sent without a password: such a source does not ask.
-    pub password: Option<Password>,
+    pub password: Option<Secret>,
     /// For connecting and for each answer of the handshake.
     pub connect_timeout: Duration,
     /// Address to show in the master's `INFO replication`; the peer address if none.

@@ -197,7 +197,7 @@ fn slices<'a>(loaded: &'a Loaded, batch: &'a Batch, progress: &Progress) -> [IoS
 /// Sends AUTH, if there is something to send, and PING; each answer is looked at.
 async fn log_in(stream: &mut Stream, settings: &Settings) -> Result<(), TargetError> {
     if let Some(password) = &settings.password {
-        let password = password.as_bytes();
+        let password = password.expose();
         let answer = match &settings.username {
             Some(name) => ask(stream, settings, &[b"AUTH", name.as_bytes(), password]).await?,
             None => ask(stream, settings, &[b"AUTH", password]).await?,
