@@ -16,7 +16,7 @@ use super::arguments::Replicate;
 use super::{VERSION, complain};
 use crate::config::{self, ConfigErrors, Task};
 use crate::logging::{self, LogError, Terminal, fields};
-use crate::process::{Exit, LockError, Stop, StopSignals, TaskLock};
+use crate::process::{Exit, LockError, Signals, Stop, TaskLock};
 use crate::source::dragonfly::all_closed;
 use crate::task::{self, TaskError, chain};
 
@@ -46,6 +46,7 @@ impl Failure {
             Self::Lock(
                 LockError::Held { .. }
                 | LockError::Directory { .. }
+                | LockError::Unsafe { .. }
                 | LockError::File { .. }
                 | LockError::NotAFile { .. },
             ) => Exit::CannotCreate,
@@ -153,8 +154,8 @@ fn runtime() -> Result<Runtime, Failure> {
 
 /// Runs the task beside the signals. It is a task of its own for the runtime, so that its panic is its own.
 async fn supervise(task: Task, log: Logger, terminal: Terminal) -> Result<(), Failure> {
-    let listening = StopSignals::listen(task.shutdown_timeout).map_err(Failure::Runtime)?;
-    let (_signals, stop) = listening;
+    let listening = Signals::listen(task.shutdown_timeout).map_err(Failure::Runtime)?;
+    let (_signals, stop, _requests) = listening;
     // Not earlier: whoever reads this line may send a signal.
     info!(log, "df2redis started";
         fields::TASK => &task.name, fields::VERSION => VERSION, fields::PID => std::process::id(),

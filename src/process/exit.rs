@@ -75,6 +75,11 @@ impl Exit {
         }
     }
 
+    /// The exit code of this number.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|exit| exit.code() == code)
+    }
+
     /// What the number means, in a few words for `--help`.
     pub const fn meaning(self) -> &'static str {
         match self {

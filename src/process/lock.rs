@@ -1,25 +1,42 @@
-//! One process for each task: a lock in the task's state directory.
+//! One process for each task: a lock in the task's state directory, and how others find who holds it.
 //!
-//! The lock is the kernel's (flock), so it ends with the process however that ends. The file stays behind; its
-//! content, the PID of the last holder, only serves the message to whoever is refused.
+//! The lock is the kernel's, so it ends with the process however that ends, and the kernel tells who holds it. The file
+//! stays behind. Its content, line by line: the PID of the last holder; once known, the path of its control socket.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use nix::libc;
+use nix::unistd::geteuid;
 
-/// How often, and how far apart, a holder's PID is looked for that it has not written yet.
-const PID_ATTEMPTS: u32 = 20;
-const PID_PAUSE: Duration = Duration::from_millis(5);
+use super::record_lock::{Access, OpenError, OpenFile, RecordLock, Taken, open};
 
-/// The right to run one task, until dropped. Nobody inherits it through exec.
+/// What the names of lock files end with.
+const SUFFIX: &str = ".lock";
+
+/// Longer than a PID and a path can be.
+const LONGEST: usize = 8192;
+
+/// How often a lock is tried for whose holder lets go each time before it can be named.
+const ATTEMPTS: u32 = 100;
+
+/// The right to run one task, until dropped. Neither children nor what is executed inherit it.
 #[derive(Debug)]
 pub struct TaskLock {
-    /// Open as long as the lock is held.
-    _file: File,
+    lock: RecordLock,
+    path: PathBuf,
+}
+
+/// Who runs a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskHolder {
+    /// `None`: a process that cannot be seen from here, in another PID namespace or on another machine.
+    pub pid: Option<u32>,
+    /// Its control socket; `None`: it has none, or not yet.
+    pub control: Option<PathBuf>,
 }
 
 /// Why a task cannot be locked.
@@ -30,7 +47,7 @@ pub enum LockError {
     Held {
         /// The task.
         task: String,
-        /// Who runs it, as far as the lock file says.
+        /// Who runs it; `None`: a process that cannot be seen from here.
         pid: Option<u32>,
         /// The lock file.
         path: PathBuf,
@@ -42,6 +59,16 @@ pub enum LockError {
         path: PathBuf,
         /// Why not.
         cause: io::Error,
+    },
+    /// Others could change what is in the state directory, or whom they find there.
+    #[error("cannot use the state directory {}: {what}\n{remedy}", .path.display())]
+    Unsafe {
+        /// The directory.
+        path: PathBuf,
+        /// How it shows.
+        what: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// The lock file cannot be opened, locked or written.
     #[error("cannot lock {}: {cause}", .path.display())]
@@ -63,79 +90,210 @@ fn pid_text(pid: Option<u32>) -> String {
     pid.map(|pid| format!(", PID {pid}")).unwrap_or_default()
 }
 
+fn lock_path(state_dir: &Path, task: &str) -> PathBuf {
+    state_dir.join(format!("{task}{SUFFIX}"))
+}
+
 impl TaskLock {
     /// Locks `<state_dir>/<task>.lock`, at once or not at all. Directory (0700) and file (0600) are created as
-    /// needed; a symbolic link in place of the file is not followed.
+    /// needed; a symbolic link in place of the file is not followed, and a directory or file of somebody other than
+    /// this user or root is refused, as is a directory where others may write.
+    ///
+    /// To be called by the process that stays, as the user it stays: a child made by fork does not hold the lock.
     pub fn acquire(state_dir: &Path, task: &str) -> Result<Self, LockError> {
         let mut builder = DirBuilder::new();
         let created = builder.recursive(true).mode(0o700).create(state_dir);
-        created.map_err(|cause| LockError::Directory {
+        let about = created.and_then(|()| fs::metadata(state_dir));
+        let about = about.map_err(|cause| LockError::Directory {
             path: state_dir.to_owned(),
             cause,
         })?;
-        let path = state_dir.join(format!("{task}.lock"));
+        trusted(state_dir, about.uid(), about.mode())?;
+        let path = lock_path(state_dir, task);
         let failed = |cause| LockError::File {
             path: path.clone(),
             cause,
         };
-        let mut file = open(&path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(LockError::Held {
-                    task: task.to_owned(),
-                    pid: holder(&mut file),
-                    path,
-                });
-            }
-            Err(TryLockError::Error(cause)) => return Err(failed(cause)),
+        let lock = take(&path, task)?;
+        let owner = lock.file().and_then(File::metadata).map_err(failed)?.uid();
+        // In a directory such as /tmp anybody can have made it.
+        if !is_trusted(owner) {
+            let foreign = io::Error::other(format!("it belongs to user {owner}"));
+            return Err(failed(foreign));
         }
-        file.set_len(0).map_err(failed)?;
-        writeln!(file, "{}", std::process::id()).map_err(failed)?;
-        Ok(Self { _file: file })
+        let locked = Self {
+            lock,
+            path: path.clone(),
+        };
+        locked.write(&[]).map_err(failed)?;
+        Ok(locked)
+    }
+
+    /// Has others find the control socket of this process by its task.
+    pub fn announce(&mut self, control_socket: &Path) -> Result<(), LockError> {
+        let name = control_socket.as_os_str().as_bytes();
+        let written = match name.contains(&b'\n') {
+            true => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the path of the control socket has a line break",
+            )),
+            false => self.write(name),
+        };
+        written.map_err(|cause| LockError::File {
+            path: self.path.clone(),
+            cause,
+        })
+    }
+
+    /// The content: our PID, and the control socket's path if there is one. Readers trust only lines that are
+    /// whole, and the second only below the holder's PID.
+    fn write(&self, control: &[u8]) -> io::Result<()> {
+        let mut content = format!("{}\n", std::process::id()).into_bytes();
+        if !control.is_empty() {
+            content.extend_from_slice(control);
+            content.push(b'\n');
+        }
+        let file = self.lock.file()?;
+        file.set_len(0)?;
+        file.write_all_at(&content, 0)
     }
 }
 
-fn open(path: &Path) -> Result<File, LockError> {
-    let not_a_file = || LockError::NotAFile {
-        path: path.to_owned(),
+/// Whether what this user owns is as good as ours.
+fn is_trusted(owner: u32) -> bool {
+    owner == 0 || owner == geteuid().as_raw()
+}
+
+/// Refuses a state directory of somebody else, or in which somebody else could replace files.
+fn trusted(state_dir: &Path, owner: u32, mode: u32) -> Result<(), LockError> {
+    let refused = |what, remedy| LockError::Unsafe {
+        path: state_dir.to_owned(),
+        what,
+        remedy,
     };
+    if !is_trusted(owner) {
+        return Err(refused(
+            format!("it belongs to user {owner}"),
+            "give it to the user that runs the task, or run the task as that user",
+        ));
+    }
+    // Where the sticky bit is set only the owner of a file may remove or rename it.
+    if mode & 0o022 != 0 && mode & 0o1000 == 0 {
+        return Err(refused(
+            format!("others may write there (mode {:03o})", mode & 0o777),
+            "chmod go-w it, or name a directory below it, which is then made private",
+        ));
+    }
+    Ok(())
+}
+
+fn take(path: &Path, task: &str) -> Result<RecordLock, LockError> {
     let failed = |cause| LockError::File {
         path: path.to_owned(),
         cause,
     };
-    // O_NONBLOCK: opening must not wait for the other end of a FIFO with that name.
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
-        .open(path);
-    let file = opened.map_err(|cause| match cause.raw_os_error() {
-        Some(libc::ELOOP | libc::EISDIR) => not_a_file(),
-        _ => failed(cause),
-    })?;
-    match file.metadata().map_err(failed)?.is_file() {
-        true => Ok(file),
-        false => Err(not_a_file()),
+    let held = |pid| LockError::Held {
+        task: task.to_owned(),
+        pid,
+        path: path.to_owned(),
+    };
+    for _ in 0..ATTEMPTS {
+        let opened = match open(path, Access::Create(0o600)) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => continue,
+            Err(OpenError::Ours) => return Err(held(Some(std::process::id()))),
+            Err(OpenError::NotAFile) => {
+                return Err(LockError::NotAFile {
+                    path: path.to_owned(),
+                });
+            }
+            Err(OpenError::Failed(cause)) => return Err(failed(cause)),
+        };
+        match opened.lock().map_err(failed)? {
+            Taken::Yes(lock) if lock.is_at(path) => return Ok(lock),
+            // Somebody removed it meanwhile.
+            Taken::Yes(_) => {}
+            Taken::No(opened) => {
+                // None: the holder has just let go.
+                if let Some(holding) = opened.holder().map_err(failed)? {
+                    return Err(held(holding.pid));
+                }
+            }
+        }
+    }
+    Err(failed(io::Error::other(
+        "it is taken and left all the time",
+    )))
+}
+
+/// Who runs the task; `None`: nobody. Disturbs neither whoever runs it nor whoever is about to.
+pub fn task_holder(state_dir: &Path, task: &str) -> io::Result<Option<TaskHolder>> {
+    let path = lock_path(state_dir, task);
+    match open(&path, Access::Look) {
+        Ok(Some(opened)) => look(&opened),
+        Ok(None) => Ok(None),
+        // Our own file must not even be opened beside the lock; the other process that asks can be told more.
+        Err(OpenError::Ours) => Ok(Some(TaskHolder {
+            pid: Some(std::process::id()),
+            control: None,
+        })),
+        Err(OpenError::NotAFile) => Err(io::Error::other(format!(
+            "{} is not a regular file",
+            path.display()
+        ))),
+        Err(OpenError::Failed(cause)) => Err(cause),
     }
 }
 
-/// The PID in a lock file that somebody holds: written right after locking, so perhaps not yet there.
-fn holder(file: &mut File) -> Option<u32> {
-    for _ in 0..PID_ATTEMPTS {
-        let mut text = String::new();
-        // No PID has more digits than this.
-        file.take(16).read_to_string(&mut text).ok()?;
-        if let Some(pid) = text.strip_suffix('\n') {
-            return pid.parse().ok();
+fn look(opened: &OpenFile) -> io::Result<Option<TaskHolder>> {
+    let Some(holding) = opened.holder()?.filter(|holding| holding.exclusive) else {
+        return Ok(None);
+    };
+    let mut content = vec![0; LONGEST];
+    let length = opened.file().read_at(&mut content, 0)?;
+    content.truncate(length);
+    Ok(Some(TaskHolder {
+        pid: holding.pid,
+        control: control(&content, holding.pid),
+    }))
+}
+
+/// The control socket's path, if this is what the holder has written, and has written whole.
+fn control(content: &[u8], holder: Option<u32>) -> Option<PathBuf> {
+    let mut lines = content.split_inclusive(|byte| *byte == b'\n');
+    let pid = std::str::from_utf8(lines.next()?).ok()?;
+    let pid: u32 = pid.strip_suffix('\n')?.parse().ok()?;
+    let path = lines.next()?.strip_suffix(b"\n")?;
+    // Whoever cannot be seen has another number there than here.
+    let is_holders = holder.is_none_or(|holder| holder == pid);
+    is_holders.then(|| PathBuf::from(OsStr::from_bytes(path)))
+}
+
+/// The control socket of the process `pid`, found by the task locks that it holds; `None`: it holds none, or has no
+/// control socket. Only root and the process's own user may look.
+pub fn control_of(pid: u32) -> io::Result<Option<PathBuf>> {
+    let descriptors = PathBuf::from(format!("/proc/{pid}/fd"));
+    for descriptor in fs::read_dir(descriptors)? {
+        let descriptor = descriptor?.path();
+        // It may be closed by now.
+        let Ok(name) = fs::read_link(&descriptor) else {
+            continue;
+        };
+        if !name.as_os_str().as_bytes().ends_with(SUFFIX.as_bytes()) {
+            continue;
         }
-        std::thread::sleep(PID_PAUSE);
-        io::Seek::rewind(file).ok()?;
+        // By its name here; where the process sees other files under that name, its lock is not found on this one.
+        let Ok(Some(opened)) = open(&name, Access::Look) else {
+            continue;
+        };
+        match look(&opened) {
+            Ok(Some(found)) if found.pid == Some(pid) && found.control.is_some() => {
+                return Ok(found.control);
+            }
+            _ => {}
+        }
     }
-    None
+    Ok(None)
 }
 
 #[cfg(test)]
