@@ -67,8 +67,8 @@ build: ## the release binary
 
 deb: tools-deb ## a Debian package in target/debian
 ifdef BINARY
-	install -D -m 0755 $(BINARY) target/package/release/df2redis
-	CARGO_TARGET_DIR=target/package $(CARGO) deb --locked --no-strip --no-build --output $(DEB_DIR) $(DEB_FLAGS)
+	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && install -D -m 0755 $(BINARY) "$$dir/release/df2redis" && \
+	CARGO_TARGET_DIR="$$dir" $(CARGO) deb --locked --no-strip --no-build --output $(DEB_DIR) $(DEB_FLAGS)
 else
 	$(CARGO) deb --locked --no-strip --profile $(DEB_PROFILE) --output $(DEB_DIR) $(DEB_FLAGS)
 endif
