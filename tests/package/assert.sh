@@ -65,5 +65,14 @@ newer() {
 	rm -rf /tmp/newer
 }
 
+# The copy as a machine that has been booted by SysV init into runlevel 2, where packages may start their services.
+booted() {
+	rm -f /usr/sbin/policy-rc.d /sbin/runlevel
+	printf '#!/bin/sh\necho N 2\n' >/sbin/runlevel
+	chmod +x /sbin/runlevel
+	# No index of manual pages each time: it takes longer than all the rest.
+	rm -f /var/lib/man-db/auto-update
+}
+
 # Installs or upgrades, and keeps conffiles that somebody has changed.
 install_package() { DEBIAN_FRONTEND=noninteractive dpkg --force-confold -i "$1"; }
