@@ -40,7 +40,7 @@ doc:
 deny:
 	$(CARGO) deny --all-features check licenses bans sources
 
-test: tools-redis
+test: tools
 	$(CARGO) nextest run --locked --no-fail-fast
 
 lint:
