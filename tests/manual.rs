@@ -1,11 +1,14 @@
 //! Samples and manual pages against the definitions they describe.
 
+#[path = "../examples/documents/generate.rs"]
+mod generate;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use df2redis::config::{self, schema};
-use df2redis::{cli, process::Exit};
+use df2redis::process::Exit;
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -132,41 +135,56 @@ fn every_key_stands_in_the_manual_with_its_type_and_default() {
     assert_eq!(entries, keys, "keys in the manual that do not exist");
 }
 
-/// All options of a command and its subcommands, as `--name`.
-fn options(command: &clap::Command, found: &mut Vec<String>) {
-    let own = command.get_arguments().filter_map(clap::Arg::get_long);
-    found.extend(own.map(|name| format!("--{name}")));
-    for subcommand in command.get_subcommands() {
-        options(subcommand, found);
+#[test]
+fn manual_page_and_completions_are_what_make_man_writes() {
+    for document in generate::documents(&file("")).unwrap_or_else(|error| panic!("{error}")) {
+        let committed = fs::read_to_string(file("").join(&document.path)).unwrap_or_default();
+        // Line by line, so that the failure shows the first difference and not two whole pages.
+        let mut committed = committed.lines();
+        for line in document.text.lines() {
+            let path = document.path.display();
+            assert_eq!(committed.next(), Some(line), "{path} is old: run make man");
+        }
+        assert_eq!(committed.next(), None, "run make man");
     }
 }
 
 #[test]
 fn every_command_option_and_exit_code_stands_in_the_manual() {
-    let page = read("man/df2redis.8").replace("\\-", "-");
-    let mut command = cli::command();
-    command.build();
-    let mut names = Vec::new();
-    options(&command, &mut names);
-    assert!(names.contains(&"--config".to_owned()) && names.contains(&"--version".to_owned()));
-    for name in names {
-        let entry = page.split(".TP\n").skip(1).any(|entry| {
-            entry
-                .lines()
-                .next()
-                .is_some_and(|line| line.split([' ', '"']).any(|word| word == name))
-        });
-        assert!(entry, "no entry for {name}");
+    let page = read(generate::PAGE).replace("\\-", "-");
+    let commands = generate::commands();
+    assert!(commands.len() >= 6, "{commands:?}");
+    for (name, command) in commands {
+        let (_, section) = page
+            .split_once(&format!("\n.SS {name}\n"))
+            .unwrap_or_else(|| panic!("no section {name}"));
+        let section = &section[..section.find("\n.S").unwrap()];
+        for option in command.get_arguments().filter_map(clap::Arg::get_long) {
+            // These two stand once, for all commands.
+            let part = match option {
+                "help" | "version" => &page,
+                _ => section,
+            };
+            let entry = format!("\\fB--{option}\\fR");
+            let found = part.split(".TP\n").skip(1).any(|part| {
+                part.lines()
+                    .next()
+                    .is_some_and(|line| line.contains(&entry))
+            });
+            assert!(found, "no entry for {option} of {name}");
+        }
     }
     for exit in Exit::ALL {
         let entry = format!(".TP\n.B {}\n", exit.code());
-        assert!(
-            page.contains(&entry),
-            "no entry for exit code {}",
-            exit.code()
-        );
+        assert!(page.contains(&entry), "no entry for exit code {exit:?}");
     }
-    for header in [".SS replicate\n", ".SS config check\n"] {
-        assert!(page.contains(header), "no {header}");
+}
+
+#[test]
+fn a_part_that_the_manual_lacks_is_missed() {
+    let page = read(generate::PAGE);
+    for (with, without) in [("begin stop", "begin halt"), ("begin exits", "begin")] {
+        let page = page.replace(&format!("generated: {with}\n"), &format!("{without}\n"));
+        assert!(generate::manual(&page).is_err(), "{with}");
     }
 }
