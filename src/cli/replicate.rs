@@ -5,8 +5,8 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use slog::{Logger, crit, info, warn};
 use tokio::runtime::{Builder, Runtime};
@@ -18,13 +18,10 @@ use crate::config::{self, ConfigErrors, Task};
 use crate::logging::{self, LogError, Terminal, fields};
 use crate::process::{Exit, LockError, Signals, Stop, TaskLock};
 use crate::source::dragonfly::all_closed;
-use crate::task::{self, TaskError, chain};
+use crate::task::{self, Hosted, Reporter, TaskError, chain};
 
 /// The most threads one task uses: flows are many, but most of the work is moving bytes.
 const MOST_THREADS: usize = 4;
-
-/// How long a task that was told to end at once may take before it is abandoned.
-const LAST_GRACE: Duration = Duration::from_secs(2);
 
 /// Why the command failed.
 enum Failure {
@@ -33,10 +30,6 @@ enum Failure {
     Log(LogError),
     Runtime(io::Error),
     Task(TaskError),
-    /// The task panicked.
-    Panicked(String),
-    /// The task did not end when told to.
-    Stuck,
 }
 
 impl Failure {
@@ -53,7 +46,6 @@ impl Failure {
             Self::Log(LogError::Open { .. }) => Exit::CannotCreate,
             Self::Log(LogError::Thread(_)) | Self::Runtime(_) => Exit::Internal,
             Self::Task(error) => error.exit_code(),
-            Self::Panicked(_) | Self::Stuck => Exit::Internal,
         }
     }
 }
@@ -76,8 +68,6 @@ impl fmt::Display for Failure {
             Self::Log(error) => write!(f, "{}", chain(error)),
             Self::Runtime(error) => write!(f, "cannot start the runtime: {error}"),
             Self::Task(error) => write!(f, "{}", chain(error)),
-            Self::Panicked(message) => write!(f, "a defect ended the task: {message}"),
-            Self::Stuck => write!(f, "the task did not end when told to, and was abandoned"),
         }
     }
 }
@@ -163,27 +153,33 @@ async fn supervise(task: Task, log: Logger, terminal: Terminal) -> Result<(), Fa
     for warning in &task.warnings {
         warn!(log, "task file warning"; fields::REASON => %warning);
     }
-    let mut running = tokio::spawn(task::run(task, log.clone(), terminal, stop.clone()));
+    let reporter = Reporter::new(
+        &task,
+        task.log.dir.join(format!("{}_replicate.log", task.name)),
+    );
+    let hosted = Hosted {
+        task: Arc::new(task),
+        log: log.clone(),
+        terminal,
+        reporter,
+    };
     tokio::select! {
         // A task that ends at once may be faster than the line that says so.
         biased;
-        () = overdue(stop, log) => {
-            running.abort();
-            Err(Failure::Stuck)
+        () = told(stop.clone(), log) => Ok(()),
+        ended = task::host(vec![hosted], stop) => match ended {
+            Ok(()) => Ok(()),
+            Err(mut failures) => failures.pop().map_or(Ok(()), |(_, error)| Err(Failure::Task(error))),
         }
-        ended = &mut running => match ended {
-            Ok(ended) => ended.map_err(Failure::Task),
-            Err(error) => Err(Failure::Panicked(error.to_string())),
-        },
     }
 }
 
-/// Logs each rise of `stop`, and returns when the task has had its time to heed the last one.
-async fn overdue(mut stop: watch::Receiver<Stop>, log: Logger) {
+/// Logs each rise of `stop`. Never ends.
+async fn told(mut stop: watch::Receiver<Stop>, log: Logger) {
     // The sender lives as long as the signals are listened to, which is longer than this.
     let _ = stop.wait_for(|stop| *stop >= Stop::Drain).await;
     info!(log, "stopping, finishing what is in flight");
     let _ = stop.wait_for(|stop| *stop >= Stop::Now).await;
     warn!(log, "stopping at once");
-    tokio::time::sleep(LAST_GRACE).await;
+    std::future::pending().await
 }

@@ -88,3 +88,15 @@ impl slog::KV for Hint {
 }
 /// How many were copied with less than the source has: without the expiry of members, say.
 pub const REDUCED: &str = "reduced";
+/// How long something has been so, milliseconds.
+pub const SINCE_MS: &str = "since_ms";
+/// Sessions of a task.
+pub const SESSIONS: &str = "sessions";
+/// How many times a task was started again.
+pub const RESTARTS: &str = "restarts";
+/// Where entries come from, and what it is.
+pub const SOURCE: &str = "source";
+/// Where entries go, and what it is.
+pub const TARGET: &str = "target";
+/// The source's own position in a flow.
+pub const SOURCE_POSITION: &str = "source_position";

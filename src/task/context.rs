@@ -1,7 +1,7 @@
 //! What all flows of one session share.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use slog::{Logger, info, warn};
@@ -35,12 +35,10 @@ pub(super) struct Context {
     pub(super) spoilt: watch::Sender<Option<(Global, u32)>>,
 }
 
-/// What could not be copied and was left out by policy: told once per kind, then counted.
+/// What could not be copied and was left out by policy is told once per kind; the status counts it.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
     told: Mutex<HashSet<&'static str>>,
-    pub(super) unsupported: AtomicU64,
-    pub(super) noted: AtomicU64,
 }
 
 impl Losses {
@@ -69,7 +67,7 @@ impl Context {
                 reason: unsupported.to_string(),
             });
         }
-        self.losses.unsupported.fetch_add(1, Ordering::Relaxed);
+        self.status.unsupported.fetch_add(1, Ordering::Relaxed);
         if self.losses.first(unsupported.kind.as_str()) {
             warn!(log, "left out, and counted from now on";
                 fields::KIND => unsupported.kind.as_str(), fields::DB => db,
@@ -80,7 +78,7 @@ impl Context {
 
     /// Counts what was copied with less than it had.
     pub(super) fn note(&self, log: &Logger, db: u32, what: &str, note: Note) {
-        self.losses.noted.fetch_add(1, Ordering::Relaxed);
+        self.status.reduced.fetch_add(1, Ordering::Relaxed);
         let name = match note {
             Note::MemberExpiryDropped => "expiry of single members was dropped",
             Note::StreamIdChosen => "the target chose a stream entry's id",

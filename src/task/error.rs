@@ -75,6 +75,9 @@ pub enum TaskError {
     /// answered for what was in flight.
     #[error("stopped before the target confirmed what was in flight")]
     Undrained,
+    /// A bug: told to end at once, the task did not.
+    #[error("the task did not end when told to, and was abandoned")]
+    Stuck,
     /// A bug: one of the task's parts panicked. The log has its message.
     #[error("a part of the task panicked: {0}")]
     Panicked(String),
@@ -111,6 +114,7 @@ impl TaskError {
             Self::Unsupported { .. }
             | Self::State { .. }
             | Self::GaveUp { .. }
+            | Self::Stuck
             | Self::Undrained => false,
         }
     }
@@ -133,6 +137,7 @@ impl TaskError {
             Self::Barrier(_)
             | Self::Malformed { .. }
             | Self::Damaged { .. }
+            | Self::Stuck
             | Self::Panicked(_) => None,
         }
     }
@@ -150,7 +155,7 @@ impl TaskError {
                 _ => Exit::Unavailable,
             },
             Self::Undrained => Exit::Temporary,
-            Self::Panicked(_) => Exit::Internal,
+            Self::Stuck | Self::Panicked(_) => Exit::Internal,
         }
     }
 }

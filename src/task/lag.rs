@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// Observations kept per flow; older ones are thinned, since only the first unapplied one counts.
 const KEPT: usize = 3_600;
 
-/// One flow's distance from the master.
+/// One flow's distance from the source, as measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Lag {
     /// Entries the master has and the target has not confirmed.

@@ -1,4 +1,4 @@
-//! One task's life: sessions, one after the other, until it is stopped or cannot go on.
+//! Tasks: one's life, which is sessions one after the other until it is stopped or cannot go on, and several side by side.
 //!
 //! A session that ends in a temporary error is followed by another, after a wait; each begins with
 //! a full sync, which overwrites in place.
@@ -9,10 +9,13 @@ mod barrier;
 mod context;
 mod error;
 mod ghosts;
+mod host;
 mod items;
 mod lag;
 mod large;
 mod progress;
+mod report;
+mod reporter;
 mod session;
 mod settings;
 mod status;
@@ -28,6 +31,10 @@ use crate::logging::{Progress, Terminal, fields};
 use crate::process::Stop;
 
 pub use error::{TaskError, chain};
+pub use host::{Hosted, host};
+pub use report::{Flow, Lag, LastError, PerSecond, Report, Server};
+pub use reporter::{Reporter, Stage};
+pub use status::Phase;
 
 use backoff::Backoff;
 use session::{SessionEnd, Setup};
@@ -38,21 +45,21 @@ use session::{SessionEnd, Setup};
 /// With [`Stop::Drain`] what has been read is finished, confirmed and acknowledged first; with
 /// [`Stop::Now`] nothing is waited for.
 pub async fn run(
-    task: Task,
+    task: Arc<Task>,
     log: Logger,
     terminal: Terminal,
+    reporter: Reporter,
     mut stop: watch::Receiver<Stop>,
 ) -> Result<(), TaskError> {
-    let task = Arc::new(task);
     let mut backoff = Backoff::new(settings::backoff(&task));
-    let mut setup = Setup {
+    let setup = Setup {
         task: task.clone(),
         log: &log,
         terminal: &terminal,
-        number: 0,
+        reporter: &reporter,
     };
     loop {
-        setup.number += 1;
+        reporter.session_begins();
         let mut reached_stable = || backoff.succeeded();
         let session = session::run(&setup, stop.clone(), &mut reached_stable);
         let failure = match Box::pin(session).await {
@@ -66,6 +73,7 @@ pub async fn run(
         if *stop.borrow() != Stop::Run || !failure.is_temporary() {
             return Err(failure);
         }
+        reporter.failed(&failure);
         let Some(wait) = backoff.failed(Instant::now()) else {
             error!(log, "giving up"; fields::ERROR => chain(&failure),
                 fields::ATTEMPT => backoff.failures());
@@ -74,6 +82,7 @@ pub async fn run(
                 last: Box::new(failure),
             });
         };
+        reporter.enter(Phase::Waiting);
         warn!(log, "session ended, a new full sync follows";
             fields::ERROR => chain(&failure), fields::ATTEMPT => backoff.failures(),
             fields::WAIT_MS => millis(wait),

@@ -1,69 +1,74 @@
 //! What a task tells while it runs: a bar or a line on a terminal, a summary line in the log.
 
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use slog::{Logger, info};
 
 use crate::logging::{Progress, Terminal, fields};
 
-use super::lag::Lag;
-use super::millis;
+use super::report::{Lag, PerSecond};
 use super::status::{Phase, Status, Totals};
 
-/// Turns counters into rates, from one look to the next.
-#[derive(Debug)]
-pub(super) struct Rates {
-    at: Instant,
-    totals: Totals,
-    applied: u64,
-}
+/// How far back rates look: on the terminal and in reports, and in the summary line.
+const RECENT: Duration = Duration::from_secs(3);
 
-/// Per second, since the last look.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct PerSecond {
-    keys: f64,
-    bytes: f64,
-    applied: f64,
+/// Turns counters into rates, by what they were a while ago.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    /// Oldest first, none older than a summary needs.
+    looks: VecDeque<(Instant, Totals)>,
 }
 
 impl Rates {
-    pub(super) fn new(now: Instant) -> Self {
-        Self {
-            at: now,
-            totals: Totals::default(),
-            applied: 0,
+    /// Takes down what is counted now.
+    pub(super) fn look(&mut self, now: Instant, totals: Totals) {
+        let needed = |(at, _): &(Instant, Totals)| now.duration_since(*at) <= SUMMARISE_EVERY;
+        while self.looks.front().is_some_and(|oldest| !needed(oldest)) {
+            self.looks.pop_front();
         }
+        self.looks.push_back((now, totals));
     }
 
-    /// Rates since the last call. `applied` counts entries of stable sync.
-    pub(super) fn since_last(&mut self, now: Instant, totals: Totals, applied: u64) -> PerSecond {
-        let seconds = now.duration_since(self.at).as_secs_f64().max(0.001);
+    /// Per second over the last few seconds.
+    pub(super) fn recent(&self) -> PerSecond {
+        self.over(RECENT)
+    }
+
+    /// Per second since the last summary.
+    pub(super) fn since_summary(&self) -> PerSecond {
+        self.over(SUMMARISE_EVERY)
+    }
+
+    fn over(&self, span: Duration) -> PerSecond {
+        let Some((now, new)) = self.looks.back() else {
+            return PerSecond::default();
+        };
+        let mut looks = self.looks.iter();
+        let Some((then, old)) = looks.find(|(at, _)| now.duration_since(*at) <= span) else {
+            return PerSecond::default();
+        };
+        let seconds = now.duration_since(*then).as_secs_f64();
+        if seconds == 0.0 {
+            return PerSecond::default();
+        }
         let per_second = |new: u64, old: u64| new.saturating_sub(old) as f64 / seconds;
-        let rates = PerSecond {
-            keys: per_second(totals.keys, self.totals.keys),
-            bytes: per_second(totals.bytes, self.totals.bytes),
-            applied: per_second(applied, self.applied),
-        };
-        *self = Self {
-            at: now,
-            totals,
-            applied,
-        };
-        rates
+        PerSecond {
+            keys: per_second(new.keys, old.keys),
+            bytes: per_second(new.bytes, old.bytes),
+            entries: per_second(new.applied, old.applied),
+        }
     }
 }
 
 /// What is known at one moment.
 pub(super) struct Moment {
+    pub(super) phase: Phase,
     pub(super) totals: Totals,
-    /// Entries of stable sync that the target has confirmed.
-    pub(super) applied: u64,
-    /// The flow that is furthest behind, and how far.
-    pub(super) slowest: Option<(u32, Lag)>,
+    /// Of the flow that is furthest behind.
+    pub(super) lag: Option<Lag>,
     pub(super) sessions: u64,
-    pub(super) unsupported: u64,
-    /// Keys and entries copied with less than the source has.
-    pub(super) reduced: u64,
 }
 
 /// Shows the moment on the terminal, if there is one.
@@ -72,10 +77,8 @@ pub(super) fn show(terminal: &Terminal, status: &Status, moment: &Moment, rates:
         return;
     }
     let totals = &moment.totals;
-    let expected = status
-        .expected_keys
-        .load(std::sync::atomic::Ordering::Relaxed);
-    let progress = match status.phase() {
+    let expected = status.expected_keys.load(Ordering::Relaxed);
+    let progress = match moment.phase {
         Phase::Snapshot => {
             let text = format!(
                 "snapshot  {} keys  {}  {}/s  flows {}/{}",
@@ -96,18 +99,13 @@ pub(super) fn show(terminal: &Terminal, status: &Status, moment: &Moment, rates:
             }
         }
         Phase::Stable => {
-            let lag = moment.slowest.map(|(_, lag)| lag).unwrap_or_default();
+            let lag = moment.lag.unwrap_or_default();
             Progress::Line(format!(
                 "stable sync  {} entries applied  {:.0}/s  lag {} entries, {} ms",
-                moment.applied,
-                rates.applied,
-                lag.entries,
-                lag.time.as_millis(),
+                totals.applied, rates.entries, lag.entries, lag.ms,
             ))
         }
-        phase @ (Phase::Connecting | Phase::Waiting | Phase::Stopping) => {
-            Progress::Line(phase.name().to_owned())
-        }
+        phase => Progress::Line(phase.name().to_owned()),
     };
     terminal.show(Some(progress));
 }
@@ -116,17 +114,18 @@ pub(super) fn show(terminal: &Terminal, status: &Status, moment: &Moment, rates:
 pub(super) fn summarise(log: &Logger, status: &Status, moment: &Moment, rates: PerSecond) {
     let totals = &moment.totals;
     let memory = resident_bytes();
-    match status.phase() {
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let (unsupported, reduced) = (read(&status.unsupported), read(&status.reduced));
+    match moment.phase {
         Phase::Stable => {
-            let (flow, lag) = moment.slowest.unwrap_or_default();
-            info!(log, "summary"; fields::PHASE => status.phase().name(),
-                fields::ENTRIES => moment.applied, fields::ENTRIES_PER_S => rates.applied.round() as u64,
-                fields::LAG_ENTRIES => lag.entries,
-                fields::LAG_MS => millis(lag.time),
-                fields::FLOW => flow, fields::MEMORY_BYTES => memory,
+            let lag = moment.lag.unwrap_or_default();
+            info!(log, "summary"; fields::PHASE => moment.phase.name(),
+                fields::ENTRIES => totals.applied, fields::ENTRIES_PER_S => rates.entries.round() as u64,
+                fields::LAG_ENTRIES => lag.entries, fields::LAG_MS => lag.ms,
+                fields::FLOW => lag.flow, fields::MEMORY_BYTES => memory,
                 fields::RECONNECTS => moment.sessions.saturating_sub(1),
-                fields::SKIPPED => totals.skipped, fields::UNSUPPORTED => moment.unsupported,
-                fields::REDUCED => moment.reduced);
+                fields::SKIPPED => totals.skipped, fields::UNSUPPORTED => unsupported,
+                fields::REDUCED => reduced);
         }
         phase => {
             info!(log, "summary"; fields::PHASE => phase.name(),
@@ -134,14 +133,14 @@ pub(super) fn summarise(log: &Logger, status: &Status, moment: &Moment, rates: P
                 fields::KEYS_PER_S => rates.keys.round() as u64, fields::FLOWS_DONE => totals.flows_done,
                 fields::FLOWS => status.flows.len(), fields::MEMORY_BYTES => memory,
                 fields::RECONNECTS => moment.sessions.saturating_sub(1),
-                fields::SKIPPED => totals.skipped, fields::UNSUPPORTED => moment.unsupported,
-                fields::REDUCED => moment.reduced);
+                fields::SKIPPED => totals.skipped, fields::UNSUPPORTED => unsupported,
+                fields::REDUCED => reduced);
         }
     }
 }
 
 /// Resident memory of this process in bytes; 0 where `/proc` does not tell.
-fn resident_bytes() -> u64 {
+pub(super) fn resident_bytes() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm")
         .ok()
         .and_then(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok());
@@ -175,18 +174,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_per_second_since_the_last_look() {
+    fn rates_are_per_second_over_the_last_few_seconds_or_since_the_last_summary() {
         let start = Instant::now();
-        let mut rates = Rates::new(start);
-        let totals = |keys| Totals {
-            keys,
-            bytes: keys * 10,
-            ..Totals::default()
-        };
-        let first = rates.since_last(start + Duration::from_secs(2), totals(100), 0);
-        assert_eq!((first.keys, first.bytes), (50.0, 500.0));
-        let second = rates.since_last(start + Duration::from_secs(3), totals(130), 7);
-        assert_eq!((second.keys, second.applied), (30.0, 7.0));
+        let mut rates = Rates::default();
+        assert_eq!(rates.recent(), PerSecond::default());
+        // 10 keys a second for 17 s, then 100 a second for 3 s.
+        for second in 0..=20_u64 {
+            let keys = second * 10 + second.saturating_sub(17) * 90;
+            let totals = Totals {
+                keys,
+                bytes: keys * 10,
+                ..Totals::default()
+            };
+            rates.look(start + Duration::from_secs(second), totals);
+        }
+        assert_eq!(
+            (rates.recent().keys, rates.recent().bytes),
+            (100.0, 1_000.0)
+        );
+        assert_eq!(rates.since_summary().keys, 37.0);
+        assert!(rates.looks.len() <= 11);
     }
 
     #[test]

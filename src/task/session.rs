@@ -33,9 +33,11 @@ use super::applier::{Applier, FlowEnd};
 use super::barrier::Barrier;
 use super::context::{Context, Losses};
 use super::error::TaskError;
-use super::lag::{Lag, LagMeter};
+use super::lag::LagMeter;
 use super::millis;
-use super::progress::{self, Moment, PerSecond, Rates};
+use super::progress::{self, Moment, Rates};
+use super::report::Lag;
+use super::reporter::Reporter;
 use super::settings;
 use super::status::{Phase, Status};
 
@@ -67,8 +69,7 @@ pub(super) struct Setup<'a> {
     pub(super) task: Arc<Task>,
     pub(super) log: &'a Logger,
     pub(super) terminal: &'a Terminal,
-    /// Sessions of this task so far, this one included.
-    pub(super) number: u64,
+    pub(super) reporter: &'a Reporter,
 }
 
 /// Runs one session until it is stopped, spoilt or broken. `reached_stable` is called once.
@@ -103,19 +104,22 @@ async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     let target = settings::target(task);
     let mut control = Control::connect(&target).await?;
     let profile = Profile::read(&mut control).await?;
+    setup.reporter.target_is(&profile.features.to_string());
     info!(setup.log, "target reached"; fields::ADDR => target.endpoint.to_string(),
         fields::SERVER => profile.features.to_string());
     let mut session = Session::open(&source).await?;
     let master = session.master().clone();
     let mut monitor = session.monitor().await?;
+    let release = master.release.as_deref().unwrap_or("release unknown");
+    setup.reporter.source_is(&format!("Dragonfly {release}"));
     info!(setup.log, "source reached"; fields::ADDR => source.endpoint.to_string(),
-        fields::SERVER => master.release.clone().unwrap_or_else(|| "release unknown".to_owned()),
+        fields::SERVER => release,
         fields::FLOWS => master.flows, fields::SESSION => master.sync_id.clone());
     warn_of(setup.log, &profile);
 
     let wanted = settings::wanted(task, profile.databases, source.endpoint.to_string());
     let ownership = Ownership::establish(&mut control, &target, wanted, unix_ms()).await?;
-    if setup.number == 1 && !ownership.is_first() {
+    if setup.reporter.sessions() == 1 && !ownership.is_first() {
         warn!(
             setup.log,
             "this task has written to the target before: a new full sync overwrites in place, \
@@ -151,7 +155,8 @@ async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     });
     let registered = session.register(Start::Full).await?;
     let (syncing, flows) = registered.sync().await?;
-    context.status.enter(Phase::Snapshot);
+    setup.reporter.session_counts(context.status.clone());
+    setup.reporter.enter(Phase::Snapshot);
     info!(setup.log, "full sync started"; fields::FLOWS => master.flows,
         fields::KEYS => context.status.expected_keys.load(Ordering::Relaxed));
     Ok(Opened {
@@ -193,7 +198,6 @@ struct Running<'a> {
     appliers_left: u32,
     /// Keeps the flows open until the last one is done.
     done: Vec<Acknowledger>,
-    offsets: watch::Receiver<Vec<u64>>,
     meters: Vec<LagMeter>,
     rates: Rates,
     started: Instant,
@@ -237,12 +241,11 @@ impl<'a> Running<'a> {
                 Ok(Part::Applier(end, acknowledger))
             });
         }
-        let (offsets_sender, offsets) = watch::channel(Vec::new());
         parts.spawn(watch_servers(
             context.clone(),
             monitor,
             source,
-            offsets_sender,
+            setup.reporter.clone(),
         ));
         let now = Instant::now();
         Self {
@@ -254,9 +257,8 @@ impl<'a> Running<'a> {
             stable: None,
             appliers_left: count,
             done: Vec::new(),
-            offsets,
             meters: (0..count).map(|_| LagMeter::default()).collect(),
-            rates: Rates::new(now),
+            rates: Rates::default(),
             started: now,
             context,
         }
@@ -279,7 +281,7 @@ impl<'a> Running<'a> {
             tokio::select! {
                 biased;
                 () = async { drop(copied.wait_for(|copied| *copied == flows).await) },
-                    if self.context.status.phase() == Phase::Snapshot =>
+                    if self.setup.reporter.phase() == Phase::Snapshot =>
                 {
                     self.enter_stable();
                     reached_stable();
@@ -294,10 +296,11 @@ impl<'a> Running<'a> {
                     }
                     stopping = true;
                     // A snapshot that did not finish starts again anyway.
-                    if self.context.status.phase() != Phase::Stable {
+                    let phase = self.setup.reporter.phase();
+                    self.setup.reporter.enter(Phase::Stopping);
+                    if phase != Phase::Stable {
                         return Ok(SessionEnd::Stopped);
                     }
-                    self.context.status.enter(Phase::Stopping);
                 }
                 Some(part) = self.parts.join_next() => {
                     self.ended_part(part)?;
@@ -369,7 +372,7 @@ impl<'a> Running<'a> {
     }
 
     fn enter_stable(&mut self) {
-        self.context.status.enter(Phase::Stable);
+        self.setup.reporter.enter(Phase::Stable);
         let totals = self.context.status.totals();
         info!(self.setup.log, "snapshot finished, following writes";
             fields::KEYS => totals.keys, fields::BYTES => totals.bytes,
@@ -378,57 +381,54 @@ impl<'a> Running<'a> {
             fields::NOT_OWNED => self.context.ghosts.kept());
     }
 
-    /// What is known now.
-    fn moment(&mut self) -> Moment {
-        let now = Instant::now();
-        let offsets = self.offsets.borrow_and_update().clone();
-        let mut applied_entries = 0;
-        let mut slowest: Option<(u32, Lag)> = None;
+    /// How far the slowest flow is behind; none before stable sync.
+    fn lag(&mut self, now: Instant) -> Option<Lag> {
         let flows = self.context.status.flows.iter().zip(&mut self.meters);
-        for (number, (flow, meter)) in flows.enumerate() {
+        let lags = flows.zip(0..).filter_map(|((flow, meter), number)| {
             let applied = flow.applied.load(Ordering::Relaxed);
             if applied == 0 {
-                continue;
+                return None;
             }
-            applied_entries += applied.saturating_sub(flow.base.load(Ordering::Relaxed));
-            if let Some(next) = offsets.get(number) {
-                meter.observe(now, *next);
+            match flow.source_next.load(Ordering::Relaxed) {
+                0 => {}
+                next => meter.observe(now, next),
             }
             let latency = Duration::from_micros(flow.latency_us.load(Ordering::Relaxed));
-            let lag = meter.lag(now, applied, latency);
-            if slowest
-                .is_none_or(|(_, worst)| (lag.entries, lag.time) > (worst.entries, worst.time))
-            {
-                slowest = Some((number as u32, lag));
-            }
-        }
-        Moment {
-            totals: self.context.status.totals(),
-            applied: applied_entries,
-            slowest,
-            sessions: self.setup.number,
-            unsupported: self.context.losses.unsupported.load(Ordering::Relaxed),
-            reduced: self.context.losses.noted.load(Ordering::Relaxed),
-        }
+            let behind = meter.lag(now, applied, latency);
+            Some(Lag {
+                flow: number,
+                entries: behind.entries,
+                ms: millis(behind.time),
+            })
+        });
+        lags.max_by_key(|lag| (lag.entries, lag.ms))
     }
 
-    /// What is known now, and what changed since the last look.
-    fn look(&mut self) -> (Moment, PerSecond) {
-        let moment = self.moment();
+    /// What is known now, which is also reported.
+    fn look(&mut self) -> Moment {
         let now = Instant::now();
-        let rates = self.rates.since_last(now, moment.totals, moment.applied);
-        (moment, rates)
+        let moment = Moment {
+            phase: self.setup.reporter.phase(),
+            totals: self.context.status.totals(),
+            lag: self.lag(now),
+            sessions: self.setup.reporter.sessions(),
+        };
+        self.rates.look(now, moment.totals);
+        self.setup
+            .reporter
+            .measured(self.rates.recent(), moment.lag);
+        moment
     }
 
     fn show(&mut self) {
-        if self.setup.terminal.shows_progress() {
-            let (moment, rates) = self.look();
-            progress::show(self.setup.terminal, &self.context.status, &moment, rates);
-        }
+        let moment = self.look();
+        let rates = self.rates.recent();
+        progress::show(self.setup.terminal, &self.context.status, &moment, rates);
     }
 
     fn summarise(&mut self) {
-        let (moment, rates) = self.look();
+        let moment = self.look();
+        let rates = self.rates.since_summary();
         progress::summarise(self.setup.log, &self.context.status, &moment, rates);
     }
 }
@@ -449,14 +449,22 @@ async fn watch_servers(
     context: Arc<Context>,
     mut monitor: Monitor,
     source: dragonfly::Settings,
-    offsets: watch::Sender<Vec<u64>>,
+    reporter: Reporter,
 ) -> Result<Part, TaskError> {
     let mut timer = interval(WATCH_EVERY);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        timer.tick().await;
+        tokio::select! {
+            _ = timer.tick() => {}
+            () = reporter.refresh_wanted() => {}
+        }
         let asked = async {
-            offsets.send_replace(monitor.offsets().await?);
+            let offsets = monitor.offsets().await?;
+            for (flow, next) in context.status.flows.iter().zip(offsets) {
+                flow.source_next.store(next, Ordering::Relaxed);
+            }
+            // After the positions: whoever sees the number sees them.
+            context.status.offsets_read.fetch_add(1, Ordering::Release);
             let before = unix_ms();
             if let Some(theirs) = monitor.time_ms().await? {
                 let ours = before + (unix_ms() - before) / 2;

@@ -3,22 +3,35 @@
 //! One struct feeds the summary line and the terminal. Counters only grow within a session; a new
 //! session starts with new ones.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
 
 /// Where a task is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// Reaching both servers.
-    Connecting = 0,
+    #[default]
+    #[serde(rename = "connecting")]
+    Connecting,
     /// Copying every key, with the writes that arrive meanwhile.
-    Snapshot = 1,
+    #[serde(rename = "snapshot")]
+    Snapshot,
     /// Following the writes.
-    Stable = 2,
+    #[serde(rename = "stable sync")]
+    Stable,
     /// Waiting before the next attempt.
-    Waiting = 3,
+    #[serde(rename = "waiting")]
+    Waiting,
     /// Finishing what is in flight.
-    Stopping = 4,
+    #[serde(rename = "stopping")]
+    Stopping,
+    /// Ended, on request.
+    #[serde(rename = "stopped")]
+    Stopped,
+    /// Ended by an error that trying again at once does not mend.
+    #[serde(rename = "failed")]
+    Failed,
 }
 
 impl Phase {
@@ -30,16 +43,8 @@ impl Phase {
             Self::Stable => "stable sync",
             Self::Waiting => "waiting",
             Self::Stopping => "stopping",
-        }
-    }
-
-    fn from_u8(value: u8) -> Self {
-        match value {
-            1 => Self::Snapshot,
-            2 => Self::Stable,
-            3 => Self::Waiting,
-            4 => Self::Stopping,
-            _ => Self::Connecting,
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
         }
     }
 }
@@ -61,18 +66,25 @@ pub struct FlowStatus {
     pub latency_us: AtomicU64,
     /// Entries left out by `on_error` or `on_unsupported`.
     pub skipped: AtomicU64,
+    /// The source's own next LSN, when it was last asked; 0 before.
+    pub source_next: AtomicU64,
 }
 
 /// One session's counters.
 #[derive(Debug)]
 pub struct Status {
-    phase: AtomicU8,
     /// By flow number.
     pub flows: Vec<FlowStatus>,
     /// Source clock minus ours, in milliseconds.
     pub clock_offset_ms: std::sync::Arc<AtomicI64>,
     /// Keys the source said it has; 0 when it did not say.
     pub expected_keys: AtomicU64,
+    /// Keys and entries left out because the target cannot hold or do them.
+    pub unsupported: AtomicU64,
+    /// Keys and entries copied with less than the source has.
+    pub reduced: AtomicU64,
+    /// How many times the source's positions have been asked for and stored in `flows`.
+    pub offsets_read: AtomicU64,
 }
 
 /// Sums over flows.
@@ -84,6 +96,8 @@ pub struct Totals {
     pub bytes: u64,
     /// Flows whose snapshot ended.
     pub flows_done: u64,
+    /// Entries of stable sync that the target has confirmed.
+    pub applied: u64,
     /// See [`FlowStatus::skipped`].
     pub skipped: u64,
 }
@@ -92,21 +106,13 @@ impl Status {
     /// For a session of `flows` flows.
     pub fn new(flows: u32) -> Self {
         Self {
-            phase: AtomicU8::new(Phase::Connecting as u8),
             flows: (0..flows).map(|_| FlowStatus::default()).collect(),
             clock_offset_ms: std::sync::Arc::default(),
             expected_keys: AtomicU64::new(0),
+            unsupported: AtomicU64::new(0),
+            reduced: AtomicU64::new(0),
+            offsets_read: AtomicU64::new(0),
         }
-    }
-
-    /// Where the session is.
-    pub fn phase(&self) -> Phase {
-        Phase::from_u8(self.phase.load(Ordering::Relaxed))
-    }
-
-    /// Moves to another phase.
-    pub fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
     /// Sums over flows.
@@ -118,6 +124,7 @@ impl Status {
                 keys: sum.keys + read(&flow.keys),
                 bytes: sum.bytes + read(&flow.bytes),
                 flows_done: sum.flows_done + u64::from(flow.snapshot_ended.load(Ordering::Relaxed)),
+                applied: sum.applied + read(&flow.applied).saturating_sub(read(&flow.base)),
                 skipped: sum.skipped + read(&flow.skipped),
             })
     }

@@ -7,6 +7,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::symlink;
 
 fn other(part: &str, path: &Path) -> Other {
@@ -49,20 +50,27 @@ fn race(place: &Path) {
 /// A child of the holder holds nothing, and its end takes nothing away.
 fn hold_and_fork(place: &Path) {
     let file = PidFile::create(place).unwrap();
+    // How the parent holds the child: both read the same standard input, and the wrong one could get the line.
+    let (release, hold) = nix::unistd::pipe().unwrap();
     #[expect(unsafe_code, reason = "fork(2) has no safe form")]
     // SAFETY: this process has one thread, so the child may do all that a process may.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
             drop(file);
             say(if place.exists() { "kept" } else { "removed" });
-            // What still holds if the lock were inherited is what the parent test sees when the parent is gone.
-            while hear().is_some() {}
+            // Lives on, so that it would still hold a lock that it had inherited.
+            drop(hold);
+            fs::File::from(release)
+                .read_to_end(&mut Vec::new())
+                .unwrap();
             std::process::exit(0);
         }
         ForkResult::Parent { child } => {
             hear();
             drop(file);
             say("let go");
+            while hear().is_some() {}
+            drop(hold);
             waitpid(child, None).unwrap();
         }
     }
