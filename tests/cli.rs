@@ -162,13 +162,13 @@ fn a_wrong_command_line_ends_with_64_and_says_what_is_wrong() {
     for (arguments, expected) in [
         (&[][..], "Usage: df2redis"),
         (&["replicat"], "replicate"),
-        (&["replicate"], "--config <FILE>"),
         (&["replicate", "--config", "a", "--cofnig", "b"], "--cofnig"),
         (
             &["replicate", "--config", "a", "--log-level", "loud"],
             "[possible values: trace, debug",
         ),
-        (&["config", "check"], "--config <FILE>"),
+        (&["config", "chekc"], "check"),
+        (&["config", "check", "--connect=yes"], "--connect"),
     ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}");
