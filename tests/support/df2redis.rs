@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -75,11 +75,23 @@ impl Task {
     /// The command that runs the task, its file written.
     #[must_use]
     pub fn command(&self) -> Command {
-        let file = self.dir.path().join(format!("{}.toml", self.name));
-        fs::write(&file, self.lines.join("\n")).expect("a task file");
+        let file = self.write_to(self.dir.path());
         let mut command = Command::new(env!("CARGO_BIN_EXE_df2redis"));
         command.arg("replicate").arg("--config").arg(file);
         command
+    }
+
+    /// Writes the task file into `dir` and answers its path.
+    pub fn write_to(&self, dir: &Path) -> PathBuf {
+        let file = dir.join(format!("{}.toml", self.name));
+        fs::write(&file, self.lines.join("\n")).expect("a task file");
+        file
+    }
+
+    /// What `config check --connect` says of the task.
+    #[must_use]
+    pub fn check_servers(&self) -> Checked {
+        Checked::of(&[self.write_to(self.dir.path())])
     }
 
     /// Starts it in the background, without a terminal.
@@ -119,6 +131,48 @@ impl Task {
         self.dir
             .path()
             .join(format!("log/{}_replicate.log", self.name))
+    }
+}
+
+/// The answer of `config check --connect`.
+pub struct Checked {
+    /// Its exit code.
+    pub code: Option<i32>,
+    /// Its standard output.
+    pub text: String,
+    /// Its standard error.
+    pub messages: String,
+}
+
+impl Checked {
+    /// Asks about all tasks of these files and directories.
+    #[must_use]
+    pub fn of(paths: &[impl AsRef<Path>]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_df2redis"));
+        command.args(["config", "check", "--connect"]);
+        for path in paths {
+            command.arg("--config").arg(path.as_ref());
+        }
+        let output = command
+            .stdin(Stdio::null())
+            .output()
+            .expect("df2redis starts");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        Self {
+            code: output.status.code(),
+            text: text(output.stdout),
+            messages: text(output.stderr),
+        }
+    }
+
+    /// The lines of this grade, without it.
+    #[must_use]
+    pub fn graded(&self, grade: &str) -> Vec<&str> {
+        let start = format!("  {grade:<7}  ");
+        self.text
+            .lines()
+            .filter_map(|line| line.strip_prefix(start.as_str()))
+            .collect()
     }
 }
 

@@ -187,7 +187,7 @@ impl<'a> Peer<'a> {
             "INFO" => Reply::Bulk(report::info(self.hub, &second.to_lowercase()).into_bytes()),
             "ROLE" => report::role(self.hub),
             "TIME" => report::time(),
-            "CONFIG" if second == "GET" => Reply::Array(Vec::new()),
+            "CONFIG" if second == "GET" => report::setting(self.hub, words),
             "WAIT" => self.wait(words),
             "REPLCONF" => return self.replconf(words),
             "DFLY" => self.dfly(second, words),

@@ -24,6 +24,9 @@ pub fn info(hub: &Hub, section: &str) -> String {
             hub.shards.len()
         );
     }
+    if let Some(bytes) = hub.options.used_memory.filter(|_| wanted("memory")) {
+        let _ = write!(out, "# Memory\r\nused_memory:{bytes}\r\n\r\n");
+    }
     if wanted("replication") {
         out.push_str(&replication(hub));
     }
@@ -96,6 +99,16 @@ fn keyspace(hub: &Hub) -> String {
         format!("db{db}:keys={keys},expires={expires},avg_ttl=-1\r\n")
     };
     counts.into_iter().map(line).collect()
+}
+
+/// The reply to `CONFIG GET`: the flag and its value, or nothing.
+#[must_use]
+pub fn setting(hub: &Hub, words: &[String]) -> Reply {
+    let bulk = |text: &str| Reply::Bulk(text.as_bytes().to_vec());
+    let mut shown = hub.options.settings.iter();
+    let found = shown.find(|(name, _)| words.get(2) == Some(name));
+    let pair = found.map(|(name, value)| vec![bulk(name), bulk(value)]);
+    Reply::Array(pair.unwrap_or_default())
 }
 
 /// `ROLE`.
