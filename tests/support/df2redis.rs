@@ -63,13 +63,14 @@ impl Task {
         self.with("policy.on_unsupported = \"skip\"")
     }
 
-    /// Files in the state directory, but for the task's lock.
+    /// Files in the state directory, but for the task's lock and its last status.
     #[must_use]
     pub fn state_files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.dir.path().join("state"));
         let names = entries.into_iter().flatten().flatten();
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        names.filter(|name| !name.ends_with(".lock")).collect()
+        let is_usual = |name: &String| name.ends_with(".lock") || name.ends_with(".status.json");
+        names.filter(|name| !is_usual(name)).collect()
     }
 
     /// The command that runs the task, its file written.
