@@ -6,7 +6,6 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -50,7 +49,7 @@ impl ShortDir {
                 "the path names no file",
             ));
         };
-        let short = Self::open(dir, name.as_bytes().len())?;
+        let short = Self::open(dir, name.len())?;
         let path = short.path.join(name);
         Ok((short, path))
     }

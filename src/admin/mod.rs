@@ -7,10 +7,13 @@
 mod address;
 mod client;
 mod levels;
+mod protocol;
 mod serve;
 mod socket;
 
+pub use client::{AskError, Control};
 pub use levels::Levels;
+pub use protocol::TaskReport;
 pub use socket::{ControlError, ControlSocket};
 
 use crate::task::Reporter;

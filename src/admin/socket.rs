@@ -1,8 +1,8 @@
 //! The listening end of the control socket: where it is, who may open it, and that it is gone afterwards.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -24,12 +24,15 @@ const SUFFIX_BEFORE: &str = ".new";
 /// Longer than a name gets: prefix, PID, a dot, six random letters, suffix.
 const LONGEST_NAME: usize = 40;
 
+/// Its owner may connect.
+const PRIVATE: u32 = 0o600;
+
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot make a control socket in {}: {cause}", .dir.display())]
+#[error("cannot listen on a control socket in {}: {cause}", .dir.display())]
 pub struct ControlError {
     dir: PathBuf,
     cause: io::Error,
@@ -39,6 +42,12 @@ pub struct ControlError {
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
+    name: Name,
+}
+
+/// Its name, to be given back.
+#[derive(Debug)]
+struct Name {
     path: PathBuf,
     id: FileId,
 }
@@ -60,16 +69,22 @@ impl ControlSocket {
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.name.path
     }
 
-    /// Answers until dropped. Never ends by itself.
-    pub async fn serve(self, tasks: Vec<Managed>) {
-        super::serve::serve(&self.listener, tasks).await;
+    /// Answers until dropped, which also removes the socket. Ends by itself, with the error, only where there is no
+    /// runtime that could take the socket in.
+    pub async fn serve(self, tasks: Vec<Managed>) -> ControlError {
+        let Self { listener, name } = self;
+        let cause = super::serve::serve(listener, tasks).await;
+        ControlError {
+            dir: name.path.parent().map(Path::to_owned).unwrap_or_default(),
+            cause,
+        }
     }
 }
 
-impl Drop for ControlSocket {
+impl Drop for Name {
     fn drop(&mut self) {
         if FileId::at(&self.path).is_ok_and(|found| found == self.id) {
             // Nobody is left to tell; the next one that binds there removes it.
@@ -108,28 +123,23 @@ fn bind(state_dir: &Path) -> io::Result<ControlSocket> {
     // A name that is taken is the one case in which the random letters were not enough.
     let listener = made.persist_noclobber(&name).map_err(|error| error.error)?;
     let name = name.file_name().unwrap_or_default();
-    Ok(ControlSocket {
-        listener,
+    let name = Name {
         path: state_dir.join(name),
         id,
-    })
+    };
+    Ok(ControlSocket { listener, name })
 }
 
 /// A socket that is listened to, for nobody but its owner.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    let private = Mode::S_IRUSR | Mode::S_IWUSR;
     // The file that binding makes takes the socket's own mode, less the umask.
-    fchmod(&socket, private)?;
+    fchmod(&socket, Mode::from_bits_truncate(PRIVATE))?;
     socket.bind(&SockAddr::unix(path)?)?;
     // And gets back here what a strange umask has taken from its owner.
-    fchmodat(
-        nix::fcntl::AT_FDCWD,
-        path,
-        private,
-        FchmodatFlags::FollowSymlink,
-    )?;
+    fs::set_permissions(path, Permissions::from_mode(PRIVATE))?;
     socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
 
