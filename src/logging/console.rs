@@ -9,7 +9,6 @@
 //! alone from then on, and that is said once.
 
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -242,7 +241,10 @@ fn for_journal(level: Level, line: &[u8]) -> Vec<u8> {
         Level::Info => 6,
         Level::Debug | Level::Trace => 7,
     };
-    let time = line.iter().position(|byte| *byte == b' ').map_or(0, |n| n + 1);
+    let time = line
+        .iter()
+        .position(|byte| *byte == b' ')
+        .map_or(0, |n| n + 1);
     let mut whole = format!("<{priority}>").into_bytes();
     whole.extend_from_slice(line.get(time..).unwrap_or_default());
     whole
@@ -431,7 +433,11 @@ mod tests {
         }
         terminals[0].show(None);
         console.end();
-        let live = console.output.as_ref().and_then(|output| output.live()).unwrap();
+        let live = console
+            .output
+            .as_ref()
+            .and_then(|output| output.live())
+            .unwrap();
         assert!(locked(&live.thread).is_none());
     }
 
@@ -452,7 +458,10 @@ mod tests {
 
     #[test]
     fn a_captured_line_has_a_priority_and_no_time() {
-        assert_eq!(for_journal(Level::Warning, LINE), b"<4>WARN target lost, addr: a:1\n");
+        assert_eq!(
+            for_journal(Level::Warning, LINE),
+            b"<4>WARN target lost, addr: a:1\n"
+        );
         assert!(for_journal(Level::Critical, LINE).starts_with(b"<2>"));
     }
 

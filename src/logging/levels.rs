@@ -52,7 +52,11 @@ impl Levels {
     /// Sets the level of a module and of those below it, or of all that have none of their own. No level: the one it
     /// had at the start, for all modules if none is named.
     pub fn set(&self, module: Option<&str>, level: Option<Severity>) {
-        let mut wanted = self.0.wanted.write().unwrap_or_else(PoisonError::into_inner);
+        let mut wanted = self
+            .0
+            .wanted
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         match (module, level) {
             (Some(module), Some(level)) => drop(wanted.modules.insert(module.to_owned(), level)),
             (Some(module), None) => drop(wanted.modules.remove(module)),
@@ -64,7 +68,9 @@ impl Levels {
         }
         let levels = wanted.modules.values().chain([&wanted.all]);
         let most = levels.map(|level| level.as_level().as_usize()).max();
-        self.0.most.store(most.unwrap_or_default(), Ordering::Relaxed);
+        self.0
+            .most
+            .store(most.unwrap_or_default(), Ordering::Relaxed);
     }
 
     /// In words: `info`, or `info, target::writer=debug`.
@@ -156,10 +162,16 @@ mod tests {
         let levels = Levels::new(Severity::Info);
         levels.set(Some("target"), Some(Severity::Error));
         levels.set(Some("target::writer"), Some(Severity::Trace));
-        assert_eq!(level_of(&levels, "df2redis::target::writer::batch"), Level::Trace);
+        assert_eq!(
+            level_of(&levels, "df2redis::target::writer::batch"),
+            Level::Trace
+        );
         assert_eq!(level_of(&levels, "df2redis::target::writers"), Level::Error);
         assert_eq!(level_of(&levels, "df2redis::task"), Level::Info);
-        assert_eq!(levels.describe(), "info, target=error, target::writer=trace");
+        assert_eq!(
+            levels.describe(),
+            "info, target=error, target::writer=trace"
+        );
         levels.set(Some("target::writer"), None);
         assert_eq!(level_of(&levels, "df2redis::target::writer"), Level::Error);
         levels.set(None, Some(Severity::Debug));
@@ -181,7 +193,9 @@ mod tests {
     #[test]
     fn every_room_of_the_program_and_nothing_else_is_a_module() {
         let lib = include_str!("../lib.rs");
-        let rooms = lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+        let rooms = lib
+            .lines()
+            .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
         assert_eq!(rooms.collect::<Vec<_>>(), ROOMS);
         assert!(Levels::is_module("target::writer") && Levels::is_module("task"));
         for wrong in ["targets", "", "target::", "writer", "target writer"] {

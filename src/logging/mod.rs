@@ -170,7 +170,11 @@ impl Logs {
         if self.lacks_terminal {
             info!(log, "Detected non-TTY stdout, disabling console output");
         }
-        let mut logs = self.handle.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logs = self
+            .handle
+            .logs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         logs.push(log.clone());
         Ok(TaskLog {
             log,

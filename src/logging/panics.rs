@@ -24,7 +24,10 @@ pub(super) fn catch(logs: LogHandle) {
 fn log(logs: &LogHandle, info: &PanicHookInfo<'_>) {
     let said = info.payload_as_str().unwrap_or("no message").to_owned();
     let place = info.location().map(ToString::to_string);
-    let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
+    let thread = std::thread::current()
+        .name()
+        .unwrap_or("unnamed")
+        .to_owned();
     let backtrace = Backtrace::force_capture().to_string();
     for log in logs.all() {
         crit!(log, "a defect: something panicked"; fields::REASON => &said,

@@ -117,7 +117,11 @@ fn compress(path: &Path) -> io::Result<()> {
     let aside = with(ASIDE);
     let mut plain = File::open(path)?;
     let mut options = OpenOptions::new();
-    let made = options.write(true).create_new(true).mode(0o640).open(&aside)?;
+    let made = options
+        .write(true)
+        .create_new(true)
+        .mode(0o640)
+        .open(&aside)?;
     let written = (|| {
         let mut packed = GzEncoder::new(made, Compression::default());
         io::copy(&mut plain, &mut packed)?;
@@ -147,7 +151,8 @@ mod tests {
 
     fn names(dir: &Path) -> Vec<String> {
         let entries = fs::read_dir(dir).unwrap();
-        let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let name =
+            |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
         let mut names: Vec<_> = entries.map(name).collect();
         names.sort();
         names

@@ -14,7 +14,7 @@ use crate::cli::VERSION;
 use crate::cli::arguments::Ready;
 use crate::logging::{LogHandle, fields};
 use crate::process::{Readiness, Request, ServiceManager, Signals, Stop, reap_orphans};
-use crate::task::{self, Hosted, Reporter, Stage};
+use crate::task::{self, Hosted, Reporter, Stage, chain};
 
 /// How often the service manager's one line is looked at, and sent if it has changed.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
@@ -51,7 +51,7 @@ impl Attended {
         let manager = service_manager(&task_logs);
         // Ended, by being dropped, when the tasks have.
         let mut beside = JoinSet::new();
-        beside.spawn(control.serve(managed));
+        beside.spawn(answer(control, managed, task_logs.clone()));
         beside.spawn(make_ready(reporters.clone(), ready, readiness));
         beside.spawn(attend_to_manager(manager.clone(), reporters.clone()));
         beside.spawn(fulfil(
@@ -68,6 +68,15 @@ impl Attended {
             ended = task::host(hosted, stop) => ended,
         };
         ended.map_err(Failure::Tasks)
+    }
+}
+
+/// Answers on the control socket, as long as that can be listened to.
+async fn answer(control: ControlSocket, managed: Vec<Managed>, logs: Vec<Logger>) {
+    let error = control.serve(managed).await;
+    for log in &logs {
+        warn!(log, "the control socket failed, this process cannot be asked any more";
+            fields::ERROR => chain(&error));
     }
 }
 

@@ -26,8 +26,6 @@ pub(super) enum Failure {
     Lock(LockError),
     Log(LogError),
     Control(ControlError),
-    /// The variables by which a service manager says where it listens.
-    Environment(io::Error),
     Runtime(io::Error),
     /// By task; never empty.
     Tasks(Vec<(String, TaskError)>),
@@ -53,11 +51,9 @@ impl Failure {
             | Self::Lock(_)
             | Self::Control(_)
             | Self::Log(LogError::Open { .. }) => Exit::CannotCreate,
-            Self::Path(_)
-            | Self::Detach(_)
-            | Self::Log(LogError::Thread(_))
-            | Self::Environment(_)
-            | Self::Runtime(_) => Exit::Internal,
+            Self::Path(_) | Self::Detach(_) | Self::Log(LogError::Thread(_)) | Self::Runtime(_) => {
+                Exit::Internal
+            }
             Self::Tasks(tasks) => tasks
                 .first()
                 .map_or(Exit::Internal, |(_, error)| error.exit_code()),
@@ -67,7 +63,11 @@ impl Failure {
     /// One text a line: what is wrong, and below it what can be done.
     pub(super) fn lines(&self) -> Vec<String> {
         match self {
-            Self::Config(errors) => errors.complaints().map(ToString::to_string).collect(),
+            Self::Config(errors) => errors
+                .complaints()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             Self::Tasks(tasks) => {
                 let several = tasks.len() > 1;
                 let lines = tasks.iter().flat_map(|(name, error)| {
@@ -104,7 +104,6 @@ impl fmt::Display for Failure {
             Self::Lock(error) => write!(f, "{}", chain(error)),
             Self::Log(error) => write!(f, "{}", chain(error)),
             Self::Control(error) => write!(f, "{}", chain(error)),
-            Self::Environment(error) => write!(f, "{error}"),
             Self::Runtime(error) => write!(f, "cannot start the runtime: {error}"),
             Self::Tasks(_) => write!(f, "{}", self.lines().join("; ")),
         }

@@ -16,8 +16,7 @@ fn lines_are_appended_to_what_is_there_and_the_file_is_not_public() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a/b/orders.log");
     for line in ["one\n", "two\n"] {
-        opened(&path)
-            .append(line.as_bytes(), report);
+        opened(&path).append(line.as_bytes(), report);
     }
     assert_eq!(read(&path), "one\ntwo\n");
     let mode = path.metadata().unwrap().permissions().mode();
@@ -161,7 +160,12 @@ fn a_file_that_was_cut_goes_on_at_its_new_end() {
     let path = dir.path().join("orders.log");
     let mut log = opened(&path);
     log.append(b"one\n", report);
-    File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+    File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(0)
+        .unwrap();
     log.append(b"two\n", report);
     assert_eq!(read(&path), "two\n");
 }
