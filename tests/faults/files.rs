@@ -152,8 +152,9 @@ fn a_large_value_takes_disk_and_not_memory() {
         target.client().ok(&["STRLEN", "large"]).int() == i64::try_from(size).ok()
     });
     running.is_modest();
-    eventually("only the lock and the last status are left of it", || {
-        fs::read_dir(running.state()).is_ok_and(|dir| dir.count() == 2)
-    });
+    eventually(
+        "only lock, last status and control socket are left of it",
+        || fs::read_dir(running.state()).is_ok_and(|dir| dir.count() == 3),
+    );
     running.stops();
 }

@@ -63,13 +63,17 @@ impl Task {
         self.with("policy.on_unsupported = \"skip\"")
     }
 
-    /// Files in the state directory, but for the task's lock and its last status.
+    /// Files in the state directory, but for the lock, the last status and the control socket.
     #[must_use]
     pub fn state_files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.dir.path().join("state"));
         let names = entries.into_iter().flatten().flatten();
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let is_usual = |name: &String| name.ends_with(".lock") || name.ends_with(".status.json");
+        let is_usual = |name: &String| {
+            [".lock", ".status.json", ".sock"]
+                .iter()
+                .any(|end| name.ends_with(end))
+        };
         names.filter(|name| !is_usual(name)).collect()
     }
 

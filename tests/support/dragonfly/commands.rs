@@ -186,7 +186,7 @@ impl<'a> Peer<'a> {
             "SELECT" => self.select(words),
             "INFO" => Reply::Bulk(report::info(self.hub, &second.to_lowercase()).into_bytes()),
             "ROLE" => report::role(self.hub),
-            "TIME" => report::time(),
+            "TIME" => report::time(self.hub),
             "CONFIG" if second == "GET" => report::setting(self.hub, words),
             "WAIT" => self.wait(words),
             "REPLCONF" => return self.replconf(words),

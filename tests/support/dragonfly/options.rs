@@ -39,6 +39,7 @@ pub struct Options {
     pub(super) replay: Option<Replay>,
     pub(super) settings: Vec<(String, String)>,
     pub(super) used_memory: Option<u64>,
+    pub(super) clock_ms: Option<i64>,
 }
 
 impl Options {
@@ -73,6 +74,7 @@ impl Options {
             replay: None,
             settings: Vec::new(),
             used_memory: None,
+            clock_ms: None,
         }
     }
 
@@ -244,6 +246,15 @@ impl Options {
     #[must_use]
     pub fn port(self, port: u16) -> Self {
         Self { port, ..self }
+    }
+
+    /// What its clock shows when it is started, Unix milliseconds; the machine's time until told otherwise.
+    #[must_use]
+    pub fn clock(self, unix_ms: i64) -> Self {
+        Self {
+            clock_ms: Some(unix_ms),
+            ..self
+        }
     }
 
     /// The master's id, and the number of its first session.

@@ -5,7 +5,7 @@ use super::hub::{Hub, Session};
 use super::link::Phase;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// `INFO`, of one section or of all.
 #[must_use]
@@ -128,10 +128,14 @@ pub fn role(hub: &Hub) -> Reply {
 
 /// `TIME`.
 #[must_use]
-pub fn time() -> Reply {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+pub fn time(hub: &Hub) -> Reply {
+    let ours = || SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = match hub.options.clock_ms {
+        Some(start) => {
+            Duration::from_millis(start.unsigned_abs()) + hub.started.elapsed().unwrap_or_default()
+        }
+        None => ours().unwrap_or_default(),
+    };
     Reply::Array(vec![
         Reply::Int(now.as_secs().cast_signed()),
         Reply::Int(i64::from(now.subsec_micros())),
