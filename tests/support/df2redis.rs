@@ -80,10 +80,23 @@ impl Task {
     /// The command that runs the task, its file written.
     #[must_use]
     pub fn command(&self) -> Command {
+        self.asked("replicate")
+    }
+
+    /// Another command for the task, its file written.
+    #[must_use]
+    pub fn asked(&self, command: &str) -> Command {
         let file = self.write_to(self.dir.path());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_df2redis"));
-        command.arg("replicate").arg("--config").arg(file);
-        command
+        let mut df2redis = Command::new(env!("CARGO_BIN_EXE_df2redis"));
+        df2redis.arg(command).arg("--config").arg(file);
+        df2redis.stdin(Stdio::null());
+        df2redis
+    }
+
+    /// The directory that the task file is in, with everything else that is the task's.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Writes the task file into `dir` and answers its path.
@@ -102,13 +115,19 @@ impl Task {
     /// Starts it in the background, without a terminal.
     #[must_use]
     pub fn start(&self) -> Df2redis {
+        self.start_with(&[])
+    }
+
+    /// The same, with further arguments.
+    #[must_use]
+    pub fn start_with(&self, arguments: &[&str]) -> Df2redis {
         let messages = self.dir.path().join("messages");
         let stderr = File::create(&messages).expect("a file for standard error");
         let log = self.log_path();
         let logged = fs::metadata(&log).map_or(0, |about| about.len());
         let child = self
             .command()
-            .stdin(Stdio::null())
+            .args(arguments)
             .stdout(Stdio::null())
             .stderr(stderr)
             .spawn()
