@@ -6,16 +6,15 @@
 
 mod address;
 mod client;
-mod levels;
 mod protocol;
 mod serve;
 mod socket;
 
 pub use client::{AskError, Control};
-pub use levels::Levels;
 pub use protocol::TaskReport;
 pub use socket::{ControlError, ControlSocket};
 
+use crate::logging::Levels;
 use crate::task::Reporter;
 
 /// What can be asked about and done to one task.

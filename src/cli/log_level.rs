@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::arguments::{LogLevel, WantedLevel};
 use super::complain;
 use super::running::{Subject, ask, worst};
-use crate::admin::Levels;
+use crate::logging::Levels;
 use crate::process::Exit;
 
 /// Changes what the tasks log, and says what they log from now on.
