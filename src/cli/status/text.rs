@@ -18,6 +18,7 @@ use humantime::{format_duration, format_rfc3339_seconds};
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::known::{Known, Origin, TaskState};
+use crate::cli::running::Unasked;
 use crate::task::{Flow, Phase, Report};
 
 /// Lines are collected here; writing to a string does not fail.
@@ -73,13 +74,12 @@ fn standing(task: &TaskState, now_ms: i64) -> String {
             report.pid
         );
     };
-    match (&task.origin, report.phase) {
+    match (&task.origin, &task.silence) {
         (Origin::TaskFile(_), _) => note,
-        (_, Phase::Stopped | Phase::Failed) => {
+        (_, Some(Unasked::NotRunning)) if task.ended_in_order() => {
             format!("{note}, {phase} {}", ago(report.phase_since_ms, now_ms))
         }
-        // It had no time to say how it ended, or it runs still.
-        (_, _) => format!(
+        _ => format!(
             "{note}, last seen in phase \"{phase}\" {}",
             ago(report.at_ms, now_ms)
         ),
