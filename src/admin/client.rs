@@ -261,6 +261,72 @@ fn exchange(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::ControlSocket;
+
+    #[test]
+    fn a_refusal_is_heard_although_the_request_was_not_read_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = ControlSocket::bind(dir.path()).unwrap();
+        let control = Control {
+            path: socket.path().to_owned(),
+            pid: Some(std::process::id()),
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.spawn(socket.serve(Vec::new()));
+        let too_many = vec!["orders".to_owned(); 100_000];
+        let soon = || Deadline::before(None);
+        let refused = control.refresh(&too_many, soon()).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "refused: the request is longer than 65536 bytes"
+        );
+        assert_eq!(control.status(soon()).unwrap(), []);
+        drop(runtime);
+        let gone = control.status(soon()).unwrap_err();
+        assert!(matches!(gone, AskError::Deserted(_)), "{gone}");
+    }
+
+    #[test]
+    fn an_answer_without_end_or_that_is_none_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let control = Control { path, pid: None };
+        let ask = |answer: &'static [u8]| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let (mut stream, _) = listener.accept().unwrap();
+                    stream.write_all(answer).unwrap();
+                });
+                control.status(Deadline::before(None)).unwrap_err()
+            })
+        };
+        assert!(matches!(ask(b""), AskError::Deserted(_)));
+        assert!(matches!(ask(b"{\"version\":1"), AskError::Deserted(_)));
+        assert!(matches!(
+            ask(b"HTTP/1.1 200 OK\r\n"),
+            AskError::Wrong { .. }
+        ));
+        let done = ask(b"{\"version\":1,\"answer\":\"done\"}\n");
+        assert!(matches!(done, AskError::Wrong { .. }), "{done}");
+        let later = ask(b"{\"version\":2}\n");
+        assert!(later.to_string().contains("version 2"), "{later}");
+    }
+
+    #[test]
+    fn somebody_who_listens_and_says_nothing_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let control = Control { path, pid: None };
+        let deadline = Deadline::before(Some(Instant::now() + Duration::from_millis(50)));
+        let silent = control.status(deadline).unwrap_err();
+        assert!(matches!(silent, AskError::Silent(_)), "{silent}");
+    }
 
     fn listener(uid: u32, pid: i32) -> UnixCredentials {
         let credentials = nix::libc::ucred { pid, uid, gid: 0 };
