@@ -43,10 +43,11 @@ pub(super) fn run(arguments: &Wait) -> Exit {
     let mut goals: BTreeMap<Key, Goal> = BTreeMap::new();
     let mut pause = SHORTEST_PAUSE;
     loop {
-        let (reports, mut short) = match look(&subjects, end) {
+        let Looked { reports, silent } = match look(&subjects, end) {
             Ok(looked) => looked,
             Err(exit) => return exit,
         };
+        let mut short = silent;
         let mut wants_positions = false;
         for (key, report) in reports {
             let goal = goals.entry(key).or_insert(Goal::Nothing);
@@ -84,11 +85,15 @@ pub(super) fn run(arguments: &Wait) -> Exit {
 /// One task of a subject, by the subject's number and the task's name.
 type Key = (usize, String);
 
-/// How all tasks are, and which processes do not answer; one that does not run or cannot be asked ends the wait.
-fn look(
-    subjects: &[Subject],
-    end: Option<Instant>,
-) -> Result<(Vec<(Key, Report)>, Vec<String>), Exit> {
+/// What was seen at one moment.
+struct Looked {
+    reports: Vec<(Key, Report)>,
+    /// Which processes do not answer, in words.
+    silent: Vec<String>,
+}
+
+/// How all tasks are; a process that does not run or cannot be asked ends the wait.
+fn look(subjects: &[Subject], end: Option<Instant>) -> Result<Looked, Exit> {
     let end = end.map(|end| end.max(Instant::now() + LAST_LOOK));
     let answers = ask(subjects, end, |control, _, deadline| {
         control.status(deadline)
@@ -122,7 +127,7 @@ fn look(
         }
     }
     match exits.is_empty() {
-        true => Ok((reports, silent)),
+        true => Ok(Looked { reports, silent }),
         false => Err(worst(exits)),
     }
 }
