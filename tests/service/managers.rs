@@ -105,6 +105,7 @@ fn supervisor_starts_it_restarts_it_when_killed_and_stops_it_in_order() {
         place.pid().is_some_and(|pid| pid != first)
     });
     let second = place.pid().expect("just seen");
+    place.source.wait_stable();
     place.replicates();
 
     control(&["signal", "USR1", "df2redis"]);
@@ -116,6 +117,7 @@ fn supervisor_starts_it_restarts_it_when_killed_and_stops_it_in_order() {
 
     control(&["start", "df2redis"]);
     eventually("a third process", || place.pid().is_some());
+    place.source.wait_stable();
     place.replicates();
     kill(supervisord.pid(), Signal::SIGTERM).expect("it is there");
     supervisord.ends_with(0);
