@@ -1,7 +1,7 @@
 //! The control socket itself: where it is, and what it does with clients that are not ours.
 
 use crate::df2redis::{Df2redis, Task};
-use crate::said::{said, status, status_in};
+use crate::said::{kill, said, status, status_in};
 use crate::support::{RedisServer, SimulatedDragonfly, eventually};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -111,7 +111,7 @@ fn what_a_killed_process_left_is_removed_by_the_next() {
     let stage = Stage::set();
     let state = stage.task.dir().join("state");
     let left = stage.socket();
-    stage.running.signal(Signal::SIGKILL);
+    kill(&stage.running, &stage.source);
     drop(stage.running);
     assert_eq!(sockets(&state), std::slice::from_ref(&left));
     let running = stage.task.start_stable();

@@ -1,7 +1,7 @@
 //! `df2redis status` in every phase, with and without a process.
 
 use crate::df2redis::Task;
-use crate::said::{df2redis, said, status, status_in};
+use crate::said::{df2redis, kill, said, status, status_in};
 use crate::support::dragonfly::Fault;
 use crate::support::{Dataset, RedisServer, SimulatedDragonfly, eventually};
 use nix::sys::signal::Signal;
@@ -133,7 +133,7 @@ fn a_killed_process_is_dead_and_was_last_seen() {
     eventually("the state is saved", || {
         fs::read_to_string(&saved).is_ok_and(|text| text.contains("stable sync"))
     });
-    running.signal(Signal::SIGKILL);
+    kill(&running, &source);
     let mut text = said(&mut task.asked("status"));
     eventually("it is gone", || {
         text = said(&mut task.asked("status"));
@@ -225,7 +225,7 @@ fn a_pid_file_finds_its_holder_and_tells_how_it_ended() {
         text.stdout.starts_with("copy: stable sync for "),
         "{text:?}"
     );
-    running.signal(Signal::SIGKILL);
+    kill(&running, &source);
     let mut text = status();
     eventually("it is dead", || {
         text = status();
@@ -283,11 +283,12 @@ fn a_path_that_json_cannot_hold_is_shown_nearly_right() {
         told = said(&mut command("status"));
         told.exit != 3
     });
-    running.kill().expect("a process");
+    let pid = nix::unistd::Pid::from_raw(running.id().try_into().expect("a process id"));
+    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("a process");
     running.wait().expect("its end");
     assert_eq!(told.exit, 0, "{told:?}");
     assert!(told.stdout.contains("/caf\u{fffd}/log/copy_"), "{told:?}");
-    let dead = said(command("status").arg("--json"));
-    assert_eq!(dead.exit, 3, "{dead:?}");
-    assert!(dead.stdout.contains("/caf\u{fffd}/log/copy_"), "{dead:?}");
+    let past = said(command("status").arg("--json"));
+    assert_eq!(past.exit, 3, "{past:?}");
+    assert!(past.stdout.contains("/caf\u{fffd}/log/copy_"), "{past:?}");
 }

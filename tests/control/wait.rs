@@ -1,7 +1,7 @@
 //! `df2redis wait`.
 
 use crate::df2redis::Task;
-use crate::said::{said, status_in};
+use crate::said::{kill, said, status_in};
 use crate::support::dragonfly::Fault;
 use crate::support::{Dataset, RedisServer, SimulatedDragonfly};
 use nix::sys::signal::Signal;
@@ -133,11 +133,9 @@ fn a_task_that_does_not_run_or_ends_meanwhile_is_not_waited_for() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("df2redis starts");
-    running.signal(Signal::SIGKILL);
+    kill(&running, &source);
     let ended = waiting.wait_with_output().expect("its end");
     assert_eq!(ended.status.code(), Some(3), "{ended:?}");
-    // What the source had sent to the killed process was lost.
-    let _ = source.take_violations();
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! `df2redis status --watch`.
 
 use crate::df2redis::Task;
+use crate::said::kill;
 use crate::support::{RedisServer, SimulatedDragonfly, within};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::signal::Signal;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
@@ -57,7 +57,7 @@ fn watching_survives_the_process_and_ends_with_its_reader() {
     until("copy: stable sync for ");
     // One text after the other, with an empty line between.
     assert_eq!(until("copy: stable sync for "), "");
-    running.signal(Signal::SIGKILL);
+    kill(&running, &source);
     until("copy: dead, it ended without saying so, last seen in phase ");
     drop(running);
     let _running = task.start_stable();
