@@ -156,6 +156,28 @@ pub enum TargetError {
         /// What is wrong with it.
         what: String,
     },
+    /// Another process of this task writes to the target.
+    #[error("another process of this task has taken over the target {addr}: {holder}")]
+    TakenOver {
+        /// Whom.
+        addr: String,
+        /// What is known of the other process.
+        holder: String,
+    },
+    /// The task's own keys are not as it left them: flushed, evicted, deleted, or the dataset is another one.
+    #[error("the target {addr} no longer holds what this task wrote: {what}")]
+    Vanished {
+        /// Whom.
+        addr: String,
+        /// How that was seen.
+        what: String,
+    },
+    /// The server was restarted, or another one answers, or its dataset has another history.
+    #[error("the target {addr} was restarted, failed over or replaced")]
+    Replaced {
+        /// Whom.
+        addr: String,
+    },
     /// The dead-letter file cannot be written.
     #[error("cannot write {}", .path.display())]
     DeadLetter {
@@ -176,6 +198,10 @@ impl TargetError {
         match self {
             Self::Connect { cause, .. } => cause.is_temporary(),
             Self::Lost { .. } | Self::Silent { .. } | Self::Unready { .. } => true,
+            // What the target holds now decides how to go on.
+            Self::Vanished { .. } | Self::Replaced { .. } => true,
+            // Whoever came last goes on; to take over in turn would never end.
+            Self::TakenOver { .. } => false,
             Self::Login { .. }
             | Self::Permission { .. }
             | Self::Protocol { .. }
@@ -226,6 +252,13 @@ impl TargetError {
             Self::Record { .. } => {
                 "it may be of a newer df2redis: use that version, or forget the task"
             }
+            Self::TakenOver { .. } => {
+                "only one process can run a task: stop the other one before this one is started again"
+            }
+            Self::Vanished { .. } => {
+                "the task reads its positions again; see who flushes the target, and whether it evicts keys"
+            }
+            Self::Replaced { .. } => "the task reads its positions from the target again",
             Self::DeadLetter { .. } => "check space and permissions of the state directory",
             Self::Spill(_) => "check the disk of the state directory",
         }

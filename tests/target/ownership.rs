@@ -112,7 +112,7 @@ async fn keys_that_were_there_first_are_foreign_until_they_are_adopted() {
     // A flush takes what is ours, and nothing else.
     let () = server.ask_in(1, &["SET", "new", "ours"]);
     let () = server.ask(&["SET", "new", "ours"]);
-    ownership.flush(&mut control, None).await.unwrap();
+    ownership.flush(&mut control, None, None).await.unwrap();
     assert_eq!(server.ask_in::<u64>(1, &["DBSIZE"]), 2_499);
     assert_eq!(server.ask_in::<u64>(1, &["EXISTS", "old7", "new"]), 0);
     assert_eq!(
@@ -203,11 +203,11 @@ async fn a_flush_takes_no_key_of_another_task_and_no_record() {
     let () = server.ask_in(2, &["SET", "df2redis:position:other", "x"]);
     let flushes = || -> String { server.ask(&["INFO", "commandstats"]) };
     assert!(!flushes().contains("cmdstat_flushdb"));
-    ownership.flush(&mut control, Some(2)).await.unwrap();
+    ownership.flush(&mut control, None, Some(2)).await.unwrap();
     assert!(!flushes().contains("cmdstat_flushdb"), "records are there");
     assert_eq!(server.ask_in::<u64>(2, &["DBSIZE"]), 1);
     assert_eq!(server.ask_in::<u64>(1, &["DBSIZE"]), 1_500);
-    ownership.flush(&mut control, None).await.unwrap();
+    ownership.flush(&mut control, None, None).await.unwrap();
     assert!(
         flushes().contains("cmdstat_flushdb:calls=1,"),
         "database 1 is ours whole"
@@ -229,7 +229,7 @@ async fn a_flush_of_slots_takes_those_slots_only() {
     .unwrap();
     let () = server.ask(&["MSET", "foo", "1", "bar", "1", "{foo}x", "1"]);
     ownership
-        .flush_slots(&mut control, &[12_000..=12_200])
+        .flush_slots(&mut control, None, &[12_000..=12_200])
         .await
         .unwrap();
     let left: Vec<String> = server.ask(&["KEYS", "*"]);

@@ -45,7 +45,7 @@ async fn records_are_sent_again_from_the_first_refused_item_on_and_not_before() 
         ("last\r\n", ":0\r\n:1\r\n:1\r\n+OK\r\n"),
     ])
     .await;
-    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop)
+    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop, None)
         .await
         .unwrap();
     let encode = |writer: &mut Writer, commands: &[&[&[u8]]]| {
@@ -96,7 +96,7 @@ async fn nothing_is_sent_behind_an_unanswered_transaction() {
         ),
     ])
     .await;
-    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop)
+    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop, None)
         .await
         .unwrap();
     entry(&mut writer, 0, &["INCR", "n"]);
@@ -136,7 +136,7 @@ async fn a_transaction_refused_while_it_was_filled_is_sent_again_whole() {
         ),
     ])
     .await;
-    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop)
+    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop, None)
         .await
         .unwrap();
     entry(&mut writer, 0, &["INCR", "n"]);
@@ -158,7 +158,7 @@ async fn a_refused_multi_whose_commands_were_accepted_is_an_unknown_outcome() {
         ),
     ])
     .await;
-    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop)
+    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop, None)
         .await
         .unwrap();
     entry(&mut writer, 0, &["INCR", "n"]);
@@ -170,7 +170,7 @@ async fn a_refused_multi_whose_commands_were_accepted_is_an_unknown_outcome() {
 async fn what_is_no_redis_is_called_so() {
     let (settings, _serving) =
         scripted(vec![("PING\r\n", "HTTP/1.1 400 Bad Request\r\n\r\n")]).await;
-    let error = Writer::connect(&settings, quick(), ErrorPolicy::Stop)
+    let error = Writer::connect(&settings, quick(), ErrorPolicy::Stop, None)
         .await
         .unwrap_err();
     assert!(matches!(error, TargetError::Protocol { .. }), "{error}");
@@ -205,7 +205,7 @@ async fn entries_that_come_while_records_are_unanswered_share_the_next_transacti
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let settings = settings(&listener.local_addr().unwrap().to_string());
     let (writer, mut peer) = tokio::join!(
-        Writer::connect(&settings, quick(), ErrorPolicy::Stop),
+        Writer::connect(&settings, quick(), ErrorPolicy::Stop, None),
         async {
             let (mut peer, _) = listener.accept().await.unwrap();
             hear(&mut peer, "PING\r\n").await;

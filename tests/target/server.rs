@@ -37,7 +37,7 @@ impl Server {
     }
 
     pub async fn writer(&self, policy: ErrorPolicy) -> Writer {
-        Writer::connect(&self.settings(), quick(), policy)
+        Writer::connect(&self.settings(), quick(), policy, None)
             .await
             .unwrap()
     }
