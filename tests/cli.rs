@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -106,6 +107,14 @@ impl Running {
         status.code()
     }
 
+    /// What it wrote to standard error, up to its end.
+    fn said(&mut self) -> String {
+        let mut said = String::new();
+        let mut stderr = self.0.stderr.take().unwrap();
+        stderr.read_to_string(&mut said).unwrap();
+        said
+    }
+
     /// What it wrote to standard output, which must be a pipe, up to its end.
     fn printed(&mut self) -> String {
         let mut printed = String::new();
@@ -162,13 +171,13 @@ fn a_wrong_command_line_ends_with_64_and_says_what_is_wrong() {
     for (arguments, expected) in [
         (&[][..], "Usage: df2redis"),
         (&["replicat"], "replicate"),
-        (&["replicate"], "--config <FILE>"),
         (&["replicate", "--config", "a", "--cofnig", "b"], "--cofnig"),
         (
             &["replicate", "--config", "a", "--log-level", "loud"],
             "[possible values: trace, debug",
         ),
-        (&["config", "check"], "--config <FILE>"),
+        (&["config", "chekc"], "check"),
+        (&["config", "check", "--connect=yes"], "--connect"),
     ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}");
@@ -329,7 +338,7 @@ fn without_a_terminal_the_log_file_says_why_the_console_is_silent() {
 }
 
 #[test]
-fn console_always_prints_the_lines_of_the_log_without_a_terminal() {
+fn console_always_says_the_lines_of_the_log_on_standard_error_as_a_service_manager_wants_them() {
     let task = SilentTask::new("[log]\nconsole = \"always\"\nformat = \"json\"\n");
     let mut running = Running(task.command().stdout(Stdio::piped()).spawn().unwrap());
     eventually("the start is logged", || {
@@ -337,11 +346,37 @@ fn console_always_prints_the_lines_of_the_log_without_a_terminal() {
     });
     running.signal(Signal::SIGTERM);
     assert_eq!(running.exit_code(), Some(0));
-    let printed = running.printed();
-    assert!(printed.contains("Z INFO df2redis stopped\n"), "{printed}");
-    assert_eq!(printed.lines().count(), task.log().lines().count());
+    assert_eq!(running.printed(), "");
+    let said = running.said();
+    assert!(said.contains("\n<6>INFO df2redis stopped\n"), "{said}");
+    assert_eq!(said.lines().count(), task.log().lines().count());
     for line in task.log().lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap();
+    }
+}
+
+#[test]
+fn lines_go_to_the_journal_where_it_reads_standard_error_and_nowhere_else() {
+    for (is_journal, expected) in [(true, "<6>INFO df2redis stopped"), (false, "")] {
+        let task = SilentTask::new("");
+        let captured = File::create(task.dir.path().join("captured")).unwrap();
+        let about = captured.metadata().unwrap();
+        let inode = if is_journal {
+            about.ino()
+        } else {
+            about.ino() + 1
+        };
+        let mut command = task.command();
+        command.env("JOURNAL_STREAM", format!("{}:{inode}", about.dev()));
+        let mut running = Running(command.stderr(captured).spawn().unwrap());
+        eventually("the start is logged", || {
+            task.log().contains("df2redis started").then_some(())
+        });
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.exit_code(), Some(0));
+        let said = fs::read_to_string(task.dir.path().join("captured")).unwrap();
+        assert_eq!(said.lines().last().unwrap_or_default(), expected);
+        assert_eq!(task.log().contains("Detected non-TTY"), !is_journal);
     }
 }
 

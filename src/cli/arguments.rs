@@ -209,7 +209,8 @@ pub enum ConfigCommand {
     /// Check task files and name everything that is wrong with them
     ///
     /// Prints one line for each correct task on standard output; complaints and warnings go to standard error, each with
-    /// file, line, column and key. Connects to nothing without --connect.
+    /// file, line, column and key. Connects to nothing without --connect; with it, prints what was found about both
+    /// servers of each task, and exits with the code of the first error.
     Check(Check),
 }
 

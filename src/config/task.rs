@@ -247,8 +247,21 @@ pub struct Log {
     pub level: Severity,
     /// The form of the file's lines.
     pub format: LogFormat,
-    /// Whether lines also go to standard output.
+    /// Whether lines also go to the console.
     pub console: Console,
+    /// How the file is rotated; `None`: by others, if at all.
+    pub rotate: Option<Rotate>,
+}
+
+/// When a log file makes room for a new one, and what becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotate {
+    /// The size that a file may have, bytes.
+    pub size: u64,
+    /// How many old files stay.
+    pub keep: u32,
+    /// Whether they are compressed.
+    pub compress: bool,
 }
 
 /// The form of the log file's lines.
@@ -260,12 +273,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// Whether log lines also go to standard output.
+/// Whether log lines also go to the console: standard output if that is a terminal, else standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Console {
-    /// If it is a terminal.
+    /// If standard output is a terminal, or systemd's journal reads standard error.
     Auto,
-    /// Whatever it is.
+    /// In any case.
     Always,
     /// Not at all.
     Never,

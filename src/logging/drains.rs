@@ -1,13 +1,13 @@
-//! The two ends of the log, each used by one thread: the file and the terminal. Neither ever fails.
+//! The two ends of the log, each used by one thread: a file, and the console. Neither ever fails.
 
 use std::cell::RefCell;
 
 use slog::{Drain, Level, Never, OwnedKVList, Record, b, o, record_static};
 
+use super::console::Console;
 use super::fields;
 use super::file::{LogFile, Loss};
 use super::format::Lines;
-use super::terminal::Terminal;
 use crate::config::LogFormat;
 
 /// Lines into a file.
@@ -47,17 +47,17 @@ impl Drain for FileDrain {
     }
 }
 
-/// Lines onto the terminal.
+/// Lines onto the console.
 pub(super) struct ConsoleDrain {
     lines: Lines,
-    terminal: Terminal,
+    console: Console,
 }
 
 impl ConsoleDrain {
-    pub fn new(terminal: Terminal) -> Self {
+    pub fn new(console: Console) -> Self {
         Self {
             lines: Lines::new(LogFormat::Text),
-            terminal,
+            console,
         }
     }
 }
@@ -67,14 +67,33 @@ impl Drain for ConsoleDrain {
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
-        self.terminal.print(&self.lines.line(record, values));
+        self.console
+            .print(record.level(), self.lines.line(record, values));
         Ok(())
+    }
+}
+
+/// Says which task each line is of, for a console that shows several.
+pub(super) struct Labelled<D> {
+    pub label: Option<OwnedKVList>,
+    pub drain: D,
+}
+
+impl<D: Drain<Ok = (), Err = Never>> Drain for Labelled<D> {
+    type Ok = ();
+    type Err = Never;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
+        // Loggers of tasks have no values of their own.
+        self.drain
+            .log(record, self.label.as_ref().unwrap_or(values))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logging::file::Reopen;
     use std::fs;
 
     #[test]
@@ -83,7 +102,8 @@ mod tests {
         let path = dir.path().join("orders.log");
         // Every write to /dev/full fails with "no space left on device".
         std::os::unix::fs::symlink("/dev/full", &path).unwrap();
-        let drain = FileDrain::new(LogFormat::Json, LogFile::open(path.clone()).unwrap());
+        let file = LogFile::open(path.clone(), None, Reopen::default()).unwrap();
+        let drain = FileDrain::new(LogFormat::Json, file);
         let place = record_static!(Level::Info, "");
         let log = |n: u32| {
             let message = format_args!("line");

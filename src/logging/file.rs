@@ -1,9 +1,47 @@
-//! The log file: appended to, one write for a line, tried again for ever.
+//! The log file: appended to, one write for a line, tried again for ever, rotated by itself or by others.
+//!
+//! Who rotates, and what happens to the lines:
+//! - **logrotate with `create` or `nocreate`** renames the file and then asks, by SIGUSR1, to open it again. Until then
+//!   lines go to the renamed file, and the new one is opened before the old one is left: none is lost or written twice.
+//! - **logrotate with `copytruncate`** cuts the file we have open; we append, so the next line is at its new end.
+//! - **Somebody removed the file or its directory**: it has no name left, which is seen with the next line, and it is
+//!   made again. If it was only renamed, and nobody says anything for a while, it is made again as well.
+//! - **`log.rotate_size`**: see [`super::rotation`].
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::rotation::Rotation;
+
+/// How often it is looked whether the file still has its name.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a file without its name is written to before one of that name is made: whoever rotates has long said so
+/// by then.
+const NAMELESS_FOR: Duration = Duration::from_secs(10);
+
+/// After a rotation that failed, the next attempt waits this long.
+const ROTATE_AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// How often all files have been asked to be opened again.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reopen(Arc<AtomicU64>);
+
+impl Reopen {
+    /// Asks. Each file heeds it with its next line.
+    pub(super) fn ask(&self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+
+    fn asked(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
 
 /// A log file that may fail for a while.
 pub(super) struct LogFile {
@@ -13,6 +51,12 @@ pub(super) struct LogFile {
     /// A line was cut by an error: the next one needs a line end before it.
     torn: bool,
     loss: Option<Loss>,
+    reopen: Reopen,
+    reopened: u64,
+    looked: Instant,
+    nameless_since: Option<Instant>,
+    rotation: Option<Rotation>,
+    rotate_not_before: Option<Instant>,
 }
 
 /// What could not be written since it last worked.
@@ -25,13 +69,23 @@ pub(super) struct Loss {
 
 impl LogFile {
     /// Opens or creates it (0640), with its directories; an error names the file.
-    pub fn open(path: PathBuf) -> Result<Self, (PathBuf, io::Error)> {
+    pub fn open(
+        path: PathBuf,
+        rotation: Option<Rotation>,
+        reopen: Reopen,
+    ) -> Result<Self, (PathBuf, io::Error)> {
         match open(&path) {
             Ok(file) => Ok(Self {
                 path,
                 file: Some(file),
                 torn: false,
                 loss: None,
+                reopened: reopen.asked(),
+                reopen,
+                looked: Instant::now(),
+                nameless_since: None,
+                rotation,
+                rotate_not_before: None,
             }),
             Err(error) => Err((path, error)),
         }
@@ -51,6 +105,8 @@ impl LogFile {
     }
 
     fn try_append(&mut self, line: &[u8], report: impl FnOnce(&Loss) -> Vec<u8>) -> io::Result<()> {
+        self.keep_name();
+        self.rotate_for(line.len() as u64);
         let file = match &mut self.file {
             Some(file) => file,
             None => self.file.insert(open(&self.path)?),
@@ -66,6 +122,63 @@ impl LogFile {
             self.loss = None;
         }
         write_line(file, line, &mut self.torn)
+    }
+
+    /// Opens the file again if that was asked for, or if the open one has lost its name. Where that does not work the
+    /// open one goes on.
+    fn keep_name(&mut self) {
+        let asked = self.reopen.asked();
+        if asked == self.reopened && !self.lost_name(Instant::now()) {
+            return;
+        }
+        if let Ok(file) = open(&self.path) {
+            self.file = Some(file);
+            self.reopened = asked;
+            self.nameless_since = None;
+        }
+    }
+
+    fn lost_name(&mut self, now: Instant) -> bool {
+        let Some(Ok(about)) = self.file.as_ref().map(File::metadata) else {
+            return false;
+        };
+        if about.nlink() == 0 && about.is_file() {
+            return true;
+        }
+        if now.duration_since(self.looked) >= LOOK_EVERY {
+            self.looked = now;
+            // Followed: the name may be a symbolic link.
+            let named = fs::metadata(&self.path);
+            let is_named = named.is_ok_and(|it| (it.dev(), it.ino()) == (about.dev(), about.ino()));
+            self.nameless_since = match is_named {
+                true => None,
+                false => self.nameless_since.or(Some(now)),
+            };
+        }
+        let since = self.nameless_since;
+        since.is_some_and(|since| now.duration_since(since) >= NAMELESS_FOR)
+    }
+
+    /// Makes room for so many bytes by giving the file another name, if it is large enough for that.
+    fn rotate_for(&mut self, bytes: u64) {
+        let (Some(rotation), Some(file)) = (&mut self.rotation, &self.file) else {
+            return;
+        };
+        let now = Instant::now();
+        let length = file.metadata().map_or(0, |about| about.len());
+        let too_early = self.rotate_not_before.is_some_and(|then| now < then);
+        if length == 0 || length.saturating_add(bytes) <= rotation.size() || too_early {
+            return;
+        }
+        let rotated = rotation.rotate(&self.path).and_then(|()| open(&self.path));
+        match rotated {
+            Ok(file) => {
+                self.file = Some(file);
+                self.rotate_not_before = None;
+            }
+            // It grows on, under whatever name it has.
+            Err(_) => self.rotate_not_before = now.checked_add(ROTATE_AGAIN_AFTER),
+        }
     }
 }
 
@@ -95,94 +208,4 @@ fn write_line(file: &mut impl Write, line: &[u8], torn: &mut bool) -> io::Result
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
-
-    fn report(loss: &Loss) -> Vec<u8> {
-        format!("lost {}: {}\n", loss.lines, loss.error).into_bytes()
-    }
-
-    fn read(path: &Path) -> String {
-        fs::read_to_string(path).unwrap()
-    }
-
-    #[test]
-    fn lines_are_appended_to_what_is_there_and_the_file_is_not_public() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a/b/orders.log");
-        for line in ["one\n", "two\n"] {
-            LogFile::open(path.clone())
-                .unwrap()
-                .append(line.as_bytes(), report);
-        }
-        assert_eq!(read(&path), "one\ntwo\n");
-        let mode = path.metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o137, 0, "{mode:o}");
-    }
-
-    #[test]
-    fn a_write_error_costs_lines_and_the_first_line_that_works_says_how_many() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("orders.log");
-        let mut log = LogFile::open(path.clone()).unwrap();
-        log.append(b"one\n", report);
-        // /dev/full: every write fails with "no space left".
-        log.file = Some(OpenOptions::new().append(true).open("/dev/full").unwrap());
-        log.path = PathBuf::from("/dev/full");
-        log.append(b"two\n", report);
-        log.append(b"three\n", report);
-        log.path = path.clone();
-        log.append(b"four\n", report);
-        log.append(b"five\n", report);
-        let full = io::Error::from_raw_os_error(nix::libc::ENOSPC);
-        assert_eq!(read(&path), format!("one\nlost 2: {full}\nfour\nfive\n"));
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_opened_again_is_tried_with_every_line() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("logs/orders.log");
-        let mut log = LogFile::open(path.clone()).unwrap();
-        log.file = None;
-        fs::remove_dir_all(dir.path().join("logs")).unwrap();
-        fs::write(dir.path().join("logs"), "in the way").unwrap();
-        log.append(b"one\n", report);
-        fs::remove_file(dir.path().join("logs")).unwrap();
-        log.append(b"two\n", report);
-        let text = read(&path);
-        assert!(
-            text.starts_with("lost 1: ") && text.ends_with("\ntwo\n"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn a_line_cut_in_the_middle_is_known_to_be_torn() {
-        /// Takes two bytes, then nothing.
-        struct Small(usize);
-        impl Write for Small {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                let taken = bytes.len().min(self.0);
-                self.0 -= taken;
-                match taken {
-                    0 => Err(io::ErrorKind::StorageFull.into()),
-                    _ => Ok(taken),
-                }
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let mut torn = false;
-        assert!(write_line(&mut Small(2), b"abcd\n", &mut torn).is_err());
-        assert!(torn);
-        assert!(write_line(&mut Small(0), b"abcd\n", &mut torn).is_err());
-        assert!(
-            torn,
-            "nothing was written, so the cut line is still the last"
-        );
-        write_line(&mut Small(9), b"abcd\n", &mut torn).unwrap();
-        assert!(!torn);
-    }
-}
+mod tests;

@@ -89,7 +89,9 @@ impl Exit {
             Self::Unknown => "status, stop: unknown, or not allowed to tell",
             Self::Usage => "wrong command line",
             Self::BadInput => "the source sent what cannot be understood or copied",
-            Self::Unavailable => "a server is not available, and retry.max_elapsed is over",
+            Self::Unavailable => {
+                "a server is not available; replicate: and retry.max_elapsed is over"
+            }
             Self::Internal => "a defect of df2redis",
             Self::CannotCreate => {
                 "the task runs already, a file cannot be created, or the target is not empty"
@@ -98,7 +100,7 @@ impl Exit {
             Self::Temporary => "not now; the same later may succeed",
             Self::Protocol => "a server does not speak the expected protocol",
             Self::Permission => "wrong password, or not allowed",
-            Self::Config => "a task file is wrong",
+            Self::Config => "a task file is wrong, or does not fit its servers",
         }
     }
 }

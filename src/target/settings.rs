@@ -176,6 +176,29 @@ impl Control {
         answer.map_err(|error| self.error(doing, name, error))
     }
 
+    /// Sends several commands at once, and takes each answer by itself, errors too.
+    pub(super) async fn answers(
+        &mut self,
+        commands: &[redis::Cmd],
+    ) -> Result<Vec<Result<redis::Value, RedisError>>, TargetError> {
+        let mut pipeline = redis::Pipeline::with_capacity(commands.len());
+        for command in commands {
+            pipeline.add_command(command.clone());
+        }
+        pipeline.ignore_errors();
+        let answers = pipeline.query_async(&mut self.connection).await;
+        answers.map_err(|error| self.error("asking several things", "", error))
+    }
+
+    /// Whether the database is there and may be used. Selects it.
+    pub async fn has_database(&mut self, db: u32) -> Result<bool, TargetError> {
+        match self.select(db).await {
+            Ok(()) => Ok(true),
+            Err(TargetError::Database { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Runs `there` in database `db` and then `here` in the current one, as one transaction. Yields all answers,
     /// each of which may be an error; `None` if a watched key was changed, and nothing was executed.
     pub(super) async fn transact(
