@@ -68,6 +68,7 @@ pub struct Ownership {
     position_db: u32,
     position_key: String,
     foreign_key: String,
+    fence_key: String,
     exclusive: bool,
     conflict: Conflict,
     foreign: u64,
@@ -89,6 +90,7 @@ impl Ownership {
             position_db: settings.position_db,
             position_key: names.position,
             foreign_key: names.foreign,
+            fence_key: names.fence,
             exclusive: wanted.exclusive,
             conflict: wanted.conflict,
             foreign: 0,
@@ -416,6 +418,7 @@ impl Ownership {
         control.select(self.position_db).await?;
         let mut withdraw = redis::cmd("UNLINK");
         withdraw.arg(&self.position_key).arg(&self.foreign_key);
+        withdraw.arg(&self.fence_key);
         control.ask("withdrawing the claim", &withdraw).await
     }
 

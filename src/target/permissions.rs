@@ -335,7 +335,9 @@ impl Permissions {
                 answer.into_iter().next(),
             );
         }
-        if !found.missing.is_empty() || !is_queueing(&mut control).await? {
+        // One that cannot be watched says nothing about the others.
+        let stops = |missing: &Missing| missing.command != "WATCH";
+        if found.missing.iter().any(stops) || !is_queueing(&mut control).await? {
             return Ok(found);
         }
         let attempts = attempts(features, &names, keys);

@@ -201,6 +201,8 @@ impl Control {
 
     /// Runs `there` in database `db` and then `here` in the current one, as one transaction. Yields all answers,
     /// each of which may be an error; `None` if a watched key was changed, and nothing was executed.
+    ///
+    /// `MULTI` goes ahead alone: were it refused, what follows it would be executed by itself.
     pub(super) async fn transact(
         &mut self,
         doing: &str,
@@ -210,34 +212,30 @@ impl Control {
     ) -> Result<Option<Vec<redis::Value>>, TargetError> {
         let home = self.db;
         let elsewhere = home.filter(|home| *home != db && !there.is_empty());
-        let select = |db: u32| {
-            let mut select = redis::cmd("SELECT");
-            select.arg(db);
-            select
-        };
-        let mut commands = redis::pipe();
-        commands.atomic().ignore_errors();
-        if elsewhere.is_some() {
-            commands.add_command(select(db));
-        }
-        there.iter().for_each(|command| {
-            commands.add_command(command.clone());
-        });
-        if let Some(home) = elsewhere {
-            commands.add_command(select(home));
-        }
-        here.iter().for_each(|command| {
-            commands.add_command(command.clone());
-        });
+        let select = |db: u32| redis::cmd("SELECT").arg(db).take();
+        let mut commands = Vec::with_capacity(there.len() + here.len() + 3);
+        commands.extend(elsewhere.map(|_| select(db)));
+        commands.extend_from_slice(there);
+        commands.extend(elsewhere.map(select));
+        commands.extend_from_slice(here);
+        () = self.ask(doing, &redis::cmd("MULTI")).await?;
+        // Until it is answered, whether it was executed is unknown, and so is the database.
         self.db = None;
-        let name = there.iter().chain(here).next().map(name_of);
-        let answer = self
-            .ask_all(doing, &name.unwrap_or_default(), &commands)
-            .await?;
+        commands.push(redis::cmd("EXEC"));
+        let mut replies = self.answers(&commands).await?;
+        let executed = replies.pop();
+        commands.pop();
         self.db = home;
-        let mut answers = match answer {
-            redis::Value::Nil => return Ok(None),
-            redis::Value::Array(answers) if answers.len() == commands.len() => answers,
+        for (command, reply) in commands.iter().zip(replies) {
+            if let Err(error) = reply {
+                // Nothing was executed, for this reason.
+                return Err(self.error(doing, &name_of(command), error));
+            }
+        }
+        let mut answers = match executed {
+            Some(Ok(redis::Value::Nil)) => return Ok(None),
+            Some(Ok(redis::Value::Array(answers))) if answers.len() == commands.len() => answers,
+            Some(Err(error)) => return Err(self.error(doing, "EXEC", error)),
             other => {
                 return Err(TargetError::Answer {
                     addr: self.addr.clone(),
@@ -246,11 +244,11 @@ impl Control {
                 });
             }
         };
-        if elsewhere.is_some() {
+        if let Some(home) = elsewhere {
             let back = answers.remove(there.len() + 1);
             let out = answers.remove(0);
-            for (db, answer) in [(Some(db), out), (home, back)] {
-                if let (Some(db), redis::Value::ServerError(error)) = (db, answer) {
+            for (db, answer) in [(db, out), (home, back)] {
+                if let redis::Value::ServerError(error) = answer {
                     self.db = None;
                     return Err(TargetError::Database {
                         addr: self.addr.clone(),

@@ -196,7 +196,7 @@ impl Batch {
         sending.transaction = transaction;
         sending.checks = match guard {
             None => Checks::Nothing,
-            Some(_) if transaction || self.arming => Checks::All,
+            Some(_) if transaction => Checks::All,
             Some(_) => Checks::Fence,
         };
         if transaction {
@@ -239,6 +239,7 @@ impl Batch {
     fn close_transaction(&mut self, guard: Option<&Guard>) {
         let sending = &mut self.sending;
         if let Some(guard) = guard
+            && !self.arming
             && (self.last_db != guard.position_db || self.probe)
         {
             select(&mut sending.epilogue, guard.position_db);

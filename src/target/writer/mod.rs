@@ -317,14 +317,16 @@ impl Writer {
 
     /// Starts the next batch if it may be sent now.
     fn start_next(&mut self) -> bool {
-        let is_alone = |batch: &Batch| batch.sending.transaction || batch.arming;
-        let behind_transaction = self.sent > 0 && self.queue.front().is_some_and(is_alone);
+        let behind_transaction = self.sent > 0
+            && self
+                .queue
+                .front()
+                .is_some_and(|batch| batch.sending.transaction);
         if behind_transaction || self.trouble.is_some() || self.sent >= MOST_SENT {
             return false;
         }
         let next = self.queue.get(self.sent).unwrap_or(&self.open);
-        let must_wait =
-            next.needs_transaction(self.db) || !next.unverified.is_empty() || next.arming;
+        let must_wait = next.needs_transaction(self.db) || !next.unverified.is_empty();
         if next.is_empty() || self.sent > 0 && must_wait {
             return false;
         }
@@ -346,11 +348,13 @@ impl Writer {
         }
         let db = self.db;
         let is_armed = self.guard.as_ref().is_none_or(|guard| guard.armed);
-        let needs = |batch: &Batch| batch.needs_transaction(db);
+        let needs = |batch: &Batch| batch.needs_transaction(db) && !batch.arming;
         if !is_armed && self.queue.get(self.sent).is_some_and(needs) {
             // Nothing is unanswered, or a transaction would have to wait.
             self.queue.push_front(Batch {
                 arming: true,
+                // An empty one: were MULTI not permitted, what follows it would be executed by itself.
+                atomic: true,
                 ..Batch::default()
             });
         }
