@@ -101,6 +101,8 @@ pub enum TargetError {
         lsn: Option<u64>,
         /// The target's words.
         answer: String,
+        /// It is recorded on the target, which holds what came before and after it.
+        recorded: bool,
     },
     /// A database cannot be selected.
     #[error("the target {addr} has no database {db}, or does not permit it: {answer}")]
@@ -233,6 +235,10 @@ impl TargetError {
             Self::Silent { .. } => "the target may be overloaded or blocked by a slow command",
             Self::Unready { .. } => "the task goes on by itself when the target is ready",
             Self::Answer { .. } => "a proxy in between, or a server that is no Redis or Valkey",
+            Self::Refused { recorded: true, .. } => {
+                "repair the cause on the target; then \"df2redis retry\" repeats the entry, or \
+                 \"df2redis skip\" gives it up"
+            }
             Self::Refused { .. } => {
                 "repair the cause on the target, or set policy.on_error = \"skip\" to record such \
                  commands in the dead-letter file and go on"

@@ -150,7 +150,10 @@ impl Fence {
             forget.arg(field);
         });
         let mut phase = cmd("HSET");
-        phase.arg(&names.position).arg("phase").arg("snapshot");
+        phase
+            .arg(&names.position)
+            .arg(position::PHASE)
+            .arg("snapshot");
         phase.arg("updated_ms").arg(now_ms);
         let settled = cmd("UNLINK").arg(&names.failed).take();
         self.write(

@@ -36,6 +36,8 @@ pub(super) const PREFIX: &[u8] = b"df2redis:";
 pub(super) const POSITIONS: &str = "df2redis:position:";
 /// Version of the record.
 pub(super) const FORMAT: &str = "1";
+/// The field with the phase, which is there from the first full sync on.
+pub(super) const PHASE: &str = "phase";
 /// What the fields with positions begin with.
 pub(super) const LSN: &str = "lsn:";
 
@@ -108,7 +110,7 @@ impl Stored {
                 });
             }
         }
-        Ok(match text("phase") {
+        Ok(match text(PHASE) {
             None | Some("claimed") => Self::Nothing,
             Some("snapshot") => Self::Snapshot,
             Some("stable") => match (text("replid"), lsns(fields)) {
@@ -133,7 +135,7 @@ impl Stored {
 /// The fields that say that stable sync has begun, besides the positions.
 pub(super) fn stable_fields(replication_id: &str, flows: u32) -> [(&'static str, String); 3] {
     [
-        ("phase", "stable".to_owned()),
+        (PHASE, "stable".to_owned()),
         ("replid", replication_id.to_owned()),
         ("flows", flows.to_string()),
     ]

@@ -5,19 +5,23 @@ use df2redis::target::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::server::{entry, quick, record, settings, settled};
+use crate::server::{drive_once, entry, quick, record, settings, settled};
 
 /// Answers connections by a script: after each request that ends in the given bytes, the reply.
-async fn scripted(
-    script: Vec<(&'static str, &'static str)>,
-) -> (Settings, tokio::task::JoinHandle<String>) {
+pub async fn scripted<Text>(
+    script: Vec<(Text, Text)>,
+) -> (Settings, tokio::task::JoinHandle<String>)
+where
+    Text: AsRef<str> + Send + Sync + 'static,
+{
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let serving = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut heard = String::new();
         let mut seen = 0;
-        for (request, reply) in script {
+        for (request, reply) in &script {
+            let (request, reply) = (request.as_ref(), reply.as_ref());
             while !heard.get(seen..).unwrap().ends_with(request) {
                 let mut buffer = [0; 4096];
                 let read = stream.read(&mut buffer).await.unwrap();
@@ -174,18 +178,6 @@ async fn what_is_no_redis_is_called_so() {
         .await
         .unwrap_err();
     assert!(matches!(error, TargetError::Protocol { .. }), "{error}");
-}
-
-/// Polls once: what can be written is written, what has come is read.
-async fn drive_once(writer: &mut Writer) {
-    let mut drive = std::pin::pin!(writer.drive());
-    std::future::poll_fn(|cx| {
-        if let std::task::Poll::Ready(driven) = drive.as_mut().poll(cx) {
-            driven.unwrap();
-        }
-        std::task::Poll::Ready(())
-    })
-    .await;
 }
 
 /// Reads until what was heard ends so.

@@ -102,3 +102,15 @@ pub async fn settled(writer: &mut Writer) {
     let settled = tokio::time::timeout(Duration::from_secs(60), writer.settle()).await;
     settled.expect("not settled within 60 s").unwrap();
 }
+
+/// Polls once: what can be written is written, what has come is read.
+pub async fn drive_once(writer: &mut Writer) {
+    let mut drive = std::pin::pin!(writer.drive());
+    std::future::poll_fn(|cx| {
+        if let std::task::Poll::Ready(driven) = drive.as_mut().poll(cx) {
+            driven.unwrap();
+        }
+        std::task::Poll::Ready(())
+    })
+    .await;
+}

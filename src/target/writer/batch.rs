@@ -7,8 +7,8 @@
 //!
 //! ```text
 //!  plain        commands                                                        GET fence
-//!  transaction  MULTI HSET position.. SELECT commands SELECT EXEC   WATCH fence GET fence HGET position
-//!               └────── prelude ───────────┘          └──── epilogue, the last of it the checks ───────┘
+//!  transaction  MULTI HSET position.. SELECT commands SELECT EXEC   WATCH fence GET fence HEXISTS position
+//!               └────── prelude ───────────┘          └──── epilogue, the last of it the checks ──────────┘
 //! ```
 
 use bytes::BytesMut;
@@ -67,8 +67,11 @@ pub(super) enum Checks {
     Nothing,
     /// `GET` of the fence.
     Fence,
-    /// `WATCH` and `GET` of the fence, `HGET` of the position.
-    All,
+    /// `WATCH` and `GET` of the fence, `HGET` of the position: before the first transaction.
+    Arming,
+    /// `WATCH` and `GET` of the fence, `HEXISTS` of the record: before the next transaction. The position was just
+    /// stored, which would make a record that is gone.
+    Rearming,
 }
 
 impl Checks {
@@ -78,7 +81,7 @@ impl Checks {
         match self {
             Self::Nothing => 0,
             Self::Fence => 1,
-            Self::All => 3,
+            Self::Arming | Self::Rearming => 3,
         }
     }
 }
@@ -196,7 +199,8 @@ impl Batch {
         sending.transaction = transaction;
         sending.checks = match guard {
             None => Checks::Nothing,
-            Some(_) if transaction => Checks::All,
+            Some(_) if self.arming => Checks::Arming,
+            Some(_) if transaction => Checks::Rearming,
             Some(_) => Checks::Fence,
         };
         if transaction {

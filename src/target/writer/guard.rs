@@ -1,7 +1,7 @@
 //! A writer's side of the fence: what is asked behind each batch, and what the answers mean.
 //!
 //! ```text
-//!             ┌──────────── WATCH ok, token ours, position as stored ───────────┐
+//!             ┌──────────── WATCH ok, token ours, record there ─────────────────┐
 //!             ▼                                                                 │
 //!   armed ── transaction ──► EXEC ── executed ──► position moved ── checks ─────┤
 //!     ▲                        ├── refused for now ─────────────── checks ──────┤
@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Invariants: a transaction is sent only when `armed`; the connection is in the position database between batches;
-//!   `stored` is what the target holds, or the connection is given up.
+//!   `stored` is what the target holds, or the connection is given up: it is compared when the connection is armed,
+//!   and a dataset that is replaced later is seen by the `WATCH`.
 
 use bytes::BytesMut;
 
@@ -73,11 +74,14 @@ impl Guard {
         match checks {
             Checks::Nothing => {}
             Checks::Fence => words(out, &[b"GET", fence]),
-            Checks::All => {
+            Checks::Arming | Checks::Rearming => {
                 words(out, &[b"WATCH", fence]);
                 words(out, &[b"GET", fence]);
                 let position = names.position.as_bytes();
-                words(out, &[b"HGET", position, self.field.as_bytes()]);
+                match checks {
+                    Checks::Arming => words(out, &[b"HGET", position, self.field.as_bytes()]),
+                    _ => words(out, &[b"HEXISTS", position, position::PHASE.as_bytes()]),
+                }
             }
         }
     }
@@ -187,19 +191,25 @@ impl Writer {
             other => Other(other),
         };
         match (checks, left, answer) {
-            (Checks::All, 3, Other(Reply::Ok)) => {
+            (Checks::Arming | Checks::Rearming, 3, Other(Reply::Ok)) => {
                 guard.armed = true;
                 Ok(())
             }
-            (Checks::All, 2, Text(token)) | (Checks::Fence, 1, Text(token)) => {
+            (Checks::Arming | Checks::Rearming, 2, Text(token))
+            | (Checks::Fence, 1, Text(token)) => {
                 guard.fence.check(&self.addr, token)?;
                 match guard.displaced {
                     true => Err(fence::rewritten(&self.addr)),
                     false => Ok(()),
                 }
             }
-            (Checks::All, 1, Text(position)) if guard.is_stored(position.as_deref()) => Ok(()),
-            (Checks::All, 1, Text(position)) => Err(TargetError::Vanished {
+            (Checks::Rearming, 1, Other(Reply::Integer(1))) => Ok(()),
+            (Checks::Rearming, 1, Other(Reply::Integer(_))) => Err(TargetError::Vanished {
+                addr: self.addr.clone(),
+                what: format!("{} is gone", guard.fence.names().position),
+            }),
+            (Checks::Arming, 1, Text(position)) if guard.is_stored(position.as_deref()) => Ok(()),
+            (Checks::Arming, 1, Text(position)) => Err(TargetError::Vanished {
                 addr: self.addr.clone(),
                 what: guard.other_position(position),
             }),

@@ -85,9 +85,14 @@ impl Writer {
         refused: &mut Refused,
     ) -> Result<(), TargetError> {
         let stops = self.stops_at(command, text)?;
-        refused.records.extend(self.record(command, text));
+        let record = self.record(command, text);
+        let is_recorded = record.is_some();
+        refused.records.extend(record);
         match stops {
-            Some(error) => {
+            Some(mut error) => {
+                if let TargetError::Refused { recorded, .. } = &mut error {
+                    *recorded = is_recorded;
+                }
                 refused.error.get_or_insert(Box::new(error));
                 Ok(())
             }
@@ -133,6 +138,7 @@ impl Writer {
                 command: described.name,
                 lsn: described.lsn,
                 answer,
+                recorded: false,
             },
         }))
     }
