@@ -473,7 +473,7 @@ fn the_log_level_of_the_command_line_wins() {
     let lock = task.dir.path().join("state/silent.lock");
     eventually("the lock is held", || {
         let pid = fs::read_to_string(&lock).ok()?;
-        (pid.trim() == running.pid().to_string()).then_some(())
+        (pid.lines().next()? == running.pid().to_string()).then_some(())
     });
     eventually("signals are listened to", || {
         let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).ok()?;

@@ -8,6 +8,8 @@ mod support;
 
 #[path = "control/clients.rs"]
 mod clients;
+#[path = "control/log_level.rs"]
+mod log_level;
 #[path = "control/said.rs"]
 mod said;
 #[path = "control/status.rs"]

@@ -1,8 +1,7 @@
-//! Asking a process over its control socket: plain calls, one connection each, that wait no longer than [`PATIENCE`].
+//! Asking a process over its control socket: plain calls, one connection each, that wait no longer than they are told.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,9 +14,12 @@ use super::address::ShortDir;
 use super::protocol::{self, Answer, LONGEST_ANSWER, Request, TaskReport};
 use crate::config::Severity;
 
-/// How long a request may take, from connecting to the end of the answer. An answer takes milliseconds; this is for a
-/// process that waits for its turn on a machine under load.
+/// How long a request may take, from connecting to the end of the answer, where nothing calls for less. An answer takes
+/// milliseconds; this is for a process that waits for its turn on a machine under load.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The least that makes sense: shorter timeouts are none at all to the kernel.
+const LEAST_PATIENCE: Duration = Duration::from_millis(1);
 
 /// How long it may take to see whether somebody listens, where connections already wait to be accepted.
 const GLANCE: Duration = Duration::from_millis(100);
@@ -29,6 +31,27 @@ pub struct Control {
     pub path: PathBuf,
     /// Whose it must be; none: a process that cannot be seen from here.
     pub pid: Option<u32>,
+}
+
+/// When an answer comes too late.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// As soon as an answer takes unusually long, and no later than `end`.
+    pub fn before(end: Option<Instant>) -> Self {
+        let usual = Instant::now() + PATIENCE;
+        Self(end.map_or(usual, |end| end.min(usual)))
+    }
+
+    fn left(self) -> Duration {
+        let left = self.0.saturating_duration_since(Instant::now());
+        left.max(LEAST_PATIENCE)
+    }
+
+    fn is_over(self) -> bool {
+        Instant::now() >= self.0
+    }
 }
 
 /// Why a process did not do what was asked.
@@ -49,7 +72,7 @@ pub enum AskError {
         who: String,
     },
     /// It takes too long.
-    #[error("no answer from the control socket {} within {PATIENCE:?}", .0.display())]
+    #[error("no answer from the control socket {} in time", .0.display())]
     Silent(PathBuf),
     /// Connecting, sending or receiving failed.
     #[error("cannot talk to the control socket {}: {cause}", .path.display())]
@@ -74,8 +97,8 @@ pub enum AskError {
 
 impl Control {
     /// How all tasks of the process are.
-    pub fn status(&self) -> Result<Vec<TaskReport>, AskError> {
-        match self.ask(&Request::Status)? {
+    pub fn status(&self, deadline: Deadline) -> Result<Vec<TaskReport>, AskError> {
+        match self.ask(&Request::Status, deadline)? {
             Answer::Tasks { tasks } => Ok(tasks),
             other => Err(self.unexpected(&other)),
         }
@@ -83,9 +106,9 @@ impl Control {
 
     /// Has the sources of these tasks (none: all) asked for their positions at once; see
     /// [`crate::task::Reporter::refresh`].
-    pub fn refresh(&self, tasks: &[String]) -> Result<(), AskError> {
+    pub fn refresh(&self, tasks: &[String], deadline: Deadline) -> Result<(), AskError> {
         let tasks = tasks.to_vec();
-        match self.ask(&Request::Refresh { tasks })? {
+        match self.ask(&Request::Refresh { tasks }, deadline)? {
             Answer::Done => Ok(()),
             other => Err(self.unexpected(&other)),
         }
@@ -98,13 +121,14 @@ impl Control {
         tasks: &[String],
         module: Option<&str>,
         level: Option<Severity>,
+        deadline: Deadline,
     ) -> Result<BTreeMap<String, String>, AskError> {
         let request = Request::LogLevel {
             tasks: tasks.to_vec(),
             module: module.map(str::to_owned),
             level,
         };
-        match self.ask(&request)? {
+        match self.ask(&request, deadline)? {
             Answer::Levels { levels } => Ok(levels),
             other => Err(self.unexpected(&other)),
         }
@@ -122,21 +146,18 @@ impl Control {
         AskError::Wrong { path, what }
     }
 
-    fn ask(&self, request: &Request) -> Result<Answer, AskError> {
+    fn ask(&self, request: &Request, deadline: Deadline) -> Result<Answer, AskError> {
         let request = protocol::encode(request).map_err(|error| self.failed(error.into()))?;
-        let end = Instant::now() + PATIENCE;
-        let mut stream = connect(&self.path, PATIENCE).map_err(|cause| self.failed(cause))?;
+        let connected = connect(&self.path, deadline.left());
+        let mut stream = connected.map_err(|cause| self.failed(cause))?;
         self.believe(&stream)?;
-        let line = exchange(&mut stream, &request, end).map_err(|cause| self.failed(cause))?;
-        match line.split_last() {
-            Some((b'\n', line)) => {
-                protocol::decode(line).map_err(|invalid| self.wrong(invalid.to_string()))
-            }
-            _ if line.len() >= LONGEST_ANSWER => {
-                Err(self.wrong(format!("it is longer than {LONGEST_ANSWER} bytes")))
+        let answer = exchange(&mut stream, &request, deadline);
+        match answer.map_err(|cause| self.failed(cause))? {
+            Some(line) => {
+                protocol::decode(&line).map_err(|invalid| self.wrong(invalid.to_string()))
             }
             // It ended before it could finish.
-            _ => Err(AskError::Deserted(self.path.clone())),
+            None => Err(AskError::Deserted(self.path.clone())),
         }
     }
 
@@ -198,24 +219,135 @@ fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     Ok(socket.into())
 }
 
-/// Sends the request, and takes what comes back: no more than an answer may have, until its end or `end`.
-fn exchange(stream: &mut UnixStream, request: &[u8], end: Instant) -> io::Result<Vec<u8>> {
-    stream.write_all(request)?;
-    stream.shutdown(Shutdown::Write)?;
+/// Sends the request, and takes the one line that comes back, without its end; none: there is none.
+fn exchange(
+    stream: &mut UnixStream,
+    request: &[u8],
+    deadline: Deadline,
+) -> io::Result<Option<Vec<u8>>> {
+    stream.set_write_timeout(Some(deadline.left()))?;
+    match stream.write_all(request) {
+        Ok(()) => {}
+        // It has seen enough, and what it says to that is still to be had.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(error) => return Err(error),
+    }
     let mut answer = Vec::new();
     let mut bytes = [0; 16 * 1024];
-    while answer.len() < LONGEST_ANSWER {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+    loop {
+        if deadline.is_over() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut bytes) {
-            Ok(0) => break,
-            Ok(n) => answer.extend_from_slice(bytes.get(..n).unwrap_or_default()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        stream.set_read_timeout(Some(deadline.left()))?;
+        let read = match stream.read(&mut bytes) {
+            Ok(0) => return Ok(None),
+            Ok(n) => bytes.get(..n).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
+        };
+        // Nothing is read beyond that: whoever closes with a part of the request unread ends in a reset.
+        if let Some(end) = memchr::memchr(b'\n', read) {
+            answer.extend_from_slice(read.get(..end).unwrap_or_default());
+            return Ok(Some(answer));
+        }
+        answer.extend_from_slice(read);
+        if answer.len() > LONGEST_ANSWER {
+            let what = format!("the answer is longer than {LONGEST_ANSWER} bytes");
+            return Err(io::Error::other(what));
         }
     }
-    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::ControlSocket;
+
+    #[test]
+    fn a_refusal_is_heard_although_the_request_was_not_read_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = ControlSocket::bind(dir.path()).unwrap();
+        let control = Control {
+            path: socket.path().to_owned(),
+            pid: Some(std::process::id()),
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.spawn(socket.serve(Vec::new()));
+        let too_many = vec!["orders".to_owned(); 100_000];
+        let soon = || Deadline::before(None);
+        let refused = control.refresh(&too_many, soon()).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "refused: the request is longer than 65536 bytes"
+        );
+        assert_eq!(control.status(soon()).unwrap(), []);
+        drop(runtime);
+        let gone = control.status(soon()).unwrap_err();
+        assert!(matches!(gone, AskError::Deserted(_)), "{gone}");
+    }
+
+    #[test]
+    fn an_answer_without_end_or_that_is_none_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let control = Control { path, pid: None };
+        let ask = |answer: &'static [u8]| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let (mut stream, _) = listener.accept().unwrap();
+                    stream.write_all(answer).unwrap();
+                });
+                control.status(Deadline::before(None)).unwrap_err()
+            })
+        };
+        assert!(matches!(ask(b""), AskError::Deserted(_)));
+        assert!(matches!(ask(b"{\"version\":1"), AskError::Deserted(_)));
+        assert!(matches!(
+            ask(b"HTTP/1.1 200 OK\r\n"),
+            AskError::Wrong { .. }
+        ));
+        let done = ask(b"{\"version\":1,\"answer\":\"done\"}\n");
+        assert!(matches!(done, AskError::Wrong { .. }), "{done}");
+        let later = ask(b"{\"version\":2}\n");
+        assert!(later.to_string().contains("version 2"), "{later}");
+    }
+
+    #[test]
+    fn somebody_who_listens_and_says_nothing_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let control = Control { path, pid: None };
+        let deadline = Deadline::before(Some(Instant::now() + Duration::from_millis(50)));
+        let silent = control.status(deadline).unwrap_err();
+        assert!(matches!(silent, AskError::Silent(_)), "{silent}");
+    }
+
+    fn listener(uid: u32, pid: i32) -> UnixCredentials {
+        let credentials = nix::libc::ucred { pid, uid, gid: 0 };
+        UnixCredentials::from(credentials)
+    }
+
+    #[test]
+    fn only_processes_of_root_and_the_own_user_are_believed() {
+        let is_believed = |uid, own| impostor(&listener(uid, 7), Some(7), own).is_none();
+        assert!(is_believed(0, 1000) && is_believed(1000, 1000));
+        assert!(!is_believed(1001, 1000) && !is_believed(65_534, 1000));
+        // A service of a user of its own, looked after by root.
+        assert!(is_believed(1000, 0));
+    }
+
+    #[test]
+    fn another_process_than_the_one_that_was_looked_for_is_not_believed() {
+        let who = impostor(&listener(0, 8), Some(7), 0);
+        assert_eq!(who.as_deref(), Some("PID 8, and not PID 7,"));
+        // From another PID namespace one of the two cannot be told.
+        assert_eq!(impostor(&listener(0, 0), Some(7), 0), None);
+        assert_eq!(impostor(&listener(0, 8), None, 0), None);
+    }
 }

@@ -10,8 +10,7 @@ mod protocol;
 mod serve;
 mod socket;
 
-pub use client::{AskError, Control};
-
+pub use client::{AskError, Control, Deadline};
 pub use protocol::TaskReport;
 pub use socket::{ControlError, ControlSocket};
 

@@ -17,9 +17,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::Managed;
 use super::protocol::{self, Answer, LONGEST_REQUEST, Request, TaskReport};
-use super::{Levels, Managed};
 use crate::config::Severity;
+use crate::logging::Levels;
 
 /// Clients that are listened to at a time.
 const CLIENTS: usize = 32;

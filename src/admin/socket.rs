@@ -1,10 +1,11 @@
 //! The listening end of the control socket: where it is, who may open it, and that it is gone afterwards.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, DirEntry, Permissions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::stat::{Mode, fchmod};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -22,6 +23,9 @@ const SUFFIX: &str = ".sock";
 const SUFFIX_BEFORE: &str = ".new";
 /// Longer than a name gets: prefix, PID, a dot, six random letters, suffix.
 const LONGEST_NAME: usize = 40;
+
+/// Longer than a socket has that name.
+const BINDING: Duration = Duration::from_secs(60);
 
 /// Its owner may connect.
 const PRIVATE: u32 = 0o600;
@@ -146,21 +150,124 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 fn remove_deserted(state_dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(state_dir)? {
         let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let is_ours = name.starts_with(PREFIX) && name.ends_with(SUFFIX);
-        if is_ours && entry.file_type()?.is_socket() && !is_listened_to(&entry.path()) {
-            match fs::remove_file(entry.path()) {
-                Ok(()) => {}
-                // Another process has just tidied up, or it belongs to somebody else and stays.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
-                    ) => {}
-                Err(error) => return Err(error),
-            }
+        if !entry.file_type()?.is_socket() || !is_deserted(&entry) {
+            continue;
+        }
+        match fs::remove_file(entry.path()) {
+            Ok(()) => {}
+            // Another process has just tidied up, or it belongs to somebody else and stays.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+                ) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// Whether it is a control socket that nobody listens to, nor is about to.
+fn is_deserted(entry: &DirEntry) -> bool {
+    let name = entry.file_name();
+    let name = name.to_string_lossy();
+    if !name.starts_with(PREFIX) {
+        return false;
+    }
+    let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
+    let is_settled = name.ends_with(SUFFIX)
+        || name.ends_with(SUFFIX_BEFORE) && age().is_some_and(|age| age > BINDING);
+    is_settled && !is_listened_to(&entry.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use std::time::SystemTime;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    }
+
+    /// A socket whose process was killed.
+    fn deserted(dir: &Path, name: &str) -> PathBuf {
+        let path = dir.join(name);
+        drop(UnixListener::bind(&path).unwrap());
+        path
+    }
+
+    #[test]
+    fn the_socket_is_private_named_after_its_process_and_removed_when_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = ControlSocket::bind(dir.path()).unwrap();
+        let name = socket.path().file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with(&format!("control.{}.", std::process::id())));
+        assert!(name.ends_with(".sock") && name.len() <= LONGEST_NAME);
+        assert_eq!(names(dir.path()), [name]);
+        let mode = fs::metadata(socket.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(socket);
+        assert_eq!(names(dir.path()), [""; 0]);
+    }
+
+    #[test]
+    fn only_what_is_still_ours_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = ControlSocket::bind(dir.path()).unwrap();
+        let path = socket.path().to_owned();
+        fs::remove_file(&path).unwrap();
+        symlink("elsewhere", &path).unwrap();
+        drop(socket);
+        assert_eq!(names(dir.path()).len(), 1);
+    }
+
+    #[test]
+    fn deserted_sockets_are_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let used = ControlSocket::bind(dir).unwrap();
+        deserted(dir, "control.1.aaaaaa.sock");
+        let old = deserted(dir, "control.1.bbbbbb.new");
+        let day = nix::sys::time::TimeSpec::new(86_400, 0);
+        nix::sys::stat::utimensat(
+            nix::fcntl::AT_FDCWD,
+            &old,
+            &day,
+            &day,
+            nix::sys::stat::UtimensatFlags::NoFollowSymlink,
+        )
+        .unwrap();
+        assert!(old.metadata().unwrap().modified().unwrap() < SystemTime::now() - BINDING);
+        // Its process may be about to listen.
+        deserted(dir, "control.1.cccccc.new");
+        deserted(dir, "other.sock");
+        fs::write(dir.join("control.1.dddddd.sock"), "precious").unwrap();
+        let new = ControlSocket::bind(dir).unwrap();
+        let name = |socket: &ControlSocket| {
+            let name = socket.path().file_name().unwrap();
+            name.to_str().unwrap().to_owned()
+        };
+        let mut left = vec![
+            name(&used),
+            name(&new),
+            "control.1.cccccc.new".to_owned(),
+            "control.1.dddddd.sock".to_owned(),
+            "other.sock".to_owned(),
+        ];
+        left.sort();
+        assert_eq!(names(dir), left);
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_said() {
+        let refused = ControlSocket::bind(Path::new("/nowhere")).unwrap_err();
+        let text = refused.to_string();
+        let expected = "cannot listen on a control socket in /nowhere: ";
+        assert!(text.starts_with(expected), "{text}");
+    }
 }

@@ -14,7 +14,10 @@ pub(super) fn run(arguments: &LogLevel) -> Exit {
     if let Some(module) = module
         && !Levels::is_module(module)
     {
-        complain(format_args!("--module {module}: there is no such module"));
+        complain(format_args!(
+            "--module {module}: there is no such module; they begin with one of {}",
+            Levels::rooms().join(", ")
+        ));
         return Exit::Usage;
     }
     let level = match arguments.level {
@@ -25,8 +28,8 @@ pub(super) fn run(arguments: &LogLevel) -> Exit {
         Ok(subjects) => subjects,
         Err(exit) => return exit,
     };
-    let answers = ask(&subjects, |control, tasks| {
-        control.set_log_level(tasks, module, level)
+    let answers = ask(&subjects, None, |control, tasks, deadline| {
+        control.set_log_level(tasks, module, level, deadline)
     });
     let mut exits = Vec::new();
     for (subject, answer) in subjects.iter().zip(answers) {

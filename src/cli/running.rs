@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::arguments::Tasks;
 use super::complain;
-use crate::admin::{AskError, Control};
+use crate::admin::{AskError, Control, Deadline};
 use crate::config::{self, Task};
 use crate::process::{self, Exit, Holder, control_of, task_holder};
 
@@ -36,7 +36,9 @@ pub(super) enum Unasked {
     /// It does not run.
     NotRunning,
     /// It does not run, but has left its PID file behind, with this number.
-    Dead(Option<u32>),
+    Dead(u32),
+    /// It runs, but does not answer; which process, and what was tried.
+    Silent(String),
     /// That cannot be told, and why.
     Unknown(String),
 }
@@ -47,7 +49,7 @@ impl Unasked {
         match self {
             Self::NotRunning => Exit::NotRunning,
             Self::Dead(_) => Exit::Dead,
-            Self::Unknown(_) => Exit::Unknown,
+            Self::Silent(_) | Self::Unknown(_) => Exit::Unknown,
         }
     }
 
@@ -55,7 +57,7 @@ impl Unasked {
     pub(super) fn exit_of_request(&self) -> Exit {
         match self {
             Self::NotRunning | Self::Dead(_) => Exit::NotRunning,
-            Self::Unknown(_) => Exit::Unknown,
+            Self::Silent(_) | Self::Unknown(_) => Exit::Unknown,
         }
     }
 }
@@ -64,11 +66,8 @@ impl fmt::Display for Unasked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotRunning => write!(f, "not running"),
-            Self::Dead(None) => write!(f, "not running, and its PID file was left behind"),
-            Self::Dead(Some(pid)) => {
-                write!(f, "not running, and PID {pid} has left its PID file behind")
-            }
-            Self::Unknown(why) => write!(f, "{why}"),
+            Self::Dead(pid) => write!(f, "dead, and PID {pid} has left its PID file behind"),
+            Self::Silent(why) | Self::Unknown(why) => write!(f, "{why}"),
         }
     }
 }
@@ -147,8 +146,9 @@ fn locate_task(task: &Task) -> Place {
 fn locate_holder(pid_file: &Path) -> Place {
     let pid = match process::holder(pid_file) {
         Ok(Holder::Running(pid)) => pid,
-        Ok(Holder::Stale(pid)) => return Place::Not(Unasked::Dead(pid)),
-        Ok(Holder::Absent) => return Place::Not(Unasked::NotRunning),
+        Ok(Holder::Stale(Some(pid))) => return Place::Not(Unasked::Dead(pid)),
+        // It ended in order, and emptied the file that it was not allowed to remove.
+        Ok(Holder::Stale(None) | Holder::Absent) => return Place::Not(Unasked::NotRunning),
         Err(error) => return Place::Not(Unasked::Unknown(error.to_string())),
     };
     let found = match control_of(pid) {
@@ -172,19 +172,21 @@ fn without_socket(pid: Option<u32>) -> String {
 }
 
 /// Asks every process once, with the names of the tasks that are asked about (none: all of the process), and answers
-/// for each subject what its process said, or why it said nothing.
+/// for each subject what its process said, or why it said nothing. Nobody is waited for any longer than `end`.
 pub(super) fn ask<Said: Clone>(
     subjects: &[Subject],
-    mut request: impl FnMut(&Control, &[String]) -> Result<Said, AskError>,
+    end: Option<Instant>,
+    mut request: impl FnMut(&Control, &[String], Deadline) -> Result<Said, AskError>,
 ) -> Vec<Result<Said, Unasked>> {
-    let end = Instant::now() + PATIENCE;
+    let last_look = Instant::now() + PATIENCE;
+    let last_look = end.map_or(last_look, |end| end.min(last_look));
     let mut answers: Vec<Option<Result<Said, Unasked>>> = vec![None; subjects.len()];
     loop {
         let mut again = false;
-        let is_last = Instant::now() >= end;
+        let is_last = Instant::now() >= last_look;
         let mut retry = |why: String| {
             again |= !is_last;
-            is_last.then_some(Err(Unasked::Unknown(why)))
+            is_last.then_some(Err(Unasked::Silent(why)))
         };
         let mut processes: BTreeMap<Control, Vec<usize>> = BTreeMap::new();
         for (number, (subject, answer)) in subjects.iter().zip(&mut answers).enumerate() {
@@ -200,8 +202,10 @@ pub(super) fn ask<Said: Clone>(
         for (control, numbers) in processes {
             let asked = numbers.iter().filter_map(|number| subjects.get(*number));
             let names: Option<Vec<String>> = asked.map(Subject::tasks).collect();
-            let answer = match request(&control, &names.unwrap_or_default()) {
+            let deadline = Deadline::before(end);
+            let answer = match request(&control, &names.unwrap_or_default(), deadline) {
                 Ok(said) => Some(Ok(said)),
+                Err(error @ AskError::Silent(_)) => Some(Err(Unasked::Silent(error.to_string()))),
                 Err(error @ AskError::Deserted(_)) => retry(error.to_string()),
                 Err(error) => Some(Err(Unasked::Unknown(error.to_string()))),
             };

@@ -13,7 +13,6 @@ use serde_json::json;
 use super::arguments::Status;
 use super::complain;
 use super::running::{Subject, ask, worst};
-use crate::admin::Control;
 use crate::entry::unix_ms;
 use crate::process::Exit;
 use known::Known;
@@ -68,7 +67,9 @@ struct Round {
 
 impl Round {
     fn of(subjects: &[Subject]) -> Self {
-        let answers = ask(subjects, |control: &Control, _| control.status());
+        let answers = ask(subjects, None, |control, _, deadline| {
+            control.status(deadline)
+        });
         let tasks = subjects
             .iter()
             .zip(answers)
@@ -90,7 +91,12 @@ impl Round {
 
     fn json(&self) -> String {
         let tasks = self.tasks.iter().filter_map(Known::json);
-        let mut line = json!({ "tasks": tasks.collect::<Vec<_>>() }).to_string();
+        let notes = self.tasks.iter().filter_map(Known::note);
+        let mut line = json!({
+            "tasks": tasks.collect::<Vec<_>>(),
+            "notes": notes.collect::<Vec<_>>(),
+        })
+        .to_string();
         line.push('\n');
         line
     }

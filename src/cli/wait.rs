@@ -18,13 +18,16 @@ use std::time::{Duration, Instant};
 
 use super::arguments::Wait;
 use super::complain;
-use super::running::{Subject, ask, worst};
+use super::running::{Subject, Unasked, ask, worst};
 use crate::process::Exit;
 use crate::task::{Phase, Report};
 
 /// Pauses between looks: short at first, for a target that is just about to catch up.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a look may take that begins when the time is nearly over: it is what the last words are about.
+const LAST_LOOK: Duration = Duration::from_millis(500);
 
 /// How many answers of the source are waited for.
 const ANSWERS: u64 = 2;
@@ -37,15 +40,15 @@ pub(super) fn run(arguments: &Wait) -> Exit {
     };
     // None: longer than can be told, so without end.
     let end = Instant::now().checked_add(arguments.timeout);
-    let mut goals: BTreeMap<(usize, String), Goal> = BTreeMap::new();
+    let mut goals: BTreeMap<Key, Goal> = BTreeMap::new();
     let mut pause = SHORTEST_PAUSE;
     loop {
-        let reports = match look(&subjects) {
-            Ok(reports) => reports,
+        let Looked { reports, silent } = match look(&subjects, end) {
+            Ok(looked) => looked,
             Err(exit) => return exit,
         };
+        let mut short = silent;
         let mut wants_positions = false;
-        let mut short = Vec::new();
         for (key, report) in reports {
             let goal = goals.entry(key).or_insert(Goal::Nothing);
             wants_positions |= goal.follow(&report);
@@ -70,18 +73,32 @@ pub(super) fn run(arguments: &Wait) -> Exit {
         }
         if wants_positions {
             // Who cannot be asked now is seen at the next look.
-            ask(&subjects, |control, tasks| control.refresh(tasks));
+            ask(&subjects, end, |control, tasks, deadline| {
+                control.refresh(tasks, deadline)
+            });
         }
         sleep(left.map_or(pause, |left| left.min(pause)));
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-/// How all tasks are, by subject and name; a process that does not say ends the wait.
-fn look(subjects: &[Subject]) -> Result<Vec<((usize, String), Report)>, Exit> {
-    let answers = ask(subjects, |control, _| control.status());
-    let mut reports = Vec::new();
-    let mut exits = Vec::new();
+/// One task of a subject, by the subject's number and the task's name.
+type Key = (usize, String);
+
+/// What was seen at one moment.
+struct Looked {
+    reports: Vec<(Key, Report)>,
+    /// Which processes do not answer, in words.
+    silent: Vec<String>,
+}
+
+/// How all tasks are; a process that does not run or cannot be asked ends the wait.
+fn look(subjects: &[Subject], end: Option<Instant>) -> Result<Looked, Exit> {
+    let end = end.map(|end| end.max(Instant::now() + LAST_LOOK));
+    let answers = ask(subjects, end, |control, _, deadline| {
+        control.status(deadline)
+    });
+    let (mut reports, mut silent, mut exits) = (Vec::new(), Vec::new(), Vec::new());
     for (number, (subject, answer)) in subjects.iter().zip(answers).enumerate() {
         match answer {
             Ok(tasks) => {
@@ -89,8 +106,19 @@ fn look(subjects: &[Subject]) -> Result<Vec<((usize, String), Report)>, Exit> {
                     Subject::Task(task) => task.name == told.report.task,
                     Subject::PidFile(_) => true,
                 });
-                let asked = asked.map(|told| ((number, told.report.task.clone()), told.report));
-                reports.extend(asked);
+                let known = reports.len();
+                reports.extend(asked.map(|told| ((number, told.report.task.clone()), told.report)));
+                // Nothing to wait for is not the same as nothing that is missing.
+                if reports.len() == known {
+                    complain(format_args!(
+                        "{}: its process runs no such task",
+                        subject.name()
+                    ));
+                    exits.push(Exit::Unknown);
+                }
+            }
+            Err(silence @ Unasked::Silent(_)) => {
+                silent.push(format!("{}: {silence}", subject.name()));
             }
             Err(unasked) => {
                 complain(format_args!("{}: {unasked}", subject.name()));
@@ -99,7 +127,7 @@ fn look(subjects: &[Subject]) -> Result<Vec<((usize, String), Report)>, Exit> {
         }
     }
     match exits.is_empty() {
-        true => Ok(reports),
+        true => Ok(Looked { reports, silent }),
         false => Err(worst(exits)),
     }
 }

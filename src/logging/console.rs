@@ -182,11 +182,9 @@ impl Console {
             Kind::Captured => io::stderr().lock().write_all(&for_journal(level, &line)),
             Kind::Terminal { live, coloured } => {
                 let line = if *coloured { colour(level, line) } else { line };
-                live.drawings.suspend(|| {
-                    let mut stdout = io::stdout().lock();
-                    stdout.write_all(&line)?;
-                    stdout.flush()
-                })
+                // Not `suspend`, which panics where the terminal has hung up.
+                live.drawings
+                    .println(String::from_utf8_lossy(&line).trim_end_matches('\n'))
             }
         };
         if let Err(error) = written {

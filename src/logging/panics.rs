@@ -22,7 +22,10 @@ pub(super) fn catch(logs: LogHandle) {
 }
 
 fn log(logs: &LogHandle, info: &PanicHookInfo<'_>) {
-    let said = info.payload_as_str().unwrap_or("no message").to_owned();
+    let payload = info.payload();
+    let said = payload.downcast_ref::<String>().map(String::as_str);
+    let said = said.or_else(|| payload.downcast_ref::<&str>().copied());
+    let said = said.unwrap_or("no message").to_owned();
     let place = info.location().map(ToString::to_string);
     let thread = std::thread::current()
         .name()

@@ -295,6 +295,12 @@ impl<'a> Running<'a> {
         let flows = self.meters.len() as u32;
         let mut copied = self.context.copied.subscribe();
         loop {
+            // After whatever was heard last: appliers may end before this part hears that they shall.
+            if self.appliers_left == 0
+                && let Some(end) = self.end(stopping).await?
+            {
+                return Ok(end);
+            }
             tokio::select! {
                 biased;
                 () = async { drop(copied.wait_for(|copied| *copied == flows).await) },
@@ -321,11 +327,6 @@ impl<'a> Running<'a> {
                 }
                 Some(part) = self.parts.join_next() => {
                     self.ended_part(part)?;
-                    if self.appliers_left == 0
-                        && let Some(end) = self.end(stopping).await?
-                    {
-                        return Ok(end);
-                    }
                 }
                 error = lost(&mut self.syncing, &mut self.stable) => return Err(error.into()),
                 Some(token) = self.ended.recv(), if self.syncing.is_some() => {

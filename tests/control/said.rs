@@ -1,7 +1,8 @@
 //! What a command said, and how it ended.
 
-use crate::df2redis::Task;
-use crate::support::eventually;
+use crate::df2redis::{Df2redis, Task};
+use crate::support::{SimulatedDragonfly, eventually};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::process::{Command, Stdio};
 
@@ -55,4 +56,13 @@ pub fn status_in(task: &Task, phase: &str) -> Value {
         seen["phase"] == phase && seen["running"] == true
     });
     seen
+}
+
+/// Kills the process, and waits until its source has noticed. What was on its way to it is lost, so its connections may
+/// end in a reset, which nothing but a kill may do.
+#[track_caller]
+pub fn kill(running: &Df2redis, source: &SimulatedDragonfly) {
+    running.signal(Signal::SIGKILL);
+    eventually("the source notices", || source.replicas() == 0);
+    let _ = source.take_violations();
 }

@@ -1,19 +1,22 @@
 //! `df2redis status` in every phase, with and without a process.
 
 use crate::df2redis::Task;
-use crate::said::{df2redis, said, status, status_in};
+use crate::said::{df2redis, kill, said, status, status_in};
 use crate::support::dragonfly::Fault;
 use crate::support::{Dataset, RedisServer, SimulatedDragonfly, eventually};
 use nix::sys::signal::Signal;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Stdio;
 
 #[test]
 fn a_task_is_shown_in_every_phase_of_its_life() {
-    let mut source = SimulatedDragonfly::options()
+    let source = SimulatedDragonfly::options()
         .dataset(Dataset::strings(200, 50))
         .start();
     let target = RedisServer::start();
-    let task = Task::between(&source.address(), &target.address()).with("retry.max = \"60s\"");
+    let task = Task::between(&source.address(), &target.address());
 
     let never = said(&mut task.asked("status"));
     assert_eq!(never.exit, 3, "{never:?}");
@@ -87,9 +90,6 @@ fn a_task_is_shown_in_every_phase_of_its_life() {
         stopped.stdout.starts_with("copy: not running, stopped "),
         "{stopped:?}"
     );
-
-    source.stop();
-    let _waiting = task.with("retry.initial = \"60s\"");
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_task_that_waits_or_has_failed_says_why() {
 }
 
 #[test]
-fn a_killed_process_is_not_running_and_was_last_seen() {
+fn a_killed_process_is_dead_and_was_last_seen() {
     let (source, target) = (SimulatedDragonfly::start(), RedisServer::start());
     let task = Task::between(&source.address(), &target.address());
     let running = task.start_stable();
@@ -133,18 +133,18 @@ fn a_killed_process_is_not_running_and_was_last_seen() {
     eventually("the state is saved", || {
         fs::read_to_string(&saved).is_ok_and(|text| text.contains("stable sync"))
     });
-    running.signal(Signal::SIGKILL);
+    kill(&running, &source);
     let mut text = said(&mut task.asked("status"));
     eventually("it is gone", || {
         text = said(&mut task.asked("status"));
         text.exit == 3
     });
-    let expected = "copy: not running, last seen in phase \"stable sync\" ";
+    let expected = "copy: dead, it ended without saying so, last seen in phase \"stable sync\" ";
     assert!(text.stdout.starts_with(expected), "{text:?}");
     assert!(!text.stdout.contains("\n  rate "), "{text:?}");
     let json = status(&task);
     assert_eq!(json["running"], false);
-    assert_eq!(json["note"], "not running");
+    assert_eq!(json["note"], "dead, it ended without saying so");
     assert_eq!(json["phase"], "stable sync");
 
     fs::write(&saved, "{\"task\": ").expect("a damaged file");
@@ -225,7 +225,7 @@ fn a_pid_file_finds_its_holder_and_tells_how_it_ended() {
         text.stdout.starts_with("copy: stable sync for "),
         "{text:?}"
     );
-    running.signal(Signal::SIGKILL);
+    kill(&running, &source);
     let mut text = status();
     eventually("it is dead", || {
         text = status();
@@ -233,12 +233,20 @@ fn a_pid_file_finds_its_holder_and_tells_how_it_ended() {
     });
     assert_eq!(text.exit, 1, "{text:?}");
     let pid = running.pid();
-    let expected = format!(
-        "the process of {pid_file}: not running, and PID {pid} has left its PID file behind\n"
-    );
+    let expected =
+        format!("the process of {pid_file}: dead, and PID {pid} has left its PID file behind\n");
     assert_eq!(text.stdout, expected);
+    let json = said(&mut df2redis(&["status", "--json", "--pidfile", pid_file]));
+    assert_eq!(json.exit, 1);
+    let json: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
+    assert_eq!(json["tasks"], serde_json::json!([]));
+    let note = expected.trim_end();
+    assert_eq!(json["notes"], serde_json::json!([note]));
     fs::write(pid_file, "no number").expect("a foreign file");
     assert_eq!(status().exit, 4);
+    // What a process leaves that ended in order, but was not allowed to remove it.
+    fs::write(pid_file, "").expect("an empty file");
+    assert_eq!(status().exit, 3);
 }
 
 #[test]
@@ -254,4 +262,33 @@ fn what_cannot_be_told_is_4() {
     let json = status(&task);
     assert_eq!(json["running"], serde_json::Value::Null);
     assert!(json.get("phase").is_none(), "{json}");
+}
+
+#[test]
+fn a_path_that_json_cannot_hold_is_shown_nearly_right() {
+    let (source, target) = (SimulatedDragonfly::start(), RedisServer::start());
+    let task = Task::between(&source.address(), &target.address());
+    let dir = task.dir().join(OsStr::from_bytes(b"caf\xe9"));
+    fs::create_dir(&dir).expect("a directory");
+    let file = task.write_to(&dir);
+    let command = |name| {
+        let mut command = df2redis(&[name]);
+        command.arg("--config").arg(&file);
+        command
+    };
+    let spawned = command("replicate").stderr(Stdio::null()).spawn();
+    let mut running = spawned.expect("df2redis starts");
+    let mut told = said(&mut command("status"));
+    eventually("it is asked", || {
+        told = said(&mut command("status"));
+        told.exit != 3
+    });
+    let pid = nix::unistd::Pid::from_raw(running.id().try_into().expect("a process id"));
+    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("a process");
+    running.wait().expect("its end");
+    assert_eq!(told.exit, 0, "{told:?}");
+    assert!(told.stdout.contains("/caf\u{fffd}/log/copy_"), "{told:?}");
+    let past = said(command("status").arg("--json"));
+    assert_eq!(past.exit, 3, "{past:?}");
+    assert!(past.stdout.contains("/caf\u{fffd}/log/copy_"), "{past:?}");
 }

@@ -1,13 +1,14 @@
 //! `df2redis wait`.
 
 use crate::df2redis::Task;
-use crate::said::{said, status_in};
+use crate::said::{kill, said, status_in};
 use crate::support::dragonfly::Fault;
 use crate::support::{Dataset, RedisServer, SimulatedDragonfly};
 use nix::sys::signal::Signal;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 fn wait(task: &Task, more: &[&str]) -> Command {
     let mut command = task.asked("wait");
@@ -112,7 +113,7 @@ fn during_the_snapshot_it_waits_and_after_it_returns() {
     source.drop_replicas();
     running.wait_stable();
     assert_eq!(waiting.wait().expect("its end").code(), Some(0));
-    assert_eq!(target.client().ok(&["DBSIZE"]).int(), Some(200));
+    assert_eq!(status_in(&task, "stable sync")["keys"], 200);
 }
 
 #[test]
@@ -132,7 +133,27 @@ fn a_task_that_does_not_run_or_ends_meanwhile_is_not_waited_for() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("df2redis starts");
-    running.signal(Signal::SIGKILL);
+    kill(&running, &source);
     let ended = waiting.wait_with_output().expect("its end");
     assert_eq!(ended.status.code(), Some(3), "{ended:?}");
+}
+
+#[test]
+fn a_process_that_hangs_is_waited_for_as_long_as_was_said() {
+    let (source, target) = (SimulatedDragonfly::start(), RedisServer::start());
+    let task = Task::between(&source.address(), &target.address());
+    let running = task.start_stable();
+    running.signal(Signal::SIGSTOP);
+    let began = Instant::now();
+    let over = said(&mut wait(&task, &["--timeout", "1s"]));
+    let took = began.elapsed();
+    running.signal(Signal::SIGCONT);
+    assert_eq!(over.exit, 75, "{over:?}");
+    assert!(
+        over.stderr.contains("no answer from the control socket"),
+        "{over:?}"
+    );
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let there = said(&mut wait(&task, &[]));
+    assert_eq!(there.exit, 0, "{there:?}");
 }

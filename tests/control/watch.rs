@@ -1,8 +1,9 @@
 //! `df2redis status --watch`.
 
 use crate::df2redis::Task;
+use crate::said::kill;
 use crate::support::{RedisServer, SimulatedDragonfly, within};
-use nix::sys::signal::Signal;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
@@ -56,8 +57,8 @@ fn watching_survives_the_process_and_ends_with_its_reader() {
     until("copy: stable sync for ");
     // One text after the other, with an empty line between.
     assert_eq!(until("copy: stable sync for "), "");
-    running.signal(Signal::SIGKILL);
-    until("copy: not running, last seen in phase ");
+    kill(&running, &source);
+    until("copy: dead, it ended without saying so, last seen in phase ");
     drop(running);
     let _running = task.start_stable();
     until("copy: stable sync for ");
@@ -92,13 +93,14 @@ fn a_terminal_is_drawn_over_and_ends_the_watch_when_it_hangs_up() {
     let task = Task::between(&source.address(), &target.address());
     let _running = task.start_stable();
     let terminal = nix::pty::openpty(None, None).expect("a terminal");
+    // Only here: else the command would hold its own terminal open.
+    fcntl(&terminal.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("a descriptor");
     let mut command = task.asked("status");
     let spawned = command
         .arg("--watch")
         .env("TERM", "xterm")
         .stdout(Stdio::from(terminal.slave))
         .spawn();
-    // The command holds the terminal open, too.
     drop(command);
     let mut watching = Watching(spawned.expect("df2redis starts"));
     let mut screen = File::from(terminal.master);

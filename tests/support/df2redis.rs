@@ -99,10 +99,14 @@ impl Task {
         self.dir.path()
     }
 
-    /// Writes the task file into `dir` and answers its path.
+    /// Writes the task file into `dir` and answers its path. One that is there already stays untouched, for whoever is
+    /// just reading it.
     pub fn write_to(&self, dir: &Path) -> PathBuf {
         let file = dir.join(format!("{}.toml", self.name));
-        fs::write(&file, self.lines.join("\n")).expect("a task file");
+        let content = self.lines.join("\n");
+        if !fs::read_to_string(&file).is_ok_and(|there| there == content) {
+            fs::write(&file, content).expect("a task file");
+        }
         file
     }
 

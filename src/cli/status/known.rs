@@ -9,7 +9,7 @@ use crate::admin::TaskReport;
 use crate::cli::running::{Subject, Unasked};
 use crate::config::Task;
 use crate::process::Exit;
-use crate::task::{Report, Server};
+use crate::task::{Phase, Report, Server};
 
 /// What there is to show.
 #[derive(Debug)]
@@ -96,6 +96,14 @@ impl Known {
         silence.map_or(Exit::Done, Unasked::exit_of_status)
     }
 
+    /// What there is to say where no task is known.
+    pub(super) fn note(&self) -> Option<String> {
+        match self {
+            Self::Task(_) => None,
+            Self::Process { name, silence } => Some(format!("{name}: {silence}")),
+        }
+    }
+
     /// The task as a JSON object: the report's fields as far as they are known, and `running` (null: it cannot be
     /// told), `note`, `log_levels`. None for what is no task.
     pub(super) fn json(&self) -> Option<Value> {
@@ -126,7 +134,7 @@ impl Known {
         if let Some(fields) = value.as_object_mut() {
             let running = match silence {
                 None => Value::Bool(true),
-                Some(Unasked::Unknown(_)) => Value::Null,
+                Some(Unasked::Silent(_) | Unasked::Unknown(_)) => Value::Null,
                 Some(Unasked::NotRunning | Unasked::Dead(_)) => Value::Bool(false),
             };
             fields.insert("running".into(), running);
@@ -141,13 +149,21 @@ impl TaskState {
     /// Why there is no report of this moment, in one line; none: there is.
     pub(super) fn note(&self) -> Option<String> {
         let silence = self.silence.as_ref()?;
-        Some(match &self.origin {
-            Origin::Process | Origin::Saved => silence.to_string(),
-            Origin::TaskFile(None) => format!("{silence}, and no state was left behind"),
-            Origin::TaskFile(Some(error)) => {
+        Some(match (&self.origin, silence) {
+            (Origin::TaskFile(None), _) => format!("{silence}, and no state was left behind"),
+            (Origin::TaskFile(Some(error)), _) => {
                 format!("{silence}, and the state that was left behind cannot be read: {error}")
             }
+            (_, Unasked::NotRunning) if !self.ended_in_order() => {
+                "dead, it ended without saying so".to_owned()
+            }
+            _ => silence.to_string(),
         })
+    }
+
+    /// Whether the last that it said is how it ended.
+    pub(super) fn ended_in_order(&self) -> bool {
+        matches!(self.report.phase, Phase::Stopped | Phase::Failed)
     }
 }
 

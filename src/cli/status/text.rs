@@ -18,6 +18,7 @@ use humantime::{format_duration, format_rfc3339_seconds};
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::known::{Known, Origin, TaskState};
+use crate::cli::running::Unasked;
 use crate::task::{Flow, Phase, Report};
 
 /// Lines are collected here; writing to a string does not fail.
@@ -73,13 +74,12 @@ fn standing(task: &TaskState, now_ms: i64) -> String {
             report.pid
         );
     };
-    match (&task.origin, report.phase) {
+    match (&task.origin, &task.silence) {
         (Origin::TaskFile(_), _) => note,
-        (_, Phase::Stopped | Phase::Failed) => {
+        (_, Some(Unasked::NotRunning)) if task.ended_in_order() => {
             format!("{note}, {phase} {}", ago(report.phase_since_ms, now_ms))
         }
-        // It had no time to say how it ended, or it runs still.
-        (_, _) => format!(
+        _ => format!(
             "{note}, last seen in phase \"{phase}\" {}",
             ago(report.at_ms, now_ms)
         ),
@@ -235,4 +235,190 @@ fn ago(at_ms: i64, now_ms: i64) -> String {
     let at = SystemTime::UNIX_EPOCH + since_epoch.min(Duration::from_secs(253_402_300_799));
     let when = format_rfc3339_seconds(at);
     format!("{} ago ({when})", span(now_ms.saturating_sub(at_ms)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{Lag, LastError, PerSecond, Server};
+
+    /// 2001-09-09T01:46:40Z, in milliseconds.
+    const NOW: i64 = 1_000_000_000_000;
+
+    fn report() -> Report {
+        let flow = |applied, next: u64| Flow {
+            keys: 60_000,
+            bytes: 600 << 20,
+            snapshot_ended: true,
+            applied: Some(applied),
+            source_next: Some(next),
+            lag_entries: Some(next - applied),
+            latency_us: 150,
+            skipped: 0,
+        };
+        let server = |address: &str, server: &str| Server {
+            address: address.to_owned(),
+            server: Some(server.to_owned()),
+        };
+        Report {
+            task: "orders".to_owned(),
+            log_file: "/var/log/df2redis/orders_replicate.log".into(),
+            pid: 4711,
+            at_ms: NOW,
+            started_ms: NOW - 93_600_000,
+            phase: Phase::Stable,
+            phase_since_ms: NOW - 7_980_123,
+            sessions: 2,
+            source: server("10.0.0.1:6379", "df-v1.40.1"),
+            target: server("10.0.0.2:6379", "Redis 7.0.15"),
+            expected_keys: Some(120_000),
+            keys: 120_000,
+            bytes: 1_200 << 20,
+            applied: 34_521,
+            skipped: 2,
+            rates: PerSecond {
+                keys: 0.0,
+                bytes: 1.25 * 1024.0 * 1024.0,
+                entries: 1_203.4,
+            },
+            lag: Some(Lag {
+                flow: 1,
+                entries: 3,
+                ms: 12,
+            }),
+            flows: vec![flow(17_260, 17_260), flow(9, 12)],
+            last_error: Some(LastError {
+                at_ms: NOW - 7_981_000,
+                text: "source 10.0.0.1:6379: lost".to_owned(),
+                hint: Some("look at the source\nand at the network".to_owned()),
+            }),
+            memory_bytes: 64 << 20,
+            ..Report::default()
+        }
+    }
+
+    fn state(report: Report, origin: Origin, silence: Option<Unasked>) -> Known {
+        Known::Task(Box::new(TaskState {
+            report,
+            origin,
+            silence,
+            log_levels: None,
+        }))
+    }
+
+    #[test]
+    fn a_running_task_is_one_aligned_block() {
+        let shown = block(&state(report(), Origin::Process, None), NOW);
+        let expected = "\
+orders: stable sync for 2h 13m, running for 1day 2h, PID 4711
+  source    10.0.0.1:6379 (df-v1.40.1)
+  target    10.0.0.2:6379 (Redis 7.0.15)
+  lag       3 entries, 12 ms, flow 1
+  rate      1,203 entries/s, 1.25 MiB/s
+  copied    120,000 keys, 1.17 GiB
+  applied   34,521 entries
+  left out  2 skipped, 0 unsupported, 0 with less than the source has
+  sessions  2, restarts 0
+  memory    64.00 MiB of the process
+  log       /var/log/df2redis/orders_replicate.log
+  error     2h 13m ago (2001-09-08T23:33:39Z): source 10.0.0.1:6379: lost
+  hint      look at the source
+            and at the network
+  flow  state     keys       bytes  position  source  lag  latency  skipped
+     0  stable  60,000  600.00 MiB     17260   17260    0   0.1 ms        0
+     1  stable  60,000  600.00 MiB         9      12    3   0.1 ms        0
+";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_snapshot_shows_how_much_is_done() {
+        let snapshot = Report {
+            phase: Phase::Snapshot,
+            keys: 1_000,
+            applied: 0,
+            lag: None,
+            ..report()
+        };
+        let shown = block(&state(snapshot, Origin::Process, None), NOW);
+        assert!(shown.contains("\n  copied    1,000 of 120,000 keys, 0 %, "));
+        assert!(shown.contains("\n  rate      0 keys/s, "));
+        assert!(!shown.contains("\n  applied "));
+    }
+
+    #[test]
+    fn without_a_process_it_is_the_past_that_is_shown() {
+        let first = |report: Report, silence| {
+            let shown = block(&state(report, Origin::Saved, Some(silence)), NOW + 5_000);
+            assert!(!shown.contains("\n  lag ") && !shown.contains("\n  rate "));
+            assert!(shown.contains("\n     1  stable "));
+            shown.lines().next().unwrap().to_owned()
+        };
+        let when = "5s ago (2001-09-09T01:46:40Z)";
+        assert_eq!(
+            first(report(), Unasked::NotRunning),
+            format!(
+                "orders: dead, it ended without saying so, last seen in phase \"stable sync\" {when}"
+            )
+        );
+        let stopped = Report {
+            phase: Phase::Stopped,
+            phase_since_ms: NOW,
+            ..report()
+        };
+        assert_eq!(
+            first(stopped, Unasked::NotRunning),
+            format!("orders: not running, stopped {when}")
+        );
+        assert_eq!(
+            first(report(), Unasked::Silent("no answer".to_owned())),
+            format!("orders: no answer, last seen in phase \"stable sync\" {when}")
+        );
+    }
+
+    #[test]
+    fn a_task_that_has_never_run_shows_what_its_file_says() {
+        let from_file = Report {
+            task: "orders".to_owned(),
+            log_file: report().log_file,
+            source: report().source,
+            target: report().target,
+            ..Report::default()
+        };
+        let silence = Some(Unasked::NotRunning);
+        let shown = block(&state(from_file, Origin::TaskFile(None), silence), NOW);
+        let labels: Vec<&str> = shown
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_whitespace().next())
+            .collect();
+        assert_eq!(labels, ["source", "target", "log"], "{shown}");
+    }
+
+    #[test]
+    fn nothing_that_a_terminal_would_obey_is_printed() {
+        let mut hostile = report();
+        hostile.source.server = Some("\x1b[2J\u{9b}evil\r".to_owned());
+        hostile.last_error = Some(LastError {
+            text: "\x07\x1b]0;title".to_owned(),
+            ..LastError::default()
+        });
+        let shown = block(&state(hostile, Origin::Process, None), NOW);
+        assert!(shown.chars().all(|c| c == '\n' || !c.is_control()));
+        assert!(shown.contains("?[2J?evil?"));
+    }
+
+    #[test]
+    fn times_of_a_damaged_state_are_shown_somehow() {
+        let damaged = Report {
+            at_ms: i64::MIN,
+            started_ms: i64::MIN,
+            phase_since_ms: i64::MAX,
+            ..report()
+        };
+        for origin in [Origin::Process, Origin::Saved] {
+            let silence = matches!(origin, Origin::Saved).then_some(Unasked::NotRunning);
+            assert!(!block(&state(damaged.clone(), origin, silence), NOW).is_empty());
+        }
+    }
 }
