@@ -23,7 +23,7 @@ pub use glob::{Glob, GlobError};
 pub use load::load;
 pub use task::{
     Conflict, Console, Credentials, Filter, Limits, Log, LogFormat, MemberExpiry, OnUnsupported,
-    Policy, Reaction, Retry, Rotate, Severity, Source, Target, Task, TlsFiles,
+    Policy, Positions, Reaction, Retry, Rotate, Severity, Source, Target, Task, TlsFiles,
 };
 
 #[cfg(test)]

@@ -79,6 +79,7 @@ pub const TABLES: &[Table] = &[
             key("connect_timeout", "duration", Some("5s")),
             key("db_map", "table", None),
             key("exclusive", "boolean", Some("false")),
+            key("positions", "string", Some("transaction")),
             key("position_db", "integer", Some("0")),
         ],
     },

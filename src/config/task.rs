@@ -70,6 +70,8 @@ pub struct Target {
     pub db_map: BTreeMap<u32, u32>,
     /// The operator's word that nobody else writes to the mapped databases.
     pub exclusive: bool,
+    /// Whether positions are kept on the target.
+    pub positions: Positions,
     /// The database that holds df2redis' own keys.
     pub position_db: u32,
     /// TLS, if it is to be used.
@@ -81,6 +83,15 @@ impl Target {
     pub fn db(&self, source: u32) -> u32 {
         self.db_map.get(&source).copied().unwrap_or(source)
     }
+}
+
+/// Whether the target holds how far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positions {
+    /// In the transactions that move them, behind the task's fence: every entry takes effect once.
+    Transaction,
+    /// Nowhere: every start is a full sync, and two processes of one task disturb each other.
+    None,
 }
 
 /// How to log in.

@@ -3,25 +3,19 @@
 //! Invariants: two tasks whose claims may overlap never both run; the conflict decision is made once,
 //!   before the task's first write, and remembered on the target; keys `df2redis:*` are never
 //!   counted, listed or deleted; a foreign key is deleted by nobody here; FLUSHALL is never sent.
-//! Records, in the position database: hash `df2redis:position:<task>` (fields `format`, `task`,
-//!   `source`, `databases`, `include`, `exclude`, `exclusive`, `conflict`, `decided`, `phase`,
-//!   `updated_ms`), set `df2redis:foreign:<task>` (members `<db>:<key>`).
+//! Records: see [`position`](super::position).
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use super::claim::{Claim, Owned};
 use super::error::TargetError;
+use super::fence::Fence;
 use super::outgoing::Outgoing;
+use super::position::{FORMAT, Names, POSITIONS};
 use super::settings::{Control, Settings};
 use super::slot::slot_of;
 
-/// What all keys of df2redis begin with.
-pub(super) const PREFIX: &[u8] = b"df2redis:";
-/// What the keys with positions and claims begin with.
-const POSITIONS: &str = "df2redis:position:";
-/// Version of the records.
-const FORMAT: &str = "1";
 /// Keys asked for, listed or deleted at a time.
 const CHUNK: usize = 1000;
 /// Keys named in a conflict.
@@ -74,6 +68,7 @@ pub struct Ownership {
     position_db: u32,
     position_key: String,
     foreign_key: String,
+    fence_key: String,
     exclusive: bool,
     conflict: Conflict,
     foreign: u64,
@@ -89,11 +84,13 @@ impl Ownership {
         wanted: Wanted,
         now_ms: i64,
     ) -> Result<Self, TargetError> {
+        let names = Names::of(&settings.task);
         let mut ownership = Self {
             owned: wanted.owned,
             position_db: settings.position_db,
-            position_key: format!("{POSITIONS}{}", settings.task),
-            foreign_key: format!("df2redis:foreign:{}", settings.task),
+            position_key: names.position,
+            foreign_key: names.foreign,
+            fence_key: names.fence,
             exclusive: wanted.exclusive,
             conflict: wanted.conflict,
             foreign: 0,
@@ -146,7 +143,8 @@ impl Ownership {
         &self.owned
     }
 
-    /// Records the task's phase.
+    /// Records the task's phase, where no positions are kept. With a fence it is
+    /// [`Fence::begin_snapshot`] and [`Fence::begin_stable`].
     pub async fn set_phase(
         &self,
         control: &mut Control,
@@ -208,31 +206,40 @@ impl Ownership {
     }
 
     /// Deletes the owned keys of one database, or of all owned ones. Foreign keys stay.
-    pub async fn flush(&self, control: &mut Control, db: Option<u32>) -> Result<(), TargetError> {
+    ///
+    /// With a fence, no key is deleted once another process has taken it. The positions of all flows are then moved
+    /// past the command with [`Fence::move_all`]: until that is done the deletion can be repeated.
+    pub async fn flush(
+        &self,
+        control: &mut Control,
+        fence: Option<&Fence>,
+        db: Option<u32>,
+    ) -> Result<(), TargetError> {
         for owned in self.owned.databases.iter().copied() {
             if db.is_some_and(|db| db != owned) {
                 continue;
             }
             if self.may_flush_whole(control, owned).await? {
-                control.select(owned).await?;
                 let mut flush = redis::cmd("FLUSHDB");
                 flush.arg("ASYNC");
-                () = control.ask("emptying a database", &flush).await?;
+                run(control, fence, "emptying a database", owned, flush).await?;
             } else {
-                self.delete(control, owned, |_| true).await?;
+                self.delete(control, fence, owned, |_| true).await?;
             }
         }
         Ok(())
     }
 
-    /// Deletes the owned keys whose cluster slots are in the ranges. Foreign keys stay.
+    /// Deletes the owned keys whose cluster slots are in the ranges. Foreign keys stay. For the fence see
+    /// [`flush`](Self::flush).
     pub async fn flush_slots(
         &self,
         control: &mut Control,
+        fence: Option<&Fence>,
         ranges: &[RangeInclusive<u16>],
     ) -> Result<(), TargetError> {
         for db in self.owned.databases.iter().copied() {
-            self.delete(control, db, |key| {
+            self.delete(control, fence, db, |key| {
                 let slot = slot_of(key);
                 ranges.iter().any(|range| range.contains(&slot))
             })
@@ -411,6 +418,7 @@ impl Ownership {
         control.select(self.position_db).await?;
         let mut withdraw = redis::cmd("UNLINK");
         withdraw.arg(&self.position_key).arg(&self.foreign_key);
+        withdraw.arg(&self.fence_key);
         control.ask("withdrawing the claim", &withdraw).await
     }
 
@@ -431,6 +439,7 @@ impl Ownership {
     async fn delete(
         &self,
         control: &mut Control,
+        fence: Option<&Fence>,
         db: u32,
         also: impl Fn(&[u8]) -> bool,
     ) -> Result<(), TargetError> {
@@ -445,25 +454,41 @@ impl Ownership {
                 .filter_map(|(key, foreign)| (!foreign).then_some(key))
                 .collect();
             for chunk in mine.chunks(CHUNK) {
-                control.select(db).await?;
                 let mut delete = redis::cmd("UNLINK");
                 delete.arg(chunk);
-                () = control.ask("deleting the task's keys", &delete).await?;
+                run(control, fence, "deleting the task's keys", db, delete).await?;
             }
         }
         Ok(())
     }
 }
 
+/// Runs one command in a database, behind the fence if there is one.
+async fn run(
+    control: &mut Control,
+    fence: Option<&Fence>,
+    doing: &str,
+    db: u32,
+    command: redis::Cmd,
+) -> Result<(), TargetError> {
+    let Some(fence) = fence else {
+        control.select(db).await?;
+        return control.ask(doing, &command).await;
+    };
+    let commands = [command];
+    let answers = fence.commit(control, doing, db, &commands, &[]).await?;
+    control.first_error(doing, &commands, &answers)
+}
+
 /// All keys of a database, some at a time; a key may come twice.
-struct Scan<'a> {
+pub(super) struct Scan<'a> {
     db: u32,
     pattern: Option<&'a str>,
     cursor: Option<u64>,
 }
 
 impl<'a> Scan<'a> {
-    fn of(db: u32, pattern: Option<&'a str>) -> Self {
+    pub(super) fn of(db: u32, pattern: Option<&'a str>) -> Self {
         Self {
             db,
             pattern,
@@ -471,7 +496,10 @@ impl<'a> Scan<'a> {
         }
     }
 
-    async fn next(&mut self, control: &mut Control) -> Result<Option<Vec<Vec<u8>>>, TargetError> {
+    pub(super) async fn next(
+        &mut self,
+        control: &mut Control,
+    ) -> Result<Option<Vec<Vec<u8>>>, TargetError> {
         let Some(cursor) = self.cursor else {
             return Ok(None);
         };

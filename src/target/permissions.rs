@@ -9,6 +9,7 @@
 use redis::{RedisError, Value};
 
 use super::error::TargetError;
+use super::position::Names;
 use super::settings::{Control, Settings, text_of};
 use crate::commands::{Features, Needs};
 
@@ -89,6 +90,9 @@ const fn bloom(words: &'static str) -> Row {
 
 const RECORDS: &[Row] = &[
     row("HSET K f v"),
+    row("HGET K f"),
+    row("HDEL K f"),
+    row("HKEYS K"),
     row("HGETALL K"),
     row("SCAN 0"),
     row("SADD K m"),
@@ -97,6 +101,10 @@ const RECORDS: &[Row] = &[
     since("SMISMEMBER K m", 6, 2),
     row("UNLINK K"),
 ];
+
+const FENCE: &[Row] = &[row("SET K v"), row("GET K")];
+
+const FAILED: &[Row] = &[row("HSET K f v"), row("HGETALL K")];
 
 const SNAPSHOT: &[Row] = &[
     row("SET K v"),
@@ -271,7 +279,8 @@ struct Attempt<'k> {
 }
 
 /// All that a task can send to such a target, on keys of its own and on those it copies.
-fn attempts<'k>(features: &Features, record: &'k [u8], keys: &'k [Vec<u8>]) -> Vec<Attempt<'k>> {
+fn attempts<'k>(features: &Features, names: &'k Names, keys: &'k [Vec<u8>]) -> Vec<Attempt<'k>> {
+    let record = names.position.as_bytes();
     let key = keys.first().map_or(record, Vec::as_slice);
     let expiry: [(bool, &'static [Row]); 2] = [
         (features.hash_field_expiry(), FIELD_EXPIRY),
@@ -280,6 +289,8 @@ fn attempts<'k>(features: &Features, record: &'k [u8], keys: &'k [Vec<u8>]) -> V
     let expiry = expiry.into_iter().filter(|(has, _)| *has);
     let families = [
         (Purpose::Records, RECORDS, record),
+        (Purpose::Records, FENCE, names.fence.as_bytes()),
+        (Purpose::Records, FAILED, names.failed.as_bytes()),
         (Purpose::Snapshot, SNAPSHOT, key),
         (Purpose::Journal, JOURNAL, key),
         (Purpose::Flushes, FLUSHES, key),
@@ -311,24 +322,25 @@ impl Permissions {
         let mut control = Control::connect(settings).await?;
         let mut found = Self::default();
         // Before MULTI there is nothing to execute.
-        for (command, words) in [("EXEC", "EXEC"), ("SELECT", "SELECT 0"), ("MULTI", "MULTI")] {
-            let mut question = redis::Cmd::new();
-            words.split(' ').for_each(|word| {
-                question.arg(word);
-            });
+        let names = Names::of(&settings.task);
+        let fence = names.fence.as_bytes();
+        for words in ["EXEC", "SELECT 0", "WATCH K", "UNWATCH", "MULTI"] {
+            let row = row(words);
+            let (command, question) = (row.name(), row.command(fence));
             let answer = control.answers(&[question]).await?;
             found.take(
                 command,
                 Purpose::Transactions,
-                b"",
+                fence,
                 answer.into_iter().next(),
             );
         }
-        if !found.missing.is_empty() || !is_queueing(&mut control).await? {
+        // One that cannot be watched says nothing about the others.
+        let stops = |missing: &Missing| missing.command != "WATCH";
+        if found.missing.iter().any(stops) || !is_queueing(&mut control).await? {
             return Ok(found);
         }
-        let record = format!("df2redis:position:{}", settings.task).into_bytes();
-        let attempts = attempts(features, &record, keys);
+        let attempts = attempts(features, &names, keys);
         let questions: Vec<_> = attempts
             .iter()
             .map(|attempt| attempt.row.command(attempt.key))
@@ -472,7 +484,8 @@ mod tests {
             bloom: has,
         };
         let names = |features: &Features| -> Vec<&str> {
-            let attempts = attempts(features, b"r", &[]);
+            let records = Names::of("t");
+            let attempts = attempts(features, &records, &[]);
             attempts.iter().map(|attempt| attempt.row.name()).collect()
         };
         let old = names(&features((6, 0, 0), false));

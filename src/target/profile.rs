@@ -115,6 +115,13 @@ impl Profile {
     }
 }
 
+/// The value of a field of `INFO`.
+pub(super) fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim_end)
+}
+
 /// `7.0.15`, perhaps with something behind it.
 fn version_of(text: &str) -> (u16, u16, u16) {
     let mut parts = text

@@ -209,6 +209,8 @@ impl Applier {
     /// (`timeout` in redis.conf), and a lost connection would cost a full sync.
     fn keep_alive(&mut self) {
         let sent = self.writer.counters().commands;
+        // A position that moved without a command is stored now, if nothing else did.
+        self.writer.store();
         if self.writer.is_settled() && sent == self.sent_before {
             let db = self.context.task.target.position_db;
             let out = self.writer.begin(Kind::Record, db, Tolerate::Nothing);
@@ -269,6 +271,7 @@ impl Applier {
                 }
                 Item::Stable { next } => {
                     self.writer.mark(*next);
+                    self.writer.store();
                     reached = Some(*next);
                     if let Some(counters) = counters {
                         counters.base.store(*next, Ordering::Relaxed);
@@ -309,9 +312,12 @@ impl Applier {
         self.writer.settle().await?;
         self.progressed().await;
         let db = meeting.db;
-        match self.context.barrier.arrive(self.flow, meeting)? {
-            Role::Run => {
-                self.context.flush(global, db, &self.log).await?;
+        // A journal entry has an LSN, and a global command is one.
+        let next = lsn.unwrap_or_default().saturating_add(1);
+        match self.context.barrier.arrive(self.flow, meeting, next)? {
+            Role::Run(positions) => {
+                let flushing = self.context.flush(global, db, &positions, &self.log);
+                flushing.await?;
                 self.context.barrier.release();
             }
             Role::Wait(round) => {
@@ -323,7 +329,7 @@ impl Applier {
                 }
             }
         }
-        self.mark(lsn);
+        self.writer.stands_at(next);
         self.progressed().await;
         Ok(())
     }
@@ -336,7 +342,7 @@ impl Applier {
         let Some(applied) = self.writer.applied() else {
             return;
         };
-        if !std::mem::replace(&mut self.copied, true) {
+        if self.writer.stored().is_some() && !std::mem::replace(&mut self.copied, true) {
             self.context.copied.send_modify(|flows| *flows += 1);
         }
         let mut newest = None;

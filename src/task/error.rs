@@ -208,9 +208,12 @@ fn target_exit(error: &TargetError) -> Exit {
         TargetError::Connect { cause, .. } => connect_exit(cause),
         TargetError::Login { .. } | TargetError::Permission { .. } => Exit::Permission,
         TargetError::Protocol { .. } | TargetError::Answer { .. } => Exit::Protocol,
-        TargetError::Lost { .. } | TargetError::Silent { .. } | TargetError::Unready { .. } => {
-            Exit::Unavailable
-        }
+        TargetError::Lost { .. }
+        | TargetError::Silent { .. }
+        | TargetError::Unready { .. }
+        | TargetError::TakenOver { .. }
+        | TargetError::Vanished { .. }
+        | TargetError::Replaced { .. } => Exit::Unavailable,
         TargetError::Refused { .. } => Exit::BadInput,
         TargetError::Database { .. }
         | TargetError::Cluster { .. }

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::config::Task;
+use crate::config::{Positions, Task};
 use crate::entry::{Budget, unix_ms};
 use crate::logging::{Terminal, fields};
 use crate::process::Stop;
@@ -27,7 +27,7 @@ use crate::source::dragonfly::{
     self, Acknowledger, FailedFlow, Monitor, ReadSettings, Session, SnapshotEnded, SnapshotFlow,
     SourceError, Stable, Start, Syncing,
 };
-use crate::target::{Control, Ownership, Profile, Writer};
+use crate::target::{Control, Fence, Fenced, Ownership, Profile, Writer};
 
 use super::applier::{Applier, FlowEnd};
 use super::barrier::Barrier;
@@ -117,6 +117,10 @@ async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         fields::FLOWS => master.flows, fields::SESSION => master.sync_id.clone());
     warn_of(setup.log, &profile);
 
+    let fence = match task.target.positions {
+        Positions::Transaction => Some(Fence::take(&mut control, &target).await?.fence),
+        Positions::None => None,
+    };
     let wanted = settings::wanted(task, profile.databases, source.endpoint.to_string());
     let ownership = Ownership::establish(&mut control, &target, wanted, unix_ms()).await?;
     if setup.reporter.sessions() == 1 && !ownership.is_first() {
@@ -134,21 +138,32 @@ async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     }
     // Before the first entry, whose receipt is dated by it.
     read_clock(&mut monitor, &status).await?;
+    match &fence {
+        Some(fence) => fence.begin_snapshot(&mut control, unix_ms()).await?,
+        None => {
+            let phase = ownership.set_phase(&mut control, "snapshot", unix_ms());
+            phase.await?;
+        }
+    }
     let mut writers = Vec::with_capacity(master.flows as usize);
     let errors = settings::errors(task)?;
-    for _ in 0..master.flows {
+    for flow in 0..master.flows {
         let limits = settings::writing(task, master.flows);
-        writers.push(Writer::connect(&target, limits, errors.clone()).await?);
+        let fenced = fence.clone().map(|fence| Fenced {
+            fence,
+            flow,
+            stored: None,
+        });
+        writers.push(Writer::connect(&target, limits, errors.clone(), fenced).await?);
     }
-    ownership
-        .set_phase(&mut control, "snapshot", unix_ms())
-        .await?;
     let context = Arc::new(Context {
         task: task.clone(),
         features: profile.features.clone(),
         barrier: Barrier::new(master.flows),
         ghosts: Arc::default(),
         ownership,
+        master_id: master.id.clone(),
+        fence,
         control: tokio::sync::Mutex::new(control),
         losses: Losses::default(),
         copied: watch::Sender::new(0),
@@ -291,7 +306,7 @@ impl<'a> Running<'a> {
                 () = async { drop(copied.wait_for(|copied| *copied == flows).await) },
                     if self.setup.reporter.phase() == Phase::Snapshot =>
                 {
-                    self.enter_stable();
+                    self.enter_stable().await?;
                     reached_stable();
                 }
                 // The sender outlives every session.
@@ -367,14 +382,24 @@ impl<'a> Running<'a> {
                     self.setup.log,
                     "flush during the snapshot, starting it again"
                 );
-                self.context.flush(&global, db, self.setup.log).await?;
+                self.context.flush(&global, db, &[], self.setup.log).await?;
                 Ok(Some(SessionEnd::FlushedEarly))
             }
             None => Ok(stopping.then_some(SessionEnd::Stopped)),
         }
     }
 
-    fn enter_stable(&mut self) {
+    /// Every flow's snapshot is in the target, and its position too.
+    async fn enter_stable(&mut self) -> Result<(), TaskError> {
+        let context = &self.context;
+        if let Some(fence) = &context.fence {
+            let flows = self.meters.len() as u32;
+            let mut control = context.control.lock().await;
+            let id = &context.master_id;
+            fence
+                .begin_stable(&mut control, id, flows, unix_ms())
+                .await?;
+        }
         self.setup.reporter.enter(Phase::Stable);
         let totals = self.context.status.totals();
         info!(self.setup.log, "snapshot finished, following writes";
@@ -382,6 +407,7 @@ impl<'a> Running<'a> {
             fields::TOOK_MS => millis(self.started.elapsed()),
             fields::GHOSTS => self.context.ghosts.dropped(),
             fields::NOT_OWNED => self.context.ghosts.kept());
+        Ok(())
     }
 
     /// How far the slowest flow is behind; none before stable sync.

@@ -17,6 +17,7 @@ fn the_smallest_file_gets_every_default() {
     assert_eq!(task.target.address.to_string(), "redis:6379");
     assert_eq!((task.target.db(0), task.target.db(7)), (0, 7));
     assert!(!task.target.exclusive);
+    assert_eq!(task.target.positions, Positions::Transaction);
     assert_eq!(task.target.position_db, 0);
     assert!(task.filter.allows_everything());
     assert_eq!(task.policy.conflict, Conflict::Overwrite);
@@ -70,6 +71,7 @@ password_file = "redis.password"
 connect_timeout = "1s"
 db_map = { "0" = 5, "2" = 0 }
 exclusive = true
+positions = "none"
 position_db = 15
 [filter]
 databases = [0, 2]
@@ -122,6 +124,7 @@ console = "never"
     assert_eq!(target.connect_timeout, Duration::from_secs(1));
     assert_eq!((target.db(0), target.db(2), target.db(3)), (5, 0, 3));
     assert!(target.exclusive);
+    assert_eq!(target.positions, Positions::None);
     assert_eq!(target.position_db, 15);
     assert!(task.filter.allows(2, b"cart:1") && !task.filter.allows(2, b"cart:tmp"));
     assert_eq!(task.policy.conflict, Conflict::Skip);
