@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::arguments::Replicate;
 use super::{VERSION, complain};
 use crate::config::{self, ConfigErrors, Task};
-use crate::logging::{self, LogError, Terminal, fields};
+use crate::logging::{LogError, Logs, TaskLog, Terminal, fields};
 use crate::process::{Exit, LockError, Signals, Stop, TaskLock};
 use crate::source::dragonfly::all_closed;
 use crate::task::{self, Hosted, Reporter, TaskError, chain};
@@ -108,8 +108,10 @@ fn replicate(arguments: &Replicate) -> Result<(), Failure> {
 fn run_task(task: Task) -> Result<(), Failure> {
     let _lock = TaskLock::acquire(&task.state_dir, &task.name).map_err(Failure::Lock)?;
     let name = format!("{}_replicate", task.name);
-    // The guard is dropped last, and writes out what the lines below have logged.
-    let (log, terminal, _guard) = logging::start(&task.log, &name).map_err(Failure::Log)?;
+    // Dropped last: it writes out what the lines below have logged.
+    let mut logs = Logs::start(task.log.console).map_err(Failure::Log)?;
+    let TaskLog { log, terminal, .. } = logs.open(&task.log, &name).map_err(Failure::Log)?;
+    logs.handle().catch_panics();
     let ended = runtime().and_then(|runtime| {
         let ended = runtime.block_on(async {
             let ended = supervise(task, log.clone(), terminal.clone()).await;

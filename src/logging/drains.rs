@@ -1,9 +1,12 @@
 //! The two ends of the log, each used by one thread: the file and the terminal. Neither ever fails.
 
 use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use slog::{Drain, Level, Never, OwnedKVList, Record, b, o, record_static};
 
+use super::channel::{Overflow, is_nudge};
 use super::fields;
 use super::file::{LogFile, Loss};
 use super::format::Lines;
@@ -14,23 +17,38 @@ use crate::config::LogFormat;
 pub(super) struct FileDrain {
     lines: Lines,
     file: RefCell<LogFile>,
+    /// Asks for the file to be opened again by its name.
+    reopen: Arc<AtomicBool>,
+    overflow: Overflow,
 }
 
 impl FileDrain {
-    pub fn new(format: LogFormat, file: LogFile) -> Self {
+    pub fn new(
+        format: LogFormat,
+        file: LogFile,
+        reopen: Arc<AtomicBool>,
+        overflow: Overflow,
+    ) -> Self {
         Self {
             lines: Lines::new(format),
             file: RefCell::new(file),
+            reopen,
+            overflow,
         }
     }
 
-    /// The line that says what was lost.
-    fn report(&self, loss: &Loss) -> Vec<u8> {
-        let place = record_static!(Level::Warning, "");
-        let message = format_args!("log lines lost, the file could not be written");
-        let pairs = b!(fields::LOST => loss.lines, fields::ERROR => loss.error.as_str());
-        self.lines
-            .line(&Record::new(&place, &message, pairs), &o!().into())
+    fn append(&self, line: &[u8]) {
+        let report = |loss: &Loss| loss_line(&self.lines, loss);
+        self.file.borrow_mut().append(line, report);
+    }
+
+    fn catch_up(&self) {
+        if self.reopen.swap(false, Ordering::Acquire) {
+            self.file.borrow_mut().reopen();
+        }
+        if let Some(lost) = self.overflow.take() {
+            self.append(&overflow_line(&self.lines, lost));
+        }
     }
 }
 
@@ -39,25 +57,51 @@ impl Drain for FileDrain {
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
-        let line = self.lines.line(record, values);
-        self.file
-            .borrow_mut()
-            .append(&line, |loss| self.report(loss));
+        self.catch_up();
+        if !is_nudge(record) {
+            self.append(&self.lines.line(record, values));
+        }
         Ok(())
     }
+}
+
+impl Drop for FileDrain {
+    fn drop(&mut self) {
+        self.catch_up();
+    }
+}
+
+/// The line that says what a file could not take.
+fn loss_line(lines: &Lines, loss: &Loss) -> Vec<u8> {
+    let place = record_static!(Level::Warning, "");
+    let message = format_args!("log lines lost, the file could not be written");
+    let pairs = b!(fields::LOST => loss.lines, fields::ERROR => loss.error.as_str());
+    lines.line(&Record::new(&place, &message, pairs), &o!().into())
+}
+
+/// The line that says what a channel could not take.
+fn overflow_line(lines: &Lines, lost: u64) -> Vec<u8> {
+    let place = record_static!(Level::Warning, "");
+    let message = format_args!("log lines lost, more came than could be written");
+    lines.line(
+        &Record::new(&place, &message, b!(fields::LOST => lost)),
+        &o!().into(),
+    )
 }
 
 /// Lines onto the terminal.
 pub(super) struct ConsoleDrain {
     lines: Lines,
     terminal: Terminal,
+    overflow: Overflow,
 }
 
 impl ConsoleDrain {
-    pub fn new(terminal: Terminal) -> Self {
+    pub fn new(terminal: Terminal, overflow: Overflow) -> Self {
         Self {
             lines: Lines::new(LogFormat::Text),
             terminal,
+            overflow,
         }
     }
 }
@@ -67,7 +111,12 @@ impl Drain for ConsoleDrain {
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
-        self.terminal.print(&self.lines.line(record, values));
+        if let Some(lost) = self.overflow.take() {
+            self.terminal.print(&overflow_line(&self.lines, lost));
+        }
+        if !is_nudge(record) {
+            self.terminal.print(&self.lines.line(record, values));
+        }
         Ok(())
     }
 }
@@ -83,7 +132,12 @@ mod tests {
         let path = dir.path().join("orders.log");
         // Every write to /dev/full fails with "no space left on device".
         std::os::unix::fs::symlink("/dev/full", &path).unwrap();
-        let drain = FileDrain::new(LogFormat::Json, LogFile::open(path.clone()).unwrap());
+        let drain = FileDrain::new(
+            LogFormat::Json,
+            LogFile::open(path.clone()).unwrap(),
+            Arc::default(),
+            Overflow::default(),
+        );
         let place = record_static!(Level::Info, "");
         let log = |n: u32| {
             let message = format_args!("line");

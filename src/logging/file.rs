@@ -37,6 +37,13 @@ impl LogFile {
         }
     }
 
+    /// Opens it again by its name. While that fails, lines go where they went before.
+    pub fn reopen(&mut self) {
+        if let Ok(file) = open(&self.path) {
+            self.file = Some(file);
+        }
+    }
+
     /// Appends a line, or counts it as lost. What was lost before is reported first, in the line that `report`
     /// makes of it.
     pub fn append(&mut self, line: &[u8], report: impl FnOnce(&Loss) -> Vec<u8>) {
