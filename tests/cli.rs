@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -328,20 +329,86 @@ fn without_a_terminal_the_log_file_says_why_the_console_is_silent() {
     );
 }
 
+/// What a running program wrote to its standard error, up to its end.
+fn said(running: &mut Running) -> String {
+    let mut said = String::new();
+    let mut stderr = running.0.stderr.take().unwrap();
+    stderr.read_to_string(&mut said).unwrap();
+    said
+}
+
+/// Checks that each line of the log was said too, with its priority and without its time.
+#[track_caller]
+fn assert_said_like_the_log(said: &str, log: &str) {
+    let without_time = |line: &str| line.split_once(' ').unwrap().1.to_owned();
+    let logged: Vec<_> = log.lines().map(without_time).collect();
+    let said: Vec<_> = said
+        .lines()
+        .map(|line| line.strip_prefix("<6>").unwrap_or(line).to_owned())
+        .collect();
+    assert!(
+        said.contains(&"INFO df2redis stopped".to_owned()),
+        "{said:?}"
+    );
+    assert_eq!(said, logged);
+}
+
 #[test]
-fn console_always_prints_the_lines_of_the_log_without_a_terminal() {
-    let task = SilentTask::new("[log]\nconsole = \"always\"\nformat = \"json\"\n");
+fn console_always_prints_the_lines_of_the_log_to_standard_error_without_a_terminal() {
+    let task = SilentTask::new("[log]\nconsole = \"always\"\n");
     let mut running = Running(task.command().stdout(Stdio::piped()).spawn().unwrap());
     eventually("the start is logged", || {
         task.log().contains("df2redis started").then_some(())
     });
     running.signal(Signal::SIGTERM);
     assert_eq!(running.exit_code(), Some(0));
-    let printed = running.printed();
-    assert!(printed.contains("Z INFO df2redis stopped\n"), "{printed}");
-    assert_eq!(printed.lines().count(), task.log().lines().count());
-    for line in task.log().lines() {
-        serde_json::from_str::<serde_json::Value>(line).unwrap();
+    assert_eq!(running.printed(), "");
+    assert_said_like_the_log(&said(&mut running), &task.log());
+    assert!(!task.log().contains("Detected non-TTY"), "{}", task.log());
+}
+
+#[test]
+fn lines_go_to_standard_error_where_a_service_manager_captures_it() {
+    let task = SilentTask::new("");
+    let captured = |name: &str, named: bool| {
+        // As the journal: a stream of its own, named by device and inode.
+        let path = task.dir.path().join(name);
+        let file = File::create(&path).unwrap();
+        let metadata = file.metadata().unwrap();
+        let inode = metadata.ino() + u64::from(!named);
+        let mut command = task.command();
+        command
+            .env("JOURNAL_STREAM", format!("{}:{inode}", metadata.dev()))
+            .stderr(Stdio::from(file));
+        let started = task.log().matches("df2redis started").count();
+        let mut running = Running(command.spawn().unwrap());
+        eventually("the start is logged", || {
+            (task.log().matches("df2redis started").count() > started).then_some(())
+        });
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.exit_code(), Some(0));
+        fs::read_to_string(path).unwrap()
+    };
+    let said = captured("journal", true);
+    assert_said_like_the_log(&said, &task.log());
+    // Inherited from a service, but not about this stream.
+    assert_eq!(captured("elsewhere", false), "");
+    assert!(task.log().contains("Detected non-TTY"), "{}", task.log());
+}
+
+#[test]
+fn json_is_one_object_a_line() {
+    let task = SilentTask::new("[log]\nformat = \"json\"\n");
+    let mut running = task.start();
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.exit_code(), Some(0));
+    let log = task.log();
+    assert!(log.lines().count() >= 3, "{log}");
+    for line in log.lines() {
+        let object: serde_json::Value = serde_json::from_str(line).unwrap();
+        for field in ["ts", "level", "msg"] {
+            assert!(object[field].is_string(), "{line}");
+        }
     }
 }
 
@@ -384,11 +451,10 @@ fn a_terminal_that_hangs_up_ends_neither_task_nor_log() {
     drop(terminal.master);
     running.signal(Signal::SIGINT);
     assert_eq!(running.exit_code(), Some(0));
-    assert!(
-        task.log().contains("INFO df2redis stopped"),
-        "{}",
-        task.log()
-    );
+    let log = task.log();
+    assert!(log.contains("INFO df2redis stopped"), "{log}");
+    let lost = "WARN console lost, the log file goes on, error: Input/output error";
+    assert_eq!(log.matches(lost).count(), 1, "{log}");
 }
 
 #[test]

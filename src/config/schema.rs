@@ -136,6 +136,9 @@ pub const TABLES: &[Table] = &[
             key("level", "string", Some("info")),
             key("format", "string", Some("text")),
             key("console", "string", Some("auto")),
+            key("rotate_size", "size", None),
+            key("rotate_keep", "integer", Some("5")),
+            key("rotate_compress", "boolean", Some("false")),
         ],
     },
 ];

@@ -236,8 +236,21 @@ pub struct Log {
     pub level: Severity,
     /// The form of the file's lines.
     pub format: LogFormat,
-    /// Whether lines also go to standard output.
+    /// Whether lines also go to the console.
     pub console: Console,
+    /// Whether and how files are rotated by df2redis itself.
+    pub rotation: Option<LogRotation>,
+}
+
+/// How log files are rotated by size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogRotation {
+    /// Bytes that a file may have.
+    pub size: u64,
+    /// Rotated files that are kept, at least one.
+    pub keep: u32,
+    /// Whether those are compressed.
+    pub compress: bool,
 }
 
 /// The form of the log file's lines.
@@ -249,12 +262,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// Whether log lines also go to standard output.
+/// Whether log lines also go to the console: standard output if that is a terminal, else standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Console {
-    /// If it is a terminal.
+    /// If somebody reads it: a terminal, or a service manager that captures standard error.
     Auto,
-    /// Whatever it is.
+    /// Wherever it leads.
     Always,
     /// Not at all.
     Never,

@@ -111,6 +111,7 @@ fn the_smallest_file_gets_every_default() {
     assert_eq!(task.log.level, Severity::Info);
     assert_eq!(task.log.format, LogFormat::Text);
     assert_eq!(task.log.console, Console::Auto);
+    assert_eq!(task.log.rotation, None);
     assert!(task.warnings.is_empty());
 }
 
@@ -170,6 +171,9 @@ dir = "/srv/log"
 level = "debug"
 format = "json"
 console = "never"
+rotate_size = "10MiB"
+rotate_keep = 3
+rotate_compress = true
 "#,
         )
         .unwrap();
@@ -214,6 +218,12 @@ console = "never"
     assert_eq!(task.log.level, Severity::Debug);
     assert_eq!(task.log.format, LogFormat::Json);
     assert_eq!(task.log.console, Console::Never);
+    let rotation = LogRotation {
+        size: 10 << 20,
+        keep: 3,
+        compress: true,
+    };
+    assert_eq!(task.log.rotation, Some(rotation));
     assert!(task.warnings.is_empty(), "{:?}", task.warnings);
 }
 
@@ -375,7 +385,8 @@ fn a_value_that_means_nothing_is_refused_with_what_would() {
              [filter]\ndatabases = [0, -1]\ninclude = []\nexclude = [\"a[b\"]\n\
              [policy]\nconflict = \"overwrit\"\non_error = \"maybe\"\n[policy.on_unsupported]\njson = \"skp\"\n\
              [limits]\nmemory = \"64 M\"\n[retry]\ninitial = \"1m\"\nmax = \"1s\"\nmax_elapsed = \"0s\"\n\
-             [log]\nlevel = \"warn\"\nformat = \"xml\"\nconsole = \"on\"\n"
+             [log]\nlevel = \"warn\"\nformat = \"xml\"\nconsole = \"on\"\n\
+             rotate_size = \"10KiB\"\nrotate_keep = 0\nrotate_compress = \"gz\"\n"
         ),
         [
             "orders.toml:6:8: task.name: \"a:b\" is not a task name, expected 1 to 64 letters, digits, dots, dashes and underscores, not starting with a dot or dash",
@@ -392,6 +403,9 @@ fn a_value_that_means_nothing_is_refused_with_what_would() {
             "orders.toml:24:9: log.level: \"warn\" is not one of \"trace\", \"debug\", \"info\", \"warning\", \"error\", \"critical\", did you mean \"warning\"?",
             "orders.toml:25:10: log.format: \"xml\" is not known here, expected one of \"text\", \"json\"",
             "orders.toml:26:11: log.console: \"on\" is not known here, expected one of \"auto\", \"always\", \"never\"",
+            "orders.toml:27:15: log.rotate_size: \"10KiB\" is too small, expected at least \"1MiB\"",
+            "orders.toml:28:15: log.rotate_keep: 0 is out of range, expected a number from 1 to 1000",
+            "orders.toml:29:19: log.rotate_compress: is a string, expected true or false",
         ]
     );
     assert_eq!(

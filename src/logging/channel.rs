@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use slog::{Drain, Level, Never, OwnedKVList, Record, b, o, record};
 use slog_async::{AsyncCore, AsyncError, AsyncGuard};
 
-/// The tag of records that only wake the thread.
-const NUDGE: &str = "nudge";
+/// The tag of records that only wake the thread. No task can have this name.
+const NUDGE: &str = "\0nudge";
 
 /// What a channel could not take and nobody has reported yet. Cloning shares it.
 #[derive(Clone, Default)]
@@ -87,5 +87,85 @@ impl Drain for Channel {
             Err(AsyncError::Full | AsyncError::Fatal(_)) => self.overflow.add(),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slog::{Logger, info};
+    use std::sync::mpsc;
+
+    /// Writes down what comes, each record after permission.
+    struct Held {
+        permitted: mpsc::Receiver<()>,
+        written: mpsc::Sender<(String, Option<u64>)>,
+        overflow: Overflow,
+    }
+
+    impl Drain for Held {
+        type Ok = ();
+        type Err = Never;
+
+        fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), Never> {
+            self.permitted.recv().unwrap();
+            let text = match is_nudge(record) {
+                true => "nudge".to_owned(),
+                false => record.msg().to_string(),
+            };
+            self.written.send((text, self.overflow.take())).unwrap();
+            Ok(())
+        }
+    }
+
+    /// Sends permissions, receives what was written and what was lost before it.
+    type Ends = (mpsc::Sender<()>, mpsc::Receiver<(String, Option<u64>)>);
+
+    fn held(size: usize) -> (Channel, AsyncGuard, Ends) {
+        let (permit, permitted) = mpsc::channel();
+        let (written, writes) = mpsc::channel();
+        let overflow = Overflow::default();
+        let drain = Held {
+            permitted,
+            written,
+            overflow: overflow.clone(),
+        };
+        let (channel, guard) = Channel::start(drain, overflow, size, "held");
+        (channel, guard, (permit, writes))
+    }
+
+    #[test]
+    fn every_record_is_written_or_counted_once() {
+        const SENT: u64 = 100;
+        let (channel, guard, (permit, writes)) = held(8);
+        let log = Logger::root(channel, o!());
+        for n in 0..SENT {
+            info!(log, "{}", n);
+        }
+        for _ in 0..SENT {
+            permit.send(()).unwrap();
+        }
+        drop(guard);
+        let (mut written, mut lost) = (0, 0);
+        for (_, overflowed) in writes.try_iter() {
+            written += 1;
+            lost += overflowed.unwrap_or(0);
+        }
+        // The channel's eight, and the one that the thread may have taken already.
+        assert!((8..=9).contains(&written), "{written}");
+        assert_eq!(written + lost, SENT);
+    }
+
+    #[test]
+    fn a_nudge_wakes_the_thread_and_cannot_be_taken_for_a_task() {
+        let (channel, guard, (permit, writes)) = held(8);
+        channel.nudge();
+        let log = Logger::root(channel, o!());
+        info!(log, # "nudge", "of a task");
+        permit.send(()).unwrap();
+        permit.send(()).unwrap();
+        drop(guard);
+        let written: Vec<_> = writes.try_iter().map(|(text, _)| text).collect();
+        assert_eq!(written, ["nudge", "of a task"]);
     }
 }

@@ -178,3 +178,114 @@ impl<D: Drain<Ok = (), Err = Never>> Drain for Wanted<D> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slog::{RecordLocation, RecordStatic, b};
+
+    /// Whether a line of that module and level is wanted.
+    fn wants(levels: &Levels, module: &'static str, level: Level) -> bool {
+        let location = RecordLocation {
+            file: "",
+            line: 0,
+            column: 0,
+            function: "",
+            module,
+        };
+        let place = RecordStatic {
+            location: &location,
+            level,
+            tag: "",
+        };
+        levels.wants(&Record::new(&place, &format_args!(""), b!()))
+    }
+
+    #[test]
+    fn a_module_has_the_level_of_the_longest_name_it_is_within() {
+        let levels = Levels::new(Severity::Info);
+        levels.set(Some("target"), Some(Severity::Error));
+        levels.set(Some("target::writer"), Some(Severity::Trace));
+        for (module, least) in [
+            ("df2redis::task", Level::Info),
+            ("df2redis", Level::Info),
+            ("df2redis::target", Level::Error),
+            ("df2redis::target::lane", Level::Error),
+            ("df2redis::target::writer", Level::Trace),
+            ("df2redis::target::writer::replies", Level::Trace),
+            ("df2redis::target::writers", Level::Error),
+            ("df2redis::targets", Level::Info),
+            ("target::writer", Level::Info),
+        ] {
+            for level in [
+                Level::Critical,
+                Level::Error,
+                Level::Warning,
+                Level::Info,
+                Level::Debug,
+                Level::Trace,
+            ] {
+                let expected = level.as_usize() <= least.as_usize();
+                assert_eq!(wants(&levels, module, level), expected, "{module} {level}");
+            }
+        }
+        assert_eq!(
+            levels.describe(),
+            "info, target=error, target::writer=trace"
+        );
+    }
+
+    #[test]
+    fn levels_go_back_to_what_they_were() {
+        let levels = Levels::new(Severity::Warning);
+        levels.set(None, Some(Severity::Debug));
+        levels.set(Some("target"), Some(Severity::Trace));
+        levels.set(Some("target::writer"), Some(Severity::Error));
+        levels.set(Some("source"), Some(Severity::Error));
+        levels.set(Some("target"), None);
+        assert_eq!(levels.describe(), "debug, source=error");
+        assert!(wants(&levels, "df2redis::target::writer", Level::Debug));
+        assert!(!wants(&levels, "df2redis::source", Level::Warning));
+        levels.set(None, None);
+        assert_eq!(levels.describe(), "warning");
+        assert!(wants(&levels, "df2redis::source", Level::Warning));
+        assert!(!wants(&levels, "df2redis::source", Level::Info));
+    }
+
+    #[test]
+    fn a_clone_has_the_same_levels() {
+        let levels = Levels::new(Severity::Info);
+        levels.clone().set(Some("task"), Some(Severity::Trace));
+        assert!(wants(&levels, "df2redis::task::host", Level::Trace));
+    }
+
+    #[test]
+    fn modules_that_do_not_exist_are_not_known() {
+        for name in [
+            "source",
+            "source::dragonfly",
+            "logging::levels",
+            "task",
+            "target",
+        ] {
+            assert!(Levels::is_module(name), "{name}");
+        }
+        for name in [
+            "",
+            "sauce",
+            "source::",
+            "df2redis::source",
+            "main",
+            "source::nothing",
+        ] {
+            assert!(!Levels::is_module(name), "{name}");
+        }
+        // The names are those that lines have.
+        assert_eq!(module_path!(), format!("{CRATE}::logging::levels::tests"));
+        let top: Vec<_> = Levels::modules().collect();
+        assert!(
+            top.contains(&"task") && !top.iter().any(|name| name.contains(':')),
+            "{top:?}"
+        );
+    }
+}

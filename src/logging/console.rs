@@ -1,0 +1,152 @@
+//! The console: one for all tasks of the process, on the terminal or for a service manager.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use slog::{BorrowedKV, Drain, Never, OwnedKVList, Record, RecordStatic, b};
+use slog_async::AsyncGuard;
+
+use super::channel::{Channel, Overflow, is_nudge};
+use super::fields;
+use super::format::{Form, Lines};
+use super::outlet::Outlet;
+use super::place::Place;
+use super::terminal::{Drawing, Terminal};
+
+/// Records between whoever logs and the console.
+const CHANNEL: usize = 1_024;
+
+/// The console of a process.
+pub(super) struct Console {
+    channel: Channel,
+    guard: AsyncGuard,
+    drawing: Option<Arc<Drawing>>,
+    /// More than one task writes here, so lines show which one.
+    shared: Arc<AtomicBool>,
+    tasks: usize,
+}
+
+impl Console {
+    /// Opens it; `None` if there is to be none. `on_failure` is called at most once, when it is lost.
+    pub fn open(
+        place: Place,
+        on_failure: impl FnOnce(&io::Error) + Send + 'static,
+    ) -> io::Result<Option<Self>> {
+        let on_failure = Box::new(on_failure);
+        let (outlet, form, drawn) = match place {
+            Place::Terminal { drawn, coloured } => {
+                let outlet = Outlet::of(io::stdout(), on_failure)?;
+                (outlet, Form::Terminal { coloured }, drawn)
+            }
+            Place::Syslog => (Outlet::of(io::stderr(), on_failure)?, Form::Syslog, false),
+            Place::Nowhere => return Ok(None),
+        };
+        let outlet = Arc::new(outlet);
+        let drawing = match drawn {
+            true => Some(Drawing::start(Arc::clone(&outlet))?),
+            false => None,
+        };
+        let overflow = Overflow::default();
+        let drain = ConsoleDrain {
+            lines: Lines::new(form),
+            outlet,
+            drawing: drawing.clone(),
+            overflow: overflow.clone(),
+        };
+        let (channel, guard) = Channel::start(drain, overflow, CHANNEL, "log-console");
+        Ok(Some(Self {
+            channel,
+            guard,
+            drawing,
+            shared: Arc::default(),
+            tasks: 0,
+        }))
+    }
+
+    /// A task's way to it: for lines, and for progress.
+    pub fn add(&mut self, task: &str) -> (ConsoleEnd, Terminal) {
+        self.tasks += 1;
+        self.shared.store(self.tasks > 1, Ordering::Relaxed);
+        let end = ConsoleEnd {
+            channel: self.channel.clone(),
+            task: task.into(),
+            shared: Arc::clone(&self.shared),
+        };
+        let terminal = match &self.drawing {
+            Some(drawing) => Terminal::on(drawing, task),
+            None => Terminal::off(),
+        };
+        (end, terminal)
+    }
+
+    /// Writes out everything and takes away what is drawn. May wait for the console.
+    pub fn end(self) {
+        if let Some(drawing) = &self.drawing {
+            drawing.end();
+        }
+        drop(self.guard);
+    }
+}
+
+/// Where one task's lines go in.
+pub(super) struct ConsoleEnd {
+    channel: Channel,
+    task: Box<str>,
+    shared: Arc<AtomicBool>,
+}
+
+impl Drain for ConsoleEnd {
+    type Ok = ();
+    type Err = Never;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
+        if !self.shared.load(Ordering::Relaxed) {
+            return self.channel.log(record, values);
+        }
+        // The tag, which nothing else here uses, is what survives the way through the channel.
+        let place = RecordStatic {
+            location: record.location(),
+            level: record.level(),
+            tag: &self.task,
+        };
+        let pairs = record.kv();
+        self.channel.log(
+            &Record::new(&place, record.msg(), BorrowedKV(&pairs)),
+            values,
+        )
+    }
+}
+
+/// Lines onto the console, in its own thread.
+struct ConsoleDrain {
+    lines: Lines,
+    outlet: Arc<Outlet>,
+    drawing: Option<Arc<Drawing>>,
+    overflow: Overflow,
+}
+
+impl ConsoleDrain {
+    fn print(&self, line: &[u8]) {
+        match &self.drawing {
+            Some(drawing) => drawing.print(line),
+            None => self.outlet.write(line),
+        }
+    }
+}
+
+impl Drain for ConsoleDrain {
+    type Ok = ();
+    type Err = Never;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
+        if let Some(lost) = self.overflow.take() {
+            let what = "lines lost, more came than this console could take; the log file has them";
+            self.print(&self.lines.warning(what, b!(fields::LOST => lost)));
+        }
+        if !is_nudge(record) && !self.outlet.has_failed() {
+            self.print(&self.lines.line(record, values));
+        }
+        Ok(())
+    }
+}
