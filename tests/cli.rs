@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::pty::OpenptyResult;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -87,6 +89,14 @@ impl SilentTask {
         let path = self.dir.path().join("log/silent_replicate.log");
         fs::read_to_string(path).unwrap_or_default()
     }
+}
+
+/// A pseudo terminal. Whoever is started on it does not inherit the other end, for then it could not hang up.
+fn terminal() -> OpenptyResult {
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let close = FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC);
+    fcntl(&terminal.master, close).unwrap();
+    terminal
 }
 
 /// A df2redis that is killed if the test forgets it.
@@ -415,7 +425,7 @@ fn json_is_one_object_a_line() {
 #[test]
 fn a_terminal_shows_the_log() {
     let task = SilentTask::new("");
-    let terminal = nix::pty::openpty(None, None).unwrap();
+    let terminal = terminal();
     let mut running = Running(
         task.command()
             .stdout(Stdio::from(terminal.slave))
@@ -438,7 +448,7 @@ fn a_terminal_shows_the_log() {
 #[test]
 fn a_terminal_that_hangs_up_ends_neither_task_nor_log() {
     let task = SilentTask::new("");
-    let terminal = nix::pty::openpty(None, None).unwrap();
+    let terminal = terminal();
     let mut running = Running(
         task.command()
             .stdout(Stdio::from(terminal.slave))
@@ -460,7 +470,7 @@ fn a_terminal_that_hangs_up_ends_neither_task_nor_log() {
 #[test]
 fn a_terminal_stopped_with_ctrl_s_holds_up_neither_log_nor_end() {
     let task = SilentTask::new("");
-    let terminal = nix::pty::openpty(None, None).unwrap();
+    let terminal = terminal();
     let mut screen = File::from(terminal.master);
     // As if Ctrl-S had been pressed: from now on, whoever writes there waits.
     screen.write_all(b"\x13").unwrap();

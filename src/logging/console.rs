@@ -47,6 +47,11 @@ impl Console {
             true => Some(Drawing::start(Arc::clone(&outlet))?),
             false => None,
         };
+        Ok(Some(Self::on(outlet, form, drawing)))
+    }
+
+    /// The console on that outlet.
+    pub(super) fn on(outlet: Arc<Outlet>, form: Form, drawing: Option<Arc<Drawing>>) -> Self {
         let overflow = Overflow::default();
         let drain = ConsoleDrain {
             lines: Lines::new(form),
@@ -55,13 +60,13 @@ impl Console {
             overflow: overflow.clone(),
         };
         let (channel, guard) = Channel::start(drain, overflow, CHANNEL, "log-console");
-        Ok(Some(Self {
+        Self {
             channel,
             guard,
             drawing,
             shared: Arc::default(),
             tasks: 0,
-        }))
+        }
     }
 
     /// A task's way to it: for lines, and for progress.

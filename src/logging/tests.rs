@@ -1,11 +1,12 @@
+use super::outlet::Outlet;
 use super::*;
-use crate::config::{Console, Log, LogRotation, Severity};
+use crate::config::{Console as Setting, Log, LogRotation, Severity};
 use slog::{debug, error};
 use std::fs;
-
+use std::io::Read;
 use std::process::Command;
 
-fn settings(dir: &Path, console: Console) -> Log {
+fn settings(dir: &Path, console: Setting) -> Log {
     Log {
         dir: dir.to_owned(),
         level: Severity::Info,
@@ -29,8 +30,8 @@ fn messages(path: &Path) -> Vec<String> {
 #[test]
 fn each_task_has_a_file_and_levels_of_its_own_and_the_end_writes_everything() {
     let dir = tempfile::tempdir().unwrap();
-    let mut logs = Logs::start(Console::Never).unwrap();
-    let never = settings(dir.path(), Console::Never);
+    let mut logs = Logs::start(Setting::Never).unwrap();
+    let never = settings(dir.path(), Setting::Never);
     let orders = logs.open(&never, "orders_replicate").unwrap();
     let users = logs.open(&never, "users_replicate").unwrap();
     assert_eq!(orders.path, dir.path().join("orders_replicate.log"));
@@ -51,8 +52,8 @@ fn each_task_has_a_file_and_levels_of_its_own_and_the_end_writes_everything() {
 #[test]
 fn files_opened_anew_on_request_get_every_line_once() {
     let dir = tempfile::tempdir().unwrap();
-    let mut logs = Logs::start(Console::Never).unwrap();
-    let task = logs.open(&settings(dir.path(), Console::Never), "x_y");
+    let mut logs = Logs::start(Setting::Never).unwrap();
+    let task = logs.open(&settings(dir.path(), Setting::Never), "x_y");
     let task = task.unwrap();
     let handle = logs.handle();
     let mut lines = 0;
@@ -80,8 +81,8 @@ fn files_opened_anew_on_request_get_every_line_once() {
 #[test]
 fn a_file_asked_to_be_opened_again_is_there_without_a_further_line() {
     let dir = tempfile::tempdir().unwrap();
-    let mut logs = Logs::start(Console::Never).unwrap();
-    let task = logs.open(&settings(dir.path(), Console::Never), "x_y");
+    let mut logs = Logs::start(Setting::Never).unwrap();
+    let task = logs.open(&settings(dir.path(), Setting::Never), "x_y");
     let task = task.unwrap();
     fs::rename(&task.path, dir.path().join("old")).unwrap();
     logs.handle().reopen();
@@ -93,10 +94,10 @@ fn a_file_asked_to_be_opened_again_is_there_without_a_further_line() {
 fn only_a_console_that_is_off_by_itself_is_explained() {
     let dir = tempfile::tempdir().unwrap();
     // As if started with standard output on a file, wherever this test was started.
-    let mut logs = Logs::start(Console::Never).unwrap();
-    logs.setting = Console::Auto;
-    let auto = logs.open(&settings(dir.path(), Console::Auto), "auto_x");
-    let never = logs.open(&settings(dir.path(), Console::Never), "never_x");
+    let mut logs = Logs::start(Setting::Never).unwrap();
+    logs.setting = Setting::Auto;
+    let auto = logs.open(&settings(dir.path(), Setting::Auto), "auto_x");
+    let never = logs.open(&settings(dir.path(), Setting::Never), "never_x");
     let (auto, never) = (auto.unwrap(), never.unwrap());
     assert!(!auto.terminal.shows_progress());
     drop(logs);
@@ -110,8 +111,8 @@ fn only_a_console_that_is_off_by_itself_is_explained() {
 #[test]
 fn a_lost_console_is_recorded_once_in_every_file() {
     let dir = tempfile::tempdir().unwrap();
-    let mut logs = Logs::start(Console::Never).unwrap();
-    let never = settings(dir.path(), Console::Never);
+    let mut logs = Logs::start(Setting::Never).unwrap();
+    let never = settings(dir.path(), Setting::Never);
     let before = logs.open(&never, "before_x").unwrap();
     lose_console(&logs.shared, &io::Error::from_raw_os_error(nix::libc::EIO));
     let after = logs.open(&never, "after_x").unwrap();
@@ -124,11 +125,88 @@ fn a_lost_console_is_recorded_once_in_every_file() {
     }
 }
 
+/// A console on a pipe that is its reader's, as a service manager has it.
+fn console(logs: &mut Logs) -> io::PipeReader {
+    let (reader, writer) = io::pipe().unwrap();
+    let shared = Arc::clone(&logs.shared);
+    let on_failure = move |error: &io::Error| lose_console(&shared, error);
+    let outlet = Outlet::of(&writer, Box::new(on_failure)).unwrap();
+    logs.console = Some(Console::on(Arc::new(outlet), Form::Syslog, None));
+    reader
+}
+
+#[test]
+fn lines_of_several_tasks_show_whose_they_are_and_those_of_one_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut logs = Logs::start(Setting::Never).unwrap();
+    let mut reader = console(&mut logs);
+    let auto = settings(dir.path(), Setting::Auto);
+    let orders = logs.open(&auto, "the_orders_replicate").unwrap();
+    info!(orders.log, "alone"; "n" => 1);
+    let users = logs.open(&auto, "users_replicate").unwrap();
+    let quiet = settings(dir.path(), Setting::Never);
+    let quiet = logs.open(&quiet, "quiet_replicate").unwrap();
+    warn!(orders.log, "one"; "n" => 2);
+    info!(users.log, "two"; "n" => 3);
+    debug!(users.log, "not wanted");
+    info!(quiet.log, "not here");
+    drop(logs);
+    let mut printed = String::new();
+    reader.read_to_string(&mut printed).unwrap();
+    assert_eq!(
+        printed,
+        "<6>INFO alone, n: 1\n<4>WARN the_orders: one, n: 2\n<6>INFO users: two, n: 3\n"
+    );
+    assert_eq!(
+        messages(&orders.path),
+        ["INFO alone, n: 1", "WARN one, n: 2"]
+    );
+    assert_eq!(messages(&quiet.path), ["INFO not here"]);
+}
+
+#[test]
+fn a_console_that_does_not_move_holds_up_neither_the_log_nor_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut logs = Logs::start(Setting::Never).unwrap();
+    // Nobody reads: as on a terminal stopped with Ctrl-S, whoever writes there waits.
+    let _reader = console(&mut logs);
+    let task = logs.open(&settings(dir.path(), Setting::Auto), "x_y");
+    let task = task.unwrap();
+    let value = "x".repeat(100);
+    for n in 0..4_000 {
+        info!(task.log, "line"; "n" => n, "value" => &value);
+    }
+    let start = Instant::now();
+    drop(logs);
+    let took = start.elapsed();
+    assert_eq!(messages(&task.path).len(), 4_000);
+    assert!(took >= CONSOLE_FLUSH, "the pipe took everything: {took:?}");
+    assert!(took < CONSOLE_FLUSH + FILE_FLUSH, "{took:?}");
+}
+
+#[test]
+fn a_console_whose_reader_is_gone_is_recorded_and_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut logs = Logs::start(Setting::Never).unwrap();
+    let reader = console(&mut logs);
+    let task = logs.open(&settings(dir.path(), Setting::Auto), "x_y");
+    let task = task.unwrap();
+    drop(reader);
+    for n in 0..100 {
+        info!(task.log, "line"; "n" => n);
+    }
+    drop(logs);
+    let text = read(&task.path);
+    assert_eq!(text.lines().count(), 101, "{text}");
+    let lost = "WARN console lost, the log file goes on, error: Broken pipe (os error 32)";
+    assert_eq!(text.matches(lost).count(), 1, "{text}");
+}
+
 #[test]
 fn a_log_rotates_itself_and_keeps_every_line() {
     let dir = tempfile::tempdir().unwrap();
-    let mut logs = Logs::start(Console::Never).unwrap();
-    let mut rotated = settings(dir.path(), Console::Never);
+    let mut logs = Logs::start(Setting::Never).unwrap();
+    let mut rotated = settings(dir.path(), Setting::Never);
     rotated.rotation = Some(LogRotation {
         size: 4_096,
         keep: 100,
@@ -152,8 +230,8 @@ fn a_log_rotates_itself_and_keeps_every_line() {
 
 #[test]
 fn a_log_that_cannot_be_opened_is_named() {
-    let mut logs = Logs::start(Console::Never).unwrap();
-    let settings = settings(Path::new("/proc/nowhere"), Console::Never);
+    let mut logs = Logs::start(Setting::Never).unwrap();
+    let settings = settings(Path::new("/proc/nowhere"), Setting::Never);
     let error = logs.open(&settings, "x_y").err().unwrap();
     assert!(
         error
@@ -217,10 +295,10 @@ fn a_panic_is_in_every_log_with_its_backtrace_and_ends_nothing_but_its_thread() 
 #[ignore = "the child of a_panic_is_in_every_log_with_its_backtrace: it panics"]
 fn panics() {
     let dir = PathBuf::from(std::env::var_os("DF2REDIS_TEST_LOGS").unwrap());
-    let mut logs = Logs::start(Console::Never).unwrap();
+    let mut logs = Logs::start(Setting::Never).unwrap();
     let handle = logs.handle();
     handle.catch_panics();
-    let mut quiet = settings(&dir, Console::Never);
+    let mut quiet = settings(&dir, Setting::Never);
     let orders = logs.open(&quiet, "orders_x").unwrap();
     quiet.level = Severity::Critical;
     let users = logs.open(&quiet, "users_x").unwrap();
