@@ -279,7 +279,8 @@ fn draw(bar: &ProgressBar, before: Option<&Progress>, progress: &Progress) {
             text
         }
     };
-    bar.set_message(text.clone());
+    // It may quote a peer, who shall not play with the terminal.
+    bar.set_message(text.replace(char::is_control, "\u{fffd}"));
 }
 
 /// The style of that template; the default one if a template is wrong, which a test excludes.

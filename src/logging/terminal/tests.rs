@@ -81,6 +81,18 @@ fn each_of_several_tasks_has_its_line_with_its_name() {
 }
 
 #[test]
+fn what_a_peer_said_plays_no_tricks_on_the_terminal() {
+    let (drawing, mut screen) = drawing();
+    let terminal = Terminal::on(&drawing, "orders");
+    terminal.show(line("waiting: \x1b[2J\u{9b}2J\nforged"));
+    wait_for(
+        &mut screen,
+        &["waiting: \u{fffd}[2J\u{fffd}2J\u{fffd}forged"],
+    );
+    drawing.end();
+}
+
+#[test]
 fn the_thread_that_draws_ends_when_told_to() {
     let (drawing, _screen) = drawing();
     Terminal::on(&drawing, "orders").show(line("x"));
