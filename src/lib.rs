@@ -5,6 +5,7 @@
 //! [`rdb`] reads and writes values, [`entry`] is what a source yields, [`commands`] knows what a
 //! journalled command means, [`source`] and [`target`] are the two ends, [`task`] joins them.
 
+pub mod admin;
 pub mod cli;
 pub mod commands;
 pub mod config;

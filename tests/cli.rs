@@ -117,6 +117,14 @@ impl Running {
         status.code()
     }
 
+    /// What it wrote to standard error, up to its end.
+    fn said(&mut self) -> String {
+        let mut said = String::new();
+        let mut stderr = self.0.stderr.take().unwrap();
+        stderr.read_to_string(&mut said).unwrap();
+        said
+    }
+
     /// What it wrote to standard output, which must be a pipe, up to its end.
     fn printed(&mut self) -> String {
         let mut printed = String::new();
@@ -173,13 +181,13 @@ fn a_wrong_command_line_ends_with_64_and_says_what_is_wrong() {
     for (arguments, expected) in [
         (&[][..], "Usage: df2redis"),
         (&["replicat"], "replicate"),
-        (&["replicate"], "--config <FILE>"),
         (&["replicate", "--config", "a", "--cofnig", "b"], "--cofnig"),
         (
             &["replicate", "--config", "a", "--log-level", "loud"],
             "[possible values: trace, debug",
         ),
-        (&["config", "check"], "--config <FILE>"),
+        (&["config", "chekc"], "check"),
+        (&["config", "check", "--connect=yes"], "--connect"),
     ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}");
@@ -339,33 +347,9 @@ fn without_a_terminal_the_log_file_says_why_the_console_is_silent() {
     );
 }
 
-/// What a running program wrote to its standard error, up to its end.
-fn said(running: &mut Running) -> String {
-    let mut said = String::new();
-    let mut stderr = running.0.stderr.take().unwrap();
-    stderr.read_to_string(&mut said).unwrap();
-    said
-}
-
-/// Checks that each line of the log was said too, with its priority and without its time.
-#[track_caller]
-fn assert_said_like_the_log(said: &str, log: &str) {
-    let without_time = |line: &str| line.split_once(' ').unwrap().1.to_owned();
-    let logged: Vec<_> = log.lines().map(without_time).collect();
-    let said: Vec<_> = said
-        .lines()
-        .map(|line| line.strip_prefix("<6>").unwrap_or(line).to_owned())
-        .collect();
-    assert!(
-        said.contains(&"INFO df2redis stopped".to_owned()),
-        "{said:?}"
-    );
-    assert_eq!(said, logged);
-}
-
 #[test]
-fn console_always_prints_the_lines_of_the_log_to_standard_error_without_a_terminal() {
-    let task = SilentTask::new("[log]\nconsole = \"always\"\n");
+fn console_always_says_the_lines_of_the_log_on_standard_error_as_a_service_manager_wants_them() {
+    let task = SilentTask::new("[log]\nconsole = \"always\"\nformat = \"json\"\n");
     let mut running = Running(task.command().stdout(Stdio::piped()).spawn().unwrap());
     eventually("the start is logged", || {
         task.log().contains("df2redis started").then_some(())
@@ -373,52 +357,36 @@ fn console_always_prints_the_lines_of_the_log_to_standard_error_without_a_termin
     running.signal(Signal::SIGTERM);
     assert_eq!(running.exit_code(), Some(0));
     assert_eq!(running.printed(), "");
-    assert_said_like_the_log(&said(&mut running), &task.log());
-    assert!(!task.log().contains("Detected non-TTY"), "{}", task.log());
+    let said = running.said();
+    assert!(said.contains("\n<6>INFO df2redis stopped\n"), "{said}");
+    assert_eq!(said.lines().count(), task.log().lines().count());
+    for line in task.log().lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap();
+    }
 }
 
 #[test]
-fn lines_go_to_standard_error_where_a_service_manager_captures_it() {
-    let task = SilentTask::new("");
-    let captured = |name: &str, named: bool| {
-        // As the journal: a stream of its own, named by device and inode.
-        let path = task.dir.path().join(name);
-        let file = File::create(&path).unwrap();
-        let metadata = file.metadata().unwrap();
-        let inode = metadata.ino() + u64::from(!named);
+fn lines_go_to_the_journal_where_it_reads_standard_error_and_nowhere_else() {
+    for (is_journal, expected) in [(true, "<6>INFO df2redis stopped"), (false, "")] {
+        let task = SilentTask::new("");
+        let captured = File::create(task.dir.path().join("captured")).unwrap();
+        let about = captured.metadata().unwrap();
+        let inode = if is_journal {
+            about.ino()
+        } else {
+            about.ino() + 1
+        };
         let mut command = task.command();
-        command
-            .env("JOURNAL_STREAM", format!("{}:{inode}", metadata.dev()))
-            .stderr(Stdio::from(file));
-        let started = task.log().matches("df2redis started").count();
-        let mut running = Running(command.spawn().unwrap());
+        command.env("JOURNAL_STREAM", format!("{}:{inode}", about.dev()));
+        let mut running = Running(command.stderr(captured).spawn().unwrap());
         eventually("the start is logged", || {
-            (task.log().matches("df2redis started").count() > started).then_some(())
+            task.log().contains("df2redis started").then_some(())
         });
         running.signal(Signal::SIGTERM);
         assert_eq!(running.exit_code(), Some(0));
-        fs::read_to_string(path).unwrap()
-    };
-    let said = captured("journal", true);
-    assert_said_like_the_log(&said, &task.log());
-    // Inherited from a service, but not about this stream.
-    assert_eq!(captured("elsewhere", false), "");
-    assert!(task.log().contains("Detected non-TTY"), "{}", task.log());
-}
-
-#[test]
-fn json_is_one_object_a_line() {
-    let task = SilentTask::new("[log]\nformat = \"json\"\n");
-    let mut running = task.start();
-    running.signal(Signal::SIGTERM);
-    assert_eq!(running.exit_code(), Some(0));
-    let log = task.log();
-    assert!(log.lines().count() >= 3, "{log}");
-    for line in log.lines() {
-        let object: serde_json::Value = serde_json::from_str(line).unwrap();
-        for field in ["ts", "level", "msg"] {
-            assert!(object[field].is_string(), "{line}");
-        }
+        let said = fs::read_to_string(task.dir.path().join("captured")).unwrap();
+        assert_eq!(said.lines().last().unwrap_or_default(), expected);
+        assert_eq!(task.log().contains("Detected non-TTY"), !is_journal);
     }
 }
 
@@ -463,8 +431,8 @@ fn a_terminal_that_hangs_up_ends_neither_task_nor_log() {
     assert_eq!(running.exit_code(), Some(0));
     let log = task.log();
     assert!(log.contains("INFO df2redis stopped"), "{log}");
-    let lost = "WARN console lost, the log file goes on, error: Input/output error";
-    assert_eq!(log.matches(lost).count(), 1, "{log}");
+    let failed = "the console failed, nothing is shown there any more, error: Input/output error";
+    assert_eq!(log.matches(failed).count(), 1, "{log}");
 }
 
 #[test]
@@ -514,7 +482,7 @@ fn the_log_level_of_the_command_line_wins() {
     let lock = task.dir.path().join("state/silent.lock");
     eventually("the lock is held", || {
         let pid = fs::read_to_string(&lock).ok()?;
-        (pid.trim() == running.pid().to_string()).then_some(())
+        (pid.lines().next()? == running.pid().to_string()).then_some(())
     });
     eventually("signals are listened to", || {
         let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).ok()?;

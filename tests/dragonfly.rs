@@ -17,6 +17,8 @@ mod idle;
 mod large;
 #[path = "dragonfly/ownership.rs"]
 mod ownership;
+#[path = "dragonfly/preflight.rs"]
+mod preflight;
 #[path = "dragonfly/scenarios.rs"]
 mod scenarios;
 #[path = "dragonfly/stop.rs"]

@@ -14,8 +14,8 @@ use super::glob::Glob;
 use super::load::check_name;
 use super::servers;
 use super::task::{
-    Conflict, Console, Filter, Limits, Log, LogFormat, LogRotation, MemberExpiry, OnUnsupported,
-    Policy, Reaction, Retry, Severity, Target, Task,
+    Conflict, Console, Filter, Limits, Log, LogFormat, MemberExpiry, OnUnsupported, Policy,
+    Reaction, Retry, Rotate, Severity, Target, Task,
 };
 
 /// Database numbers that Redis can be configured to have.
@@ -29,10 +29,11 @@ const SYSTEM_STATE: &str = "/var/lib/df2redis";
 /// The smallest useful memory budget.
 const LEAST_MEMORY: u64 = 16 << 20;
 
-/// The smallest useful log file: smaller ones are renamed more than they are read.
-const LEAST_ROTATION: u64 = 1 << 20;
-/// How many rotated log files may be kept.
-const ROTATED: Range<u32> = 1..1_001;
+/// The smallest log worth rotating.
+const LEAST_LOG: u64 = 1 << 20;
+
+/// How many rotated logs can be kept.
+const ROTATED: Range<u32> = 0..1_001;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -380,30 +381,35 @@ fn log(section: &Section<'_>, around: &Surroundings<'_>) -> Option<Log> {
         &[("text", LogFormat::Text), ("json", LogFormat::Json)],
     );
     let console = section.choice("console", &CONSOLES);
-    let rotation = log_rotation(section);
+    let rotate = rotate(section);
     Some(Log {
         dir,
         level: level?,
         format: format?,
         console: console?,
-        rotation: rotation?,
+        rotate: rotate?,
     })
 }
 
-/// Outside: `None` after a complaint. Inside: `None` if logs are not to be rotated.
-#[expect(clippy::option_option, reason = "absent and wrong are two things")]
-fn log_rotation(section: &Section<'_>) -> Option<Option<LogRotation>> {
-    let size = match section.has("rotate_size") {
-        true => section.size("rotate_size", LEAST_ROTATION).map(Some),
-        false => Some(None),
-    };
+/// Inner `None`: somebody else rotates.
+fn rotate(section: &Section<'_>) -> Option<Option<Rotate>> {
     let keep = section.integer("rotate_keep", ROTATED);
     let compress = section.boolean("rotate_compress");
-    let (size, keep, compress) = (size?, keep?, compress?);
-    Some(size.map(|size| LogRotation {
-        size,
-        keep,
-        compress,
+    if !section.has("rotate_size") {
+        for key in ["rotate_keep", "rotate_compress"] {
+            if section.has(key) {
+                let what = "has no effect without log.rotate_size, expected that as well";
+                section.complain(key, Some(section.place_of(key)), what.to_owned());
+                return None;
+            }
+        }
+        return Some(None);
+    }
+    let size = section.size("rotate_size", LEAST_LOG);
+    Some(Some(Rotate {
+        size: size?,
+        keep: keep?,
+        compress: compress?,
     }))
 }
 

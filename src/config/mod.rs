@@ -22,8 +22,8 @@ pub use complaint::{Complaint, ConfigErrors, Place};
 pub use glob::{Glob, GlobError};
 pub use load::load;
 pub use task::{
-    Conflict, Console, Credentials, Filter, Limits, Log, LogFormat, LogRotation, MemberExpiry,
-    OnUnsupported, Policy, Reaction, Retry, Severity, Source, Target, Task, TlsFiles,
+    Conflict, Console, Credentials, Filter, Limits, Log, LogFormat, MemberExpiry, OnUnsupported,
+    Policy, Reaction, Retry, Rotate, Severity, Source, Target, Task, TlsFiles,
 };
 
 #[cfg(test)]

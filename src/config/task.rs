@@ -238,18 +238,18 @@ pub struct Log {
     pub format: LogFormat,
     /// Whether lines also go to the console.
     pub console: Console,
-    /// Whether and how files are rotated by df2redis itself.
-    pub rotation: Option<LogRotation>,
+    /// How the file is rotated; `None`: by others, if at all.
+    pub rotate: Option<Rotate>,
 }
 
-/// How log files are rotated by size.
+/// When a log file makes room for a new one, and what becomes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogRotation {
-    /// Bytes that a file may have.
+pub struct Rotate {
+    /// The size that a file may have, bytes.
     pub size: u64,
-    /// Rotated files that are kept, at least one.
+    /// How many old files stay.
     pub keep: u32,
-    /// Whether those are compressed.
+    /// Whether they are compressed.
     pub compress: bool,
 }
 
@@ -265,9 +265,9 @@ pub enum LogFormat {
 /// Whether log lines also go to the console: standard output if that is a terminal, else standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Console {
-    /// If somebody reads it: a terminal, or a service manager that captures standard error.
+    /// If standard output is a terminal, or systemd's journal reads standard error.
     Auto,
-    /// Wherever it leads.
+    /// In any case.
     Always,
     /// Not at all.
     Never,

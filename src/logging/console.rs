@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use slog::{BorrowedKV, Drain, Never, OwnedKVList, Record, RecordStatic, b};
 use slog_async::AsyncGuard;
@@ -22,15 +21,16 @@ pub(super) struct Console {
     channel: Channel,
     guard: AsyncGuard,
     drawing: Option<Arc<Drawing>>,
-    /// More than one task writes here, so lines show which one.
-    shared: Arc<AtomicBool>,
-    tasks: usize,
+    /// More than one task writes here, so lines and progress show which one.
+    several: bool,
 }
 
 impl Console {
-    /// Opens it; `None` if there is to be none. `on_failure` is called at most once, when it is lost.
+    /// Opens it, for several tasks or one; `None` if there is to be none. `on_failure` is called at most once, when it
+    /// is lost.
     pub fn open(
         place: Place,
+        several: bool,
         on_failure: impl FnOnce(&io::Error) + Send + 'static,
     ) -> io::Result<Option<Self>> {
         let on_failure = Box::new(on_failure);
@@ -47,11 +47,16 @@ impl Console {
             true => Some(Drawing::start(Arc::clone(&outlet))?),
             false => None,
         };
-        Ok(Some(Self::on(outlet, form, drawing)))
+        Ok(Some(Self::on(outlet, form, drawing, several)))
     }
 
     /// The console on that outlet.
-    pub(super) fn on(outlet: Arc<Outlet>, form: Form, drawing: Option<Arc<Drawing>>) -> Self {
+    pub(super) fn on(
+        outlet: Arc<Outlet>,
+        form: Form,
+        drawing: Option<Arc<Drawing>>,
+        several: bool,
+    ) -> Self {
         let overflow = Overflow::default();
         let drain = ConsoleDrain {
             lines: Lines::new(form),
@@ -64,22 +69,19 @@ impl Console {
             channel,
             guard,
             drawing,
-            shared: Arc::default(),
-            tasks: 0,
+            several,
         }
     }
 
     /// A task's way to it: for lines, and for progress.
-    pub fn add(&mut self, task: &str) -> (ConsoleEnd, Terminal) {
-        self.tasks += 1;
-        self.shared.store(self.tasks > 1, Ordering::Relaxed);
+    pub fn add(&self, task: &str) -> (ConsoleEnd, Terminal) {
+        let label = self.several.then_some(task);
         let end = ConsoleEnd {
             channel: self.channel.clone(),
-            task: task.into(),
-            shared: Arc::clone(&self.shared),
+            label: label.map(Into::into),
         };
         let terminal = match &self.drawing {
-            Some(drawing) => Terminal::on(drawing, task),
+            Some(drawing) => Terminal::on(drawing, label),
             None => Terminal::off(),
         };
         (end, terminal)
@@ -97,8 +99,8 @@ impl Console {
 /// Where one task's lines go in.
 pub(super) struct ConsoleEnd {
     channel: Channel,
-    task: Box<str>,
-    shared: Arc<AtomicBool>,
+    /// The task's name, if lines show it.
+    label: Option<Box<str>>,
 }
 
 impl Drain for ConsoleEnd {
@@ -106,14 +108,14 @@ impl Drain for ConsoleEnd {
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
-        if !self.shared.load(Ordering::Relaxed) {
+        let Some(label) = &self.label else {
             return self.channel.log(record, values);
-        }
+        };
         // The tag, which nothing else here uses, is what survives the way through the channel.
         let place = RecordStatic {
             location: record.location(),
             level: record.level(),
-            tag: &self.task,
+            tag: label,
         };
         let pairs = record.kv();
         self.channel.log(

@@ -18,11 +18,12 @@ include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 const CRATE: &str = env!("CARGO_CRATE_NAME");
 
 /// The levels of one task. Cloning shares them.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Levels {
     shared: Arc<Shared>,
 }
 
+#[derive(Debug)]
 struct Shared {
     /// No line beyond this is wanted by any module.
     most: AtomicUsize,
@@ -33,6 +34,7 @@ struct Shared {
     table: RwLock<Table>,
 }
 
+#[derive(Debug)]
 struct Table {
     all: Severity,
     modules: BTreeMap<String, Severity>,
@@ -100,9 +102,10 @@ impl Levels {
         MODULES.contains(&name)
     }
 
-    /// The modules right below the top, to be named when one is not known.
-    pub fn modules() -> impl Iterator<Item = &'static str> {
-        MODULES.iter().copied().filter(|name| !name.contains("::"))
+    /// The modules at the top, to be named when one is not known.
+    pub fn rooms() -> Vec<&'static str> {
+        let top = MODULES.iter().filter(|name| !name.contains("::"));
+        top.copied().collect()
     }
 
     fn wants(&self, record: &Record<'_>) -> bool {
@@ -282,7 +285,7 @@ mod tests {
         }
         // The names are those that lines have.
         assert_eq!(module_path!(), format!("{CRATE}::logging::levels::tests"));
-        let top: Vec<_> = Levels::modules().collect();
+        let top = Levels::rooms();
         assert!(
             top.contains(&"task") && !top.iter().any(|name| name.contains(':')),
             "{top:?}"

@@ -126,17 +126,17 @@ struct FileLog {
 
 impl Logs {
     /// Opens the console, if there is to be one: a terminal on standard output, else standard error if a service
-    /// manager captures it or the setting is `always`.
+    /// manager captures it or the setting is `always`. With `several` tasks, what it shows names them.
     ///
     /// # Errors
     /// [`LogError::Thread`].
-    pub fn start(console: config::Console) -> Result<Self, LogError> {
+    pub fn start(console: config::Console, several: bool) -> Result<Self, LogError> {
         let streams = Streams::of_process();
         let place = streams.place(console);
         let shared = Shared::default();
         let own = Arc::clone(&shared);
         let on_failure = move |error: &io::Error| lose_console(&own, error);
-        let opened = Console::open(place, on_failure).map_err(LogError::Thread)?;
+        let opened = Console::open(place, several, on_failure).map_err(LogError::Thread)?;
         let stderr_is_read = io::stderr().is_terminal() || streams.stderr_is_captured();
         Ok(Self {
             setting: console,
@@ -147,20 +147,23 @@ impl Logs {
         })
     }
 
-    /// Opens `<dir>/<name>.log` of a task and a command, `name` being `<task>_<command>`: appended to, 0640 or less,
-    /// directories are created. The console shows its lines too, with the task's name if there are several, unless
-    /// this task's own setting is `never`.
+    /// Opens `<dir>/<name>.log`: appended to, 0640 or less, directories are created. The console shows its lines too, if
+    /// there is one, unless this task's own setting is `never`; it calls the task `task`.
     ///
     /// # Errors
     /// [`LogError::Open`].
-    pub fn open(&mut self, settings: &config::Log, name: &str) -> Result<TaskLog, LogError> {
+    pub fn open(
+        &mut self,
+        settings: &config::Log,
+        task: &str,
+        name: &str,
+    ) -> Result<TaskLog, LogError> {
         let path = settings.dir.join(format!("{name}.log"));
         let (channel, reopen) = self.open_file(settings, &path)?;
         let to_console = match settings.console {
             config::Console::Never => None,
-            config::Console::Auto | config::Console::Always => self.console.as_mut(),
+            config::Console::Auto | config::Console::Always => self.console.as_ref(),
         };
-        let task = name.rsplit_once('_').map_or(name, |(task, _)| task);
         let (everything, terminal) = match to_console {
             Some(console) => {
                 let (lines, terminal) = console.add(task);
@@ -203,7 +206,7 @@ impl Logs {
         settings: &config::Log,
         path: &Path,
     ) -> Result<(Channel, Arc<AtomicBool>), LogError> {
-        let rotation = settings.rotation.map(Rotation::new);
+        let rotation = settings.rotate.map(Rotation::new);
         let file = LogFile::open(path.to_owned(), rotation).map_err(|cause| LogError::Open {
             path: path.to_owned(),
             cause,
@@ -259,7 +262,7 @@ impl LogHandle {
 impl FileLog {
     fn say_console_lost(&self, error: &str) {
         let log = Logger::root(self.channel.clone(), o!());
-        warn!(log, "console lost, the log file goes on"; fields::ERROR => error);
+        warn!(log, "the console failed, nothing is shown there any more"; fields::ERROR => error);
     }
 }
 

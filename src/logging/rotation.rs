@@ -26,14 +26,14 @@ use std::time::{Duration, Instant};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::config::LogRotation;
+use crate::config::Rotate;
 
 /// How long to wait after a rotation that failed.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// When to rotate one log, and what is under way.
 pub(super) struct Rotation {
-    settings: LogRotation,
+    settings: Rotate,
     /// After a failure.
     not_before: Option<Instant>,
     compressing: Option<JoinHandle<io::Result<()>>>,
@@ -47,7 +47,7 @@ struct Rotated {
 }
 
 impl Rotation {
-    pub fn new(settings: LogRotation) -> Self {
+    pub fn new(settings: Rotate) -> Self {
         Self {
             settings,
             not_before: None,
@@ -78,7 +78,7 @@ impl Rotation {
         self.not_before = Some(now + AGAIN_AFTER);
     }
 
-    /// Renames the log to its first number, the others out of its way.
+    /// Renames the log to its first number, the others out of its way. Where none is kept, removes it.
     pub fn rotate(&self, log: &Path) -> io::Result<()> {
         let keep = self.settings.keep;
         let mut all = tidied(log)?;
@@ -100,7 +100,10 @@ impl Rotation {
                 fs::rename(compressed, self::compressed(log, number + 1))?;
             }
         }
-        fs::rename(log, plain(log, 1))
+        match keep {
+            0 => fs::remove_file(log),
+            _ => fs::rename(log, plain(log, 1)),
+        }
     }
 
     /// Starts to compress what is not, if it is to be.

@@ -50,11 +50,11 @@ impl Terminal {
         Self { slot: None }
     }
 
-    /// A new slot below those that are there.
-    pub(super) fn on(drawing: &Arc<Drawing>, task: &str) -> Self {
+    /// A new slot below those that are there, with the task's name if it is to be shown.
+    pub(super) fn on(drawing: &Arc<Drawing>, label: Option<&str>) -> Self {
         let mut slots = drawing.locked();
         slots.all.push(Slot {
-            task: task.to_owned(),
+            label: label.map(str::to_owned),
             progress: None,
         });
         let number = slots.all.len() - 1;
@@ -103,7 +103,7 @@ struct Slots {
 
 #[derive(Clone)]
 struct Slot {
-    task: String,
+    label: Option<String>,
     progress: Option<Progress>,
 }
 
@@ -171,9 +171,9 @@ impl Drawing {
             self.take_turns(&mut shown);
             for (number, slot) in slots.iter().enumerate() {
                 let progress = slot.progress.as_ref();
-                let named = progress.map(|progress| match slots.len() {
-                    0 | 1 => progress.clone(),
-                    _ => progress.of_task(&slot.task),
+                let named = progress.map(|progress| match &slot.label {
+                    None => progress.clone(),
+                    Some(task) => progress.of_task(task),
                 });
                 shown.set(&self.bars, number, named);
             }

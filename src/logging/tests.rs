@@ -1,6 +1,6 @@
 use super::outlet::Outlet;
 use super::*;
-use crate::config::{Console as Setting, Log, LogRotation, Severity};
+use crate::config::{Console as Setting, Log, Rotate, Severity};
 use slog::{debug, error};
 use std::fs;
 use std::io::Read;
@@ -12,7 +12,7 @@ fn settings(dir: &Path, console: Setting) -> Log {
         level: Severity::Info,
         format: LogFormat::Text,
         console,
-        rotation: None,
+        rotate: None,
     }
 }
 
@@ -30,10 +30,10 @@ fn messages(path: &Path) -> Vec<String> {
 #[test]
 fn each_task_has_a_file_and_levels_of_its_own_and_the_end_writes_everything() {
     let dir = tempfile::tempdir().unwrap();
-    let mut logs = Logs::start(Setting::Never).unwrap();
+    let mut logs = Logs::start(Setting::Never, false).unwrap();
     let never = settings(dir.path(), Setting::Never);
-    let orders = logs.open(&never, "orders_replicate").unwrap();
-    let users = logs.open(&never, "users_replicate").unwrap();
+    let orders = logs.open(&never, "orders", "orders_replicate").unwrap();
+    let users = logs.open(&never, "users", "users_replicate").unwrap();
     assert_eq!(orders.path, dir.path().join("orders_replicate.log"));
     users.levels.set(Some("logging"), Some(Severity::Debug));
     for n in 0..2_000 {
@@ -52,8 +52,8 @@ fn each_task_has_a_file_and_levels_of_its_own_and_the_end_writes_everything() {
 #[test]
 fn files_opened_anew_on_request_get_every_line_once() {
     let dir = tempfile::tempdir().unwrap();
-    let mut logs = Logs::start(Setting::Never).unwrap();
-    let task = logs.open(&settings(dir.path(), Setting::Never), "x_y");
+    let mut logs = Logs::start(Setting::Never, false).unwrap();
+    let task = logs.open(&settings(dir.path(), Setting::Never), "x", "x_y");
     let task = task.unwrap();
     let handle = logs.handle();
     let mut lines = 0;
@@ -81,8 +81,8 @@ fn files_opened_anew_on_request_get_every_line_once() {
 #[test]
 fn a_file_asked_to_be_opened_again_is_there_without_a_further_line() {
     let dir = tempfile::tempdir().unwrap();
-    let mut logs = Logs::start(Setting::Never).unwrap();
-    let task = logs.open(&settings(dir.path(), Setting::Never), "x_y");
+    let mut logs = Logs::start(Setting::Never, false).unwrap();
+    let task = logs.open(&settings(dir.path(), Setting::Never), "x", "x_y");
     let task = task.unwrap();
     fs::rename(&task.path, dir.path().join("old")).unwrap();
     logs.handle().reopen();
@@ -94,10 +94,10 @@ fn a_file_asked_to_be_opened_again_is_there_without_a_further_line() {
 fn only_a_console_that_is_off_by_itself_is_explained() {
     let dir = tempfile::tempdir().unwrap();
     // As if started with standard output on a file, wherever this test was started.
-    let mut logs = Logs::start(Setting::Never).unwrap();
+    let mut logs = Logs::start(Setting::Never, false).unwrap();
     logs.setting = Setting::Auto;
-    let auto = logs.open(&settings(dir.path(), Setting::Auto), "auto_x");
-    let never = logs.open(&settings(dir.path(), Setting::Never), "never_x");
+    let auto = logs.open(&settings(dir.path(), Setting::Auto), "auto", "auto_x");
+    let never = logs.open(&settings(dir.path(), Setting::Never), "never", "never_x");
     let (auto, never) = (auto.unwrap(), never.unwrap());
     assert!(!auto.terminal.shows_progress());
     drop(logs);
@@ -111,66 +111,72 @@ fn only_a_console_that_is_off_by_itself_is_explained() {
 #[test]
 fn a_lost_console_is_recorded_once_in_every_file() {
     let dir = tempfile::tempdir().unwrap();
-    let mut logs = Logs::start(Setting::Never).unwrap();
+    let mut logs = Logs::start(Setting::Never, false).unwrap();
     let never = settings(dir.path(), Setting::Never);
-    let before = logs.open(&never, "before_x").unwrap();
+    let before = logs.open(&never, "before", "before_x").unwrap();
     lose_console(&logs.shared, &io::Error::from_raw_os_error(nix::libc::EIO));
-    let after = logs.open(&never, "after_x").unwrap();
+    let after = logs.open(&never, "after", "after_x").unwrap();
     drop(logs);
     for task in [before, after] {
         assert_eq!(
             messages(&task.path),
-            ["WARN console lost, the log file goes on, error: Input/output error (os error 5)"]
+            [
+                "WARN the console failed, nothing is shown there any more, error: Input/output error (os error 5)"
+            ]
         );
     }
 }
 
 /// A console on a pipe that is its reader's, as a service manager has it.
-fn console(logs: &mut Logs) -> io::PipeReader {
+fn console(logs: &mut Logs, several: bool) -> io::PipeReader {
     let (reader, writer) = io::pipe().unwrap();
     let shared = Arc::clone(&logs.shared);
     let on_failure = move |error: &io::Error| lose_console(&shared, error);
     let outlet = Outlet::of(&writer, Box::new(on_failure)).unwrap();
-    logs.console = Some(Console::on(Arc::new(outlet), Form::Syslog, None));
+    logs.console = Some(Console::on(Arc::new(outlet), Form::Syslog, None, several));
     reader
 }
 
 #[test]
 fn lines_of_several_tasks_show_whose_they_are_and_those_of_one_do_not() {
     let dir = tempfile::tempdir().unwrap();
-    let mut logs = Logs::start(Setting::Never).unwrap();
-    let mut reader = console(&mut logs);
-    let auto = settings(dir.path(), Setting::Auto);
-    let orders = logs.open(&auto, "the_orders_replicate").unwrap();
-    info!(orders.log, "alone"; "n" => 1);
-    let users = logs.open(&auto, "users_replicate").unwrap();
-    let quiet = settings(dir.path(), Setting::Never);
-    let quiet = logs.open(&quiet, "quiet_replicate").unwrap();
-    warn!(orders.log, "one"; "n" => 2);
-    info!(users.log, "two"; "n" => 3);
-    debug!(users.log, "not wanted");
-    info!(quiet.log, "not here");
-    drop(logs);
-    let mut printed = String::new();
-    reader.read_to_string(&mut printed).unwrap();
-    assert_eq!(
-        printed,
-        "<6>INFO alone, n: 1\n<4>WARN the_orders: one, n: 2\n<6>INFO users: two, n: 3\n"
-    );
-    assert_eq!(
-        messages(&orders.path),
-        ["INFO alone, n: 1", "WARN one, n: 2"]
-    );
-    assert_eq!(messages(&quiet.path), ["INFO not here"]);
+    for (several, expected) in [
+        (false, "<4>WARN one, n: 2\n<6>INFO two, n: 3\n"),
+        (
+            true,
+            "<4>WARN orders: one, n: 2\n<6>INFO users: two, n: 3\n",
+        ),
+    ] {
+        let mut logs = Logs::start(Setting::Never, several).unwrap();
+        let mut reader = console(&mut logs, several);
+        let auto = settings(&dir.path().join(several.to_string()), Setting::Auto);
+        let orders = logs.open(&auto, "orders", "orders_x").unwrap();
+        let users = logs.open(&auto, "users", "users_x").unwrap();
+        let never = Log {
+            console: Setting::Never,
+            ..auto
+        };
+        let quiet = logs.open(&never, "quiet", "quiet_x").unwrap();
+        warn!(orders.log, "one"; "n" => 2);
+        info!(users.log, "two"; "n" => 3);
+        debug!(users.log, "not wanted");
+        info!(quiet.log, "not here");
+        drop(logs);
+        let mut printed = String::new();
+        reader.read_to_string(&mut printed).unwrap();
+        assert_eq!(printed, expected);
+        assert_eq!(messages(&orders.path), ["WARN one, n: 2"]);
+        assert_eq!(messages(&quiet.path), ["INFO not here"]);
+    }
 }
 
 #[test]
 fn a_console_that_does_not_move_holds_up_neither_the_log_nor_the_end() {
     let dir = tempfile::tempdir().unwrap();
-    let mut logs = Logs::start(Setting::Never).unwrap();
+    let mut logs = Logs::start(Setting::Never, false).unwrap();
     // Nobody reads: as on a terminal stopped with Ctrl-S, whoever writes there waits.
-    let _reader = console(&mut logs);
-    let task = logs.open(&settings(dir.path(), Setting::Auto), "x_y");
+    let _reader = console(&mut logs, false);
+    let task = logs.open(&settings(dir.path(), Setting::Auto), "x", "x_y");
     let task = task.unwrap();
     let value = "x".repeat(100);
     for n in 0..4_000 {
@@ -187,9 +193,9 @@ fn a_console_that_does_not_move_holds_up_neither_the_log_nor_the_end() {
 #[test]
 fn a_console_whose_reader_is_gone_is_recorded_and_left() {
     let dir = tempfile::tempdir().unwrap();
-    let mut logs = Logs::start(Setting::Never).unwrap();
-    let reader = console(&mut logs);
-    let task = logs.open(&settings(dir.path(), Setting::Auto), "x_y");
+    let mut logs = Logs::start(Setting::Never, false).unwrap();
+    let reader = console(&mut logs, false);
+    let task = logs.open(&settings(dir.path(), Setting::Auto), "x", "x_y");
     let task = task.unwrap();
     drop(reader);
     for n in 0..100 {
@@ -198,21 +204,21 @@ fn a_console_whose_reader_is_gone_is_recorded_and_left() {
     drop(logs);
     let text = read(&task.path);
     assert_eq!(text.lines().count(), 101, "{text}");
-    let lost = "WARN console lost, the log file goes on, error: Broken pipe (os error 32)";
+    let lost = "WARN the console failed, nothing is shown there any more, error: Broken pipe (os error 32)";
     assert_eq!(text.matches(lost).count(), 1, "{text}");
 }
 
 #[test]
 fn a_log_rotates_itself_and_keeps_every_line() {
     let dir = tempfile::tempdir().unwrap();
-    let mut logs = Logs::start(Setting::Never).unwrap();
+    let mut logs = Logs::start(Setting::Never, false).unwrap();
     let mut rotated = settings(dir.path(), Setting::Never);
-    rotated.rotation = Some(LogRotation {
+    rotated.rotate = Some(Rotate {
         size: 4_096,
         keep: 100,
         compress: false,
     });
-    let task = logs.open(&rotated, "x_y").unwrap();
+    let task = logs.open(&rotated, "x", "x_y").unwrap();
     for n in 0..1_000 {
         info!(task.log, "line"; "n" => n);
     }
@@ -230,9 +236,9 @@ fn a_log_rotates_itself_and_keeps_every_line() {
 
 #[test]
 fn a_log_that_cannot_be_opened_is_named() {
-    let mut logs = Logs::start(Setting::Never).unwrap();
+    let mut logs = Logs::start(Setting::Never, false).unwrap();
     let settings = settings(Path::new("/proc/nowhere"), Setting::Never);
-    let error = logs.open(&settings, "x_y").err().unwrap();
+    let error = logs.open(&settings, "x", "x_y").err().unwrap();
     assert!(
         error
             .to_string()
@@ -295,13 +301,13 @@ fn a_panic_is_in_every_log_with_its_backtrace_and_ends_nothing_but_its_thread() 
 #[ignore = "the child of a_panic_is_in_every_log_with_its_backtrace: it panics"]
 fn panics() {
     let dir = PathBuf::from(std::env::var_os("DF2REDIS_TEST_LOGS").unwrap());
-    let mut logs = Logs::start(Setting::Never).unwrap();
+    let mut logs = Logs::start(Setting::Never, false).unwrap();
     let handle = logs.handle();
     handle.catch_panics();
     let mut quiet = settings(&dir, Setting::Never);
-    let orders = logs.open(&quiet, "orders_x").unwrap();
+    let orders = logs.open(&quiet, "orders", "orders_x").unwrap();
     quiet.level = Severity::Critical;
-    let users = logs.open(&quiet, "users_x").unwrap();
+    let users = logs.open(&quiet, "users", "users_x").unwrap();
     error!(users.log, "not wanted");
     let apart = thread::Builder::new().name("apart".into());
     let apart = apart.spawn(|| panic!("in a thread\nwith {} lines", "two"));

@@ -181,6 +181,29 @@ impl Control {
         answer.map_err(|error| self.error(doing, name, error))
     }
 
+    /// Sends several commands at once, and takes each answer by itself, errors too.
+    pub(super) async fn answers(
+        &mut self,
+        commands: &[redis::Cmd],
+    ) -> Result<Vec<Result<redis::Value, RedisError>>, TargetError> {
+        let mut pipeline = redis::Pipeline::with_capacity(commands.len());
+        for command in commands {
+            pipeline.add_command(command.clone());
+        }
+        pipeline.ignore_errors();
+        let answers = pipeline.query_async(&mut self.connection).await;
+        answers.map_err(|error| self.error("asking several things", "", error))
+    }
+
+    /// Whether the database is there and may be used. Selects it.
+    pub async fn has_database(&mut self, db: u32) -> Result<bool, TargetError> {
+        match self.select(db).await {
+            Ok(()) => Ok(true),
+            Err(TargetError::Database { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn error(&self, doing: &str, command: &str, error: RedisError) -> TargetError {
         let addr = self.addr.clone();
         if error.is_timeout() {
@@ -202,7 +225,7 @@ impl Control {
 }
 
 /// The server's own words, if they are the server's.
-fn text_of(error: &RedisError) -> String {
+pub(super) fn text_of(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         _ => error.to_string(),

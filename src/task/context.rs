@@ -148,7 +148,8 @@ pub(super) fn member_expiry(policy: MemberExpiry) -> commands::MemberExpiry {
     }
 }
 
-fn reaction(policy: &OnUnsupported, kind: Kind) -> Reaction {
+/// What the policy says of this kind.
+pub(super) fn reaction(policy: &OnUnsupported, kind: Kind) -> Reaction {
     match kind {
         Kind::Json => policy.json,
         Kind::Bloom => policy.bloom,

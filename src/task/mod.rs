@@ -13,6 +13,7 @@ mod host;
 mod items;
 mod lag;
 mod large;
+mod preflight;
 mod progress;
 mod report;
 mod reporter;
@@ -32,6 +33,7 @@ use crate::process::Stop;
 
 pub use error::{TaskError, chain};
 pub use host::{Hosted, host};
+pub use preflight::{Finding, Grade, Preflight, TypeForm, preflight};
 pub use report::{Flow, Lag, LastError, PerSecond, Report, Server};
 pub use reporter::{Reporter, Stage};
 pub use status::Phase;

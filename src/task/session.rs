@@ -132,6 +132,8 @@ async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         let keys = allowed.map(|(_, keys)| *keys).sum();
         status.expected_keys.store(keys, Ordering::Relaxed);
     }
+    // Before the first entry, whose receipt is dated by it.
+    read_clock(&mut monitor, &status).await?;
     let mut writers = Vec::with_capacity(master.flows as usize);
     let errors = settings::errors(task)?;
     for _ in 0..master.flows {
@@ -443,6 +445,18 @@ async fn lost(syncing: &mut Option<Syncing>, stable: &mut Option<Box<Stable>>) -
     }
 }
 
+/// Notes how far the master's clock is from ours, if it tells.
+async fn read_clock(monitor: &mut Monitor, status: &Status) -> Result<(), SourceError> {
+    let before = unix_ms();
+    if let Some(theirs) = monitor.time_ms().await? {
+        let ours = before + (unix_ms() - before) / 2;
+        status
+            .clock_offset_ms
+            .store(theirs - ours, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
 /// Asks the master for its positions and its clock, and the target for a sign of life, for ever. A master that does not answer here
 /// is lost for the flows too, which notice by themselves; so this never ends a session.
 async fn watch_servers(
@@ -465,15 +479,7 @@ async fn watch_servers(
             }
             // After the positions: whoever sees the number sees them.
             context.status.offsets_read.fetch_add(1, Ordering::Release);
-            let before = unix_ms();
-            if let Some(theirs) = monitor.time_ms().await? {
-                let ours = before + (unix_ms() - before) / 2;
-                context
-                    .status
-                    .clock_offset_ms
-                    .store(theirs - ours, Ordering::Relaxed);
-            }
-            Ok::<(), SourceError>(())
+            read_clock(&mut monitor, &context.status).await
         };
         if asked.await.is_err()
             && let Ok(opened) = Monitor::open(&source).await

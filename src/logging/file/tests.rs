@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::LogRotation;
+use crate::config::Rotate;
 use nix::sys::resource::{Resource, setrlimit};
 use proptest::prelude::*;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -278,7 +278,7 @@ fn the_error_of_a_write_says_how_much_was_written() {
 }
 
 fn small(size: u64, keep: u32) -> Option<Rotation> {
-    Some(Rotation::new(LogRotation {
+    Some(Rotation::new(Rotate {
         size,
         keep,
         compress: false,

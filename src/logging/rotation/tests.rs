@@ -40,7 +40,7 @@ impl Dir {
 }
 
 fn rotation(keep: u32, compress: bool) -> Rotation {
-    Rotation::new(LogRotation {
+    Rotation::new(Rotate {
         size: 100,
         keep,
         compress,
@@ -77,6 +77,13 @@ fn only_files_of_this_log_and_beyond_the_number_to_keep_are_removed() {
     expected.extend(["x.log.1", "x.log.2"].map(str::to_owned));
     expected.sort();
     assert_eq!(dir.names(), expected);
+}
+
+#[test]
+fn where_none_is_kept_the_log_is_removed() {
+    let dir = Dir::new(&["x.log", "x.log.1", "x.log.2.gz"]);
+    rotation(0, false).rotate(&dir.log()).unwrap();
+    assert!(dir.names().is_empty(), "{:?}", dir.names());
 }
 
 #[test]

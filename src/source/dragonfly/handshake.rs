@@ -64,6 +64,16 @@ pub(super) async fn create_session(
     let within = settings.connect_timeout;
     let reply = conn.ask("PING", &[b"PING"], within).await?;
     accepted("PING", reply)?;
+    let master = introduce(conn, settings).await?;
+    let words: [&[u8]; 3] = [b"REPLCONF", b"CLIENT-VERSION", b"4"];
+    let reply = conn.ask("REPLCONF CLIENT-VERSION", &words, within).await?;
+    accepted("REPLCONF CLIENT-VERSION", reply)?;
+    Ok(master)
+}
+
+/// Up to a session that does not know yet which version it speaks.
+pub(super) async fn introduce(conn: &mut Conn, settings: &Settings) -> Result<Master, SourceError> {
+    let within = settings.connect_timeout;
     let port = settings.announce_port.to_string();
     let mut introduction = vec![vec![&b"listening-port"[..], port.as_bytes()]];
     if let Some(ip) = &settings.announce_ip {
@@ -77,11 +87,7 @@ pub(super) async fn create_session(
     }
     let words: [&[u8]; 3] = [b"REPLCONF", b"capa", b"dragonfly"];
     let reply = conn.ask(CAPA, &words, within).await?;
-    let master = master(accepted(CAPA, reply)?)?;
-    let words: [&[u8]; 3] = [b"REPLCONF", b"CLIENT-VERSION", b"4"];
-    let reply = conn.ask("REPLCONF CLIENT-VERSION", &words, within).await?;
-    accepted("REPLCONF CLIENT-VERSION", reply)?;
-    Ok(master)
+    master(accepted(CAPA, reply)?)
 }
 
 const CAPA: &str = "REPLCONF capa dragonfly";

@@ -15,6 +15,7 @@ mod journal;
 mod layer;
 mod monitor;
 mod parser;
+mod probe;
 mod reply;
 mod session;
 mod settings;
@@ -35,6 +36,7 @@ pub use flow::{Acknowledger, FailedFlow, FlowReader, SnapshotEnded, SnapshotFlow
 pub use handshake::Master;
 pub use monitor::Monitor;
 pub use parser::Decoded;
+pub use probe::Probe;
 pub use reply::Reply;
 pub use session::{Registered, Session, Stable, Start, Syncing};
 pub use settings::{ReadSettings, Settings};
