@@ -106,11 +106,7 @@ impl LogFile {
     pub fn append(&mut self, line: &[u8], now: Instant, in_words: InWords<'_>) {
         self.follow(now);
         self.rotate_if_due(line.len(), now);
-        let written = self
-            .write_notices(in_words)
-            .and_then(|()| self.write_line(line));
-        if let Err(error) = written {
-            self.open = None;
+        if let Err(error) = self.try_append(line, in_words) {
             self.lose(&error);
         }
     }
@@ -133,11 +129,11 @@ impl LogFile {
         self.notices.push(Notice::Overflowed { lines: lost });
     }
 
-    /// Writes what it has to say, without waiting for a line.
+    /// Writes what it has to say, without waiting for a line. What cannot be said now is kept.
     pub fn confess(&mut self, in_words: InWords<'_>) {
-        if !self.notices.is_empty() && self.write_notices(in_words).is_err() {
-            // The notices are kept. An error's next occurrence is counted with the next line.
-            self.open = None;
+        if !self.notices.is_empty() {
+            // The next line comes to the same error, and counts it.
+            let _ = self.try_append(b"", in_words);
         }
     }
 
@@ -248,31 +244,36 @@ impl LogFile {
         }
     }
 
-    fn write_notices(&mut self, in_words: InWords<'_>) -> io::Result<()> {
+    /// Writes what there is to say and the line, both or neither: on a disk that is all but full the report of losses
+    /// may fit where the line does not, and would be one of many.
+    fn try_append(&mut self, line: &[u8], in_words: InWords<'_>) -> io::Result<()> {
         if self.open.is_none() || self.is_removed() {
             let open = Open::by_name(&self.path)?;
             self.adopt(open);
         }
+        let mut bytes = Vec::new();
         if self.torn.is_some_and(|torn| self.is_open(torn)) {
-            self.write_whole(b"\n")?;
+            bytes.push(b'\n');
         }
-        self.torn = None;
-        while let Some(notice) = self.notices.first() {
-            let line = in_words(notice);
-            self.write_whole(&line)?;
-            self.notices.remove(0);
+        for notice in &self.notices {
+            bytes.append(&mut in_words(notice));
         }
-        Ok(())
-    }
-
-    fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
-        self.write_whole(line)?;
-        if self.is_removed() {
-            let open = Open::by_name(&self.path)?;
-            self.adopt(open);
-            self.write_whole(line)?;
+        bytes.extend_from_slice(line);
+        let mut written = self.write_whole(&bytes);
+        if written.is_ok() && self.is_removed() {
+            written = Open::by_name(&self.path).and_then(|open| {
+                self.adopt(open);
+                self.write_whole(&bytes)
+            });
         }
-        Ok(())
+        match written {
+            Ok(()) => {
+                self.notices.clear();
+                self.torn = None;
+            }
+            Err(_) => self.open = None,
+        }
+        written
     }
 
     fn is_open(&self, identity: Identity) -> bool {
