@@ -74,7 +74,7 @@ fn kills_under_load_lose_and_repeat_nothing() {
         round += 1;
         // A real master has noticed long before anybody starts it again.
         eventually("the source has noticed", || source.replicas() == 0);
-        source.take_violations();
+        let _ = source.take_violations();
     }
     let mut running = task.start();
     running.wait_stable();
@@ -107,7 +107,7 @@ fn a_flush_between_writes_is_passed_by_all_flows_at_once() {
     running.signal(Signal::SIGKILL);
     drop(running);
     eventually("the source has noticed", || source.replicas() == 0);
-    source.take_violations();
+    let _ = source.take_violations();
     running = task.start_stable();
     source.wait_acked();
     equal(&source, &target);
