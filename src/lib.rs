@@ -15,5 +15,6 @@ pub mod process;
 pub mod rdb;
 pub mod resp;
 pub mod source;
+pub mod spool;
 pub mod target;
 pub mod task;
