@@ -30,7 +30,7 @@ impl Disk {
     /// Bytes that anybody but root can still write to this file system.
     pub(super) fn free(&self) -> io::Result<u64> {
         #[cfg(test)]
-        if let Some(free) = self.faults.free() {
+        if let Some(free) = self.faults.free(&self.dir) {
             return Ok(free);
         }
         let stat = statvfs(&self.dir)?;

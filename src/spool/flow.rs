@@ -173,12 +173,11 @@ impl Flow {
         !self.extents.is_empty() || !self.unwritten.is_empty()
     }
 
-    /// Hands a batch to the outlet through memory. Only while it is not behind.
+    /// Hands a batch to the outlet through memory. Only while it is not behind. The outlet is still to be told.
     pub(super) fn keep(&mut self, number: u64, mut batch: Batch, share: Share) {
         batch.share = share;
         let batch = Some(batch);
         self.memory.push_back(Held { number, batch });
-        self.arrived.notify_one();
     }
 
     /// What the outlet gets next.

@@ -5,11 +5,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use crate::entry::{Batch, Item, Share};
+use crate::entry::{Batch, Budget, Item, Share};
 
 use super::error::PushError;
+use super::flow::Flow;
 use super::record::{Encoded, is_of_snapshot};
 use super::shared::{Offered, Shared, Staged};
 
@@ -21,6 +22,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 pub struct Inlet {
     shared: Arc<Shared>,
     flow: u32,
+    arrived: Arc<Notify>,
+    direct: Budget,
+    writing: Budget,
     /// Batches not taken yet.
     staged: VecDeque<Staged>,
 }
@@ -46,10 +50,13 @@ impl OnDisk {
 }
 
 impl Inlet {
-    pub(super) fn new(shared: Arc<Shared>, flow: u32) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, flow: u32, of: &Flow) -> Self {
         Self {
             shared,
             flow,
+            arrived: of.arrived.clone(),
+            direct: of.direct.clone(),
+            writing: of.writing.clone(),
             staged: VecDeque::new(),
         }
     }
@@ -105,14 +112,17 @@ impl Inlet {
         while let Some(first) = self.staged.front_mut() {
             encode_journal(first)?;
             match self.shared.offer(self.flow, first, &mut share)? {
-                Offered::Taken => {
+                Offered::Taken { wake } => {
                     self.staged.pop_front();
+                    self.arrived.notify_one();
+                    if wake {
+                        // The outlet first: it does not wait for the thread, which is woken in any case.
+                        let _woken = Woken(&self.shared);
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Offered::NeedsRecord => encode(first)?,
-                Offered::NeedsWriting(bytes) => {
-                    let budget = self.budget(|flow| &flow.writing)?;
-                    share = Some(budget.take(bytes).await);
-                }
+                Offered::NeedsWriting(bytes) => share = Some(self.writing.take(bytes).await),
                 Offered::NeedsMemory(_) | Offered::Behind => self.room().await,
             }
         }
@@ -127,12 +137,12 @@ impl Inlet {
         while let Some(first) = self.staged.front_mut() {
             encode_journal(first)?;
             match self.shared.pass(self.flow, first, &mut share)? {
-                Offered::Taken => {
+                Offered::Taken { .. } => {
                     self.staged.pop_front();
+                    self.arrived.notify_one();
                 }
                 Offered::NeedsMemory(bytes) | Offered::NeedsWriting(bytes) => {
-                    let budget = self.budget(|flow| &flow.direct)?;
-                    share = Some(budget.take(bytes).await);
+                    share = Some(self.direct.take(bytes).await);
                 }
                 Offered::Behind | Offered::NeedsRecord => self.room().await,
             }
@@ -165,14 +175,14 @@ impl Inlet {
         let flow = state.flows.get(self.flow as usize)?;
         Some(OnDisk(flow.on_disk.subscribe()))
     }
+}
 
-    fn budget(
-        &self,
-        which: impl Fn(&super::flow::Flow) -> &crate::entry::Budget,
-    ) -> Result<crate::entry::Budget, PushError> {
-        let state = self.shared.lock();
-        let flow = state.flows.get(self.flow as usize).map(which).cloned();
-        flow.ok_or(PushError::Unplaced { flow: self.flow })
+/// Wakes the thread when dropped.
+struct Woken<'a>(&'a Shared);
+
+impl Drop for Woken<'_> {
+    fn drop(&mut self) {
+        self.0.wake.notify_one();
     }
 }
 

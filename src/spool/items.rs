@@ -80,8 +80,10 @@ pub(super) fn encode(
                 None
             }
             Item::Script(span) => {
-                writer.out.push(SCRIPT);
-                writer.span(*span);
+                let mut few = Few::default();
+                few.byte(SCRIPT);
+                writer.span(&mut few, *span);
+                writer.out.extend_from_slice(few.bytes());
                 None
             }
             Item::SnapshotEnd => {
@@ -89,8 +91,10 @@ pub(super) fn encode(
                 None
             }
             Item::Stable { next } => {
-                writer.out.push(STABLE);
-                put(writer.out, *next);
+                let mut few = Few::default();
+                few.byte(STABLE);
+                few.number(*next);
+                writer.out.extend_from_slice(few.bytes());
                 None
             }
         };
@@ -128,7 +132,8 @@ impl Writer<'_> {
     fn command(&mut self, command: &Command) {
         let same = command.db == self.db;
         let spilled = matches!(command.args, Body::Spilled(_));
-        self.out.push(
+        let mut few = Few::default();
+        few.byte(
             COMMAND
                 | flag(same, SAME_DB)
                 | flag(command.txid != 0, TXID)
@@ -137,18 +142,20 @@ impl Writer<'_> {
         );
         if !same {
             self.db = command.db;
-            put(self.out, u64::from(command.db));
+            few.number(u64::from(command.db));
         }
         if command.txid != 0 {
-            put(self.out, command.txid);
+            few.number(command.txid);
         }
-        put(self.out, u64::from(command.words));
-        self.body(&command.args);
+        few.number(u64::from(command.words));
+        self.body(&mut few, &command.args);
+        self.out.extend_from_slice(few.bytes());
     }
 
     fn record(&mut self, record: &Record) {
         let same = record.db == self.db;
-        self.out.push(
+        let mut few = Few::default();
+        few.byte(
             RECORD
                 | flag(same, SAME_DB)
                 | flag(record.expire_at_ms.is_some(), EXPIRES)
@@ -156,52 +163,82 @@ impl Writer<'_> {
                 | flag(record.sticky, STICKY)
                 | flag(matches!(record.key, Text::Owned(_)), OWNED_KEY),
         );
-        self.out.push(record.kind);
+        few.byte(record.kind);
         if !same {
             self.db = record.db;
-            put(self.out, u64::from(record.db));
+            few.number(u64::from(record.db));
         }
         if let Some(at) = record.expire_at_ms {
-            put(self.out, zigzag(at));
+            few.number(zigzag(at));
         }
-        put(self.out, u64::from(record.memcache_flags));
+        few.number(u64::from(record.memcache_flags));
         match &record.key {
-            Text::Raw(span) => self.span(*span),
+            Text::Raw(span) => self.span(&mut few, *span),
             Text::Owned(key) => {
-                put(self.out, key.len() as u64);
+                few.number(key.len() as u64);
+                self.out.extend_from_slice(few.bytes());
                 self.out.extend_from_slice(key);
+                few = Few::default();
             }
         }
-        self.body(&record.value);
+        self.body(&mut few, &record.value);
+        self.out.extend_from_slice(few.bytes());
     }
 
-    fn body(&mut self, body: &Body) {
+    fn body(&mut self, few: &mut Few, body: &Body) {
         match body {
-            Body::Inline(span) => self.span(*span),
+            Body::Inline(span) => self.span(few, *span),
             Body::Spilled(spill) => {
-                put(self.out, spill.len());
+                few.number(spill.len());
                 self.spills.push(spill.clone());
             }
         }
     }
 
-    fn span(&mut self, span: Span) {
-        put(
-            self.out,
-            zigzag(i64::from(span.start) - i64::from(self.end)),
-        );
-        put(self.out, u64::from(span.len));
+    fn span(&mut self, few: &mut Few, span: Span) {
+        few.number(zigzag(i64::from(span.start) - i64::from(self.end)));
+        few.number(u64::from(span.len));
         self.end = span.start.wrapping_add(span.len);
     }
 }
 
-/// LEB128.
-fn put(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
+/// The fixed part of one descriptor: at most two bytes and six numbers.
+struct Few {
+    bytes: [u8; FEW],
+    len: usize,
+}
+
+const FEW: usize = 2 + 6 * 10;
+
+impl Default for Few {
+    fn default() -> Self {
+        Self {
+            bytes: [0; FEW],
+            len: 0,
+        }
     }
-    out.push(value as u8);
+}
+
+impl Few {
+    fn byte(&mut self, byte: u8) {
+        if let Some(place) = self.bytes.get_mut(self.len) {
+            *place = byte;
+            self.len += 1;
+        }
+    }
+
+    /// LEB128.
+    fn number(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.byte(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.byte(value as u8);
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
 }
 
 fn zigzag(value: i64) -> u64 {

@@ -231,8 +231,9 @@ impl Spool {
         let mut state = self.shared.lock();
         let this = state.flows.get_mut(flow as usize);
         let this = this.filter(|this| !this.has_inlet);
-        this.ok_or(SpoolError::InUse { flow })?.has_inlet = true;
-        Ok(Inlet::new(self.shared.clone(), flow))
+        let this = this.ok_or(SpoolError::InUse { flow })?;
+        this.has_inlet = true;
+        Ok(Inlet::new(self.shared.clone(), flow, this))
     }
 
     /// The flow's outlet. One at a time: a later one yields what no outlet has taken yet, unless it is told where to
@@ -243,8 +244,7 @@ impl Spool {
         let this = this.filter(|this| !this.has_outlet);
         let this = this.ok_or(SpoolError::InUse { flow })?;
         this.has_outlet = true;
-        let (arrived, direct) = (this.arrived.clone(), this.direct.clone());
-        Ok(Outlet::new(self.shared.clone(), flow, arrived, direct))
+        Ok(Outlet::new(self.shared.clone(), flow, this))
     }
 
     /// Removes all there is of a flow, in memory and on disk: before a full sync. Its inlet and outlet must be gone.

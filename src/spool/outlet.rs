@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use crate::entry::{Batch, Budget, Item};
 
 use super::error::{ReadError, SpoolError};
-use super::flow::{Extent, Taken, held};
+use super::flow::{Extent, Flow, Taken, held};
 use super::reading::{ReadFault, Records};
 use super::record::Damage;
 use super::shared::Shared;
@@ -52,6 +52,9 @@ pub struct Outlet {
     direct: Budget,
     /// Read ahead.
     ready: VecDeque<Batch>,
+    /// Where the record after them begins, and which it is. The flow is told when they are gone: until then nothing
+    /// may take memory that they need.
+    after_ready: Option<(u64, u64)>,
     open: Option<Open>,
     reading: Option<JoinHandle<Read>>,
     /// Entries before are left out.
@@ -60,18 +63,14 @@ pub struct Outlet {
 }
 
 impl Outlet {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        flow: u32,
-        arrived: Arc<Notify>,
-        direct: Budget,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, flow: u32, of: &Flow) -> Self {
         Self {
             shared,
             flow,
-            arrived,
-            direct,
+            arrived: of.arrived.clone(),
+            direct: of.direct.clone(),
             ready: VecDeque::new(),
+            after_ready: None,
             open: None,
             reading: None,
             from: 0,
@@ -94,9 +93,13 @@ impl Outlet {
                 let share = self.direct.take(held(first)).await;
                 if let Some(mut batch) = self.ready.pop_front() {
                     batch.share = share;
+                    if self.ready.is_empty() {
+                        self.was_yielded();
+                    }
                     return Ok(Some(batch));
                 }
             }
+            self.was_yielded();
             if let Some(reading) = &mut self.reading {
                 let read = reading.await;
                 self.reading = None;
@@ -136,23 +139,29 @@ impl Outlet {
 
     fn was_read(&mut self, read: Read) {
         self.open = read.open;
-        if read.at > 0 {
-            let mut state = self.shared.lock();
-            if let Some(flow) = state.flows.get_mut(self.flow as usize) {
-                flow.consumed(read.at, read.next);
-            }
-            if state.remove_overflows(self.flow) {
-                self.shared.wake(&mut state);
-            }
-            drop(state);
-            // Level with the inlet, perhaps.
-            self.shared.room.notify_waiters();
-        }
+        self.after_ready = (read.at > 0).then_some((read.at, read.next));
         let bytes: usize = read.batches.iter().map(|batch| batch.bytes.len()).sum();
         self.shared
             .count_read(read.batches.len() as u64, bytes as u64);
         self.ready.extend(read.batches);
         self.error = read.error;
+    }
+
+    /// What was read ahead has been yielded.
+    fn was_yielded(&mut self) {
+        let Some((at, next)) = self.after_ready.take() else {
+            return;
+        };
+        let mut state = self.shared.lock();
+        if let Some(flow) = state.flows.get_mut(self.flow as usize) {
+            flow.consumed(at, next);
+        }
+        if state.remove_overflows(self.flow) {
+            self.shared.wake(&mut state);
+        }
+        drop(state);
+        // Level with the inlet, perhaps.
+        self.shared.room.notify_waiters();
     }
 
     /// Everything before the entry `next` is in the target.
@@ -192,7 +201,8 @@ impl Outlet {
         self.shared.wake(state);
         // Its result belongs to the past.
         self.reading = None;
-        (self.open, self.error, self.from) = (None, None, lsn);
+        (self.open, self.after_ready) = (None, None);
+        (self.error, self.from) = (None, lsn);
         self.ready.clear();
         Ok(())
     }

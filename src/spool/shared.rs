@@ -88,7 +88,8 @@ pub(super) struct Staged {
 
 /// What became of a staged batch.
 pub(super) enum Offered {
-    Taken,
+    /// The outlet is to be told, and the thread to be woken if so said.
+    Taken { wake: bool },
     /// It has to be written: its record is to be made.
     NeedsRecord,
     /// It needs this much memory to be written.
@@ -159,7 +160,7 @@ impl Shared {
         {
             let number = this.count(&staged.batch);
             this.keep(number, staged.take(), direct);
-            return Ok(Offered::Taken);
+            return Ok(Offered::Taken { wake: false });
         }
         let Some(record) = &staged.record else {
             return Ok(Offered::NeedsRecord);
@@ -203,7 +204,6 @@ impl Shared {
             None => {
                 let batch = Some(batch);
                 this.unwritten.push_back(Held { number, batch });
-                this.arrived.notify_one();
             }
         }
         record.set_number(number);
@@ -215,8 +215,8 @@ impl Shared {
             record,
             _share: writing,
         });
-        self.wake(state);
-        Ok(Offered::Taken)
+        let wake = std::mem::take(&mut state.idle);
+        Ok(Offered::Taken { wake })
     }
 
     /// Hands a staged batch to the outlet through memory only.
@@ -245,7 +245,7 @@ impl Shared {
             this.passed = true;
         }
         this.keep(number, staged.take(), direct);
-        Ok(Offered::Taken)
+        Ok(Offered::Taken { wake: false })
     }
 
     /// What the outlet of `flow` gets next.

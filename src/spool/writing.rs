@@ -169,12 +169,14 @@ impl Writing {
 
     fn write(&mut self, jobs: Vec<Job>) -> io::Result<()> {
         let mut groups: Vec<Vec<Job>> = Vec::new();
+        // A segment is little longer than it should be.
+        let most = GROUP.min(self.segment);
         for job in jobs {
             let kind = job.record.head().kind;
             let fits = |group: &&mut Vec<Job>| {
                 let bytes: u64 = group.iter().map(|job| job.record.len()).sum();
                 let same = |of: &Job| of.record.head().kind == kind && of.flow == job.flow;
-                bytes < GROUP && group.first().is_some_and(same)
+                bytes < most && group.first().is_some_and(same)
             };
             // The last one of this flow, so that nothing is overtaken.
             let of_flow =

@@ -1,19 +1,22 @@
 //! A disk that fails when it is told to.
 
 use std::io;
+use std::path::Path;
 use std::sync::{Condvar, Mutex};
 
 /// What a disk does wrong.
 #[derive(Debug, Default)]
 struct What {
-    /// Bytes free, instead of the truth.
-    free: Option<u64>,
+    /// Bytes that the file system holds, all in the directory, instead of the truth.
+    capacity: Option<u64>,
     /// What writes end with.
     writing: Option<i32>,
     /// Writes wait.
     stalled: bool,
     /// What syncing ends with.
     syncing: Option<i32>,
+    /// How often it ended well.
+    synced: u64,
 }
 
 /// Faults of one disk.
@@ -29,8 +32,8 @@ impl Faults {
         self.changed.notify_all();
     }
 
-    pub(in super::super) fn set_free(&self, free: Option<u64>) {
-        self.change(|what| what.free = free);
+    pub(in super::super) fn set_capacity(&self, capacity: u64) {
+        self.change(|what| what.capacity = Some(capacity));
     }
 
     pub(in super::super) fn fail_writing(&self, errno: Option<i32>) {
@@ -45,8 +48,12 @@ impl Faults {
         self.change(|what| what.stalled = stalled);
     }
 
-    pub(in super::super) fn free(&self) -> Option<u64> {
-        self.what.lock().unwrap().free
+    pub(in super::super) fn free(&self, dir: &Path) -> Option<u64> {
+        let capacity = self.what.lock().unwrap().capacity?;
+        let entries = std::fs::read_dir(dir).unwrap();
+        // A file may be removed meanwhile.
+        let lengths = entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()));
+        Some(capacity.saturating_sub(lengths.sum()))
     }
 
     pub(in super::super) fn before_write(&self) -> io::Result<()> {
@@ -56,8 +63,13 @@ impl Faults {
             .map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
     }
 
+    pub(in super::super) fn synced(&self) -> u64 {
+        self.what.lock().unwrap().synced
+    }
+
     pub(in super::super) fn before_sync(&self) -> io::Result<()> {
-        let what = self.what.lock().unwrap();
+        let mut what = self.what.lock().unwrap();
+        what.synced += u64::from(what.syncing.is_none());
         what.syncing
             .map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
     }
