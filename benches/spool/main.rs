@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use df2redis::entry::{Batch, Body, Budget, Command, Item, Share, Span};
-use df2redis::spool::{Durability, Found, Identity, Inlet, Outlet, Settings, Spool};
+use df2redis::spool::{Durability, Found, Identity, Inlet, Outlet, Settings, Spool, encode};
 use nix::sys::resource::{UsageWho, getrusage};
 use tokio::sync::mpsc;
 
@@ -303,6 +303,19 @@ async fn run() -> Result<()> {
     );
     let (made, ()) = measure(bytes, making).await?;
     print("making the batches", &made, None);
+    let encoding = async {
+        let batch = source.batch();
+        for _ in 0..batches {
+            std::hint::black_box(encode(&batch)?);
+        }
+        Ok(())
+    };
+    let (took, ()) = measure(bytes, encoding).await?;
+    print(
+        "records of one batch, checksums and a copy included",
+        &took,
+        None,
+    );
     let (took, ()) = measure(bytes, channel(batches)).await?;
     print("through a channel, nothing on disk", &took, Some(&made));
     let (took, ()) = measure(bytes, plain_file(dir, batches, false)).await?;

@@ -17,7 +17,7 @@ use super::shared::{Offered, Shared, Staged};
 /// Room is looked for again after this long even if nobody said that there is some: others use the disk too.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// Takes the batches of one flow, in order. Dropped, it closes the flow: the outlet yields what is there, then ends.
+/// Takes the batches of one flow, in order. Dropped, it closes the flow: the outlet yields what was taken, then ends.
 #[derive(Debug)]
 pub struct Inlet {
     shared: Arc<Shared>,

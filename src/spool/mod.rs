@@ -6,8 +6,9 @@
 //!               └─▶ queue ─▶ thread ─▶ segments ──▶───┘
 //! ```
 //!
-//! Owns a directory per task: for each flow, segments of records, a record for each batch. Knows `entry` and files;
-//! nothing of sockets, source, target or tasks.
+//! Owns a directory per task: for each flow, segments of records, a record for each batch. On the ladder it stands
+//! above `entry` (and `rdb`, for its cursor) and below `task`, beside `source` and `target`: it knows batches and
+//! files, nothing of sockets, source, target or tasks.
 //!
 //! Two kinds of content. **Journal** batches (entries with an LSN) are all written, as they come, and survive a
 //! restart; they go through memory as well while there is room for them. **Snapshot** batches (everything before
@@ -48,6 +49,6 @@ pub use identity::Identity;
 pub use inlet::{Inlet, OnDisk};
 pub use opened::{FlowStatus, Found, Spool, Status};
 pub use outlet::Outlet;
-pub use record::{decode, encode};
+pub use record::{decode, encode, with_checksums};
 pub use recovery::Recovered;
 pub use space::{Durability, Settings};

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -121,23 +122,18 @@ impl Found {
 
     /// Removes what is there and starts with nothing. Damaged files that were put aside stay. Blocks.
     pub fn start_anew(self, identity: &Identity, settings: Settings) -> Result<Spool, SpoolError> {
-        self.start_anew_on(identity, settings, Disk::new)
-    }
-
-    pub(super) fn start_anew_on(
-        self,
-        identity: &Identity,
-        settings: Settings,
-        disk: impl FnOnce(PathBuf) -> Disk,
-    ) -> Result<Spool, SpoolError> {
         let dir = self.dir;
-        let emptied = fs::create_dir_all(&dir)
+        let mut private = fs::DirBuilder::new();
+        let emptied = private
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
             .and_then(|()| identity::clear(&dir))
             .and_then(|()| identity::write(&dir, identity));
         emptied.map_err(|cause| failed(&dir, cause))?;
         let flows = (0..identity.flows).map(|_| Flow::new(0, settings.memory));
         let state = state(flows.collect(), Space::default(), 0);
-        Spool::start(state, settings, identity, disk(dir))
+        Spool::start(state, settings, identity, Disk::new(dir))
     }
 }
 
@@ -190,7 +186,7 @@ fn resume(
 /// outlets then yield errors. Dropping waits for a write that is under way.
 #[derive(Debug)]
 pub struct Spool {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     unsynced: Arc<Unsynced>,
     writing: Option<JoinHandle<Result<(), Arc<io::Error>>>>,
     syncing: Option<JoinHandle<()>>,

@@ -158,6 +158,7 @@ impl Outlet {
         }
         if state.remove_overflows(self.flow) {
             self.shared.wake(&mut state);
+            self.open = None;
         }
         drop(state);
         // Level with the inlet, perhaps.

@@ -296,7 +296,12 @@ pub(super) fn batch(
     }
     let (descriptors, bytes) = (body.slice(..middle), body.slice(middle..));
     let items = items::decode(&descriptors, bytes.len(), head.items, head.lsns(), spill)?;
-    if (head.kind == Kind::Journal) != (head.first < head.next) {
+    // Every entry of a journal is counted, and no part of a snapshot.
+    let counted = match head.kind {
+        Kind::Journal => head.first.checked_add(u64::from(head.items)),
+        Kind::Overflow | Kind::Seal => Some(head.first),
+    };
+    if counted != Some(head.next) || head.items == 0 {
         return Err("LSNs that do not fit the record's kind");
     }
     Ok(Batch {
@@ -336,6 +341,27 @@ pub fn encode(batch: &Batch) -> Result<Vec<u8>, &'static str> {
     }
     encoded.finish();
     Ok(encoded.parts().concat())
+}
+
+/// The bytes with the checksums that their record would have, for fuzzing.
+pub fn with_checksums(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let length = |at: usize| {
+        let field = bytes.get(at..).and_then(<[u8]>::first_chunk::<4>);
+        field.map_or(0, |field| u32::from_le_bytes(*field) as usize)
+    };
+    let body = length(28).saturating_add(length(36));
+    let body = bytes.get(HEAD..).and_then(|rest| rest.get(..body));
+    let sum = checksum(ALGORITHM, body.unwrap_or_default()).to_le_bytes();
+    if let Some(place) = bytes.get_mut(COVERED..COVERED + sum.len()) {
+        place.copy_from_slice(&sum);
+    }
+    if bytes.len() >= HEAD {
+        let sum = head_sum(&bytes).to_le_bytes();
+        bytes.splice(..4, MAGIC);
+        bytes.splice(8..COVERED, sum);
+    }
+    bytes
 }
 
 /// Whether an item belongs to the snapshot phase: it has no LSN.

@@ -12,6 +12,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -106,6 +107,7 @@ impl Active {
             .write(true)
             .read(true)
             .create_new(true)
+            .mode(0o600)
             .open(&named.path)?;
         let head = head(flow, identity);
         if let Err(error) = disk.write(&file, &mut [IoSlice::new(&head)]) {

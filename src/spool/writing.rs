@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::disk::is_full;
-use super::flow::{Overflow, Segment, Written};
+use super::flow::{Flow, Overflow, Segment, Written};
 use super::record::Kind;
 use super::segment::Active;
 use super::shared::{Ending, Job, Shared, State};
@@ -43,6 +43,19 @@ struct Open {
     overflow: Option<Active>,
 }
 
+impl Open {
+    /// Lets go of segments that are not wanted any more: a file takes space as long as it is open.
+    fn follow(&mut self, flow: &Flow) {
+        let number = |active: &Active| active.named.number;
+        if self.journal.as_ref().map(number) != flow.journal {
+            self.journal = None;
+        }
+        if self.overflow.as_ref().map(number) != flow.overflow {
+            self.overflow = None;
+        }
+    }
+}
+
 /// The writing thread's own.
 pub(super) struct Writing {
     shared: Arc<Shared>,
@@ -70,7 +83,10 @@ impl Writing {
     pub(super) fn run(mut self) -> Result<(), Arc<io::Error>> {
         // Whatever ends this thread, a panic too, the others have to know.
         let _told = EndTold(self.shared.clone());
-        self.write_on().map_err(|error| self.shared.fail(error))
+        match self.write_on() {
+            Ok(()) => self.shared.lock().failed.clone().map_or(Ok(()), Err),
+            Err(error) => Err(self.shared.fail(error)),
+        }
     }
 
     fn write_on(&mut self) -> io::Result<()> {
@@ -91,6 +107,9 @@ impl Writing {
         loop {
             let doomed = std::mem::take(&mut state.space.doomed);
             if !doomed.is_empty() {
+                for (open, flow) in self.open.iter_mut().zip(&state.flows) {
+                    open.follow(flow);
+                }
                 drop(state);
                 for path in doomed {
                     shared.disk.remove(&path)?;
@@ -101,7 +120,7 @@ impl Writing {
                 continue;
             }
             let ending = state.ending;
-            if ending == Some(Ending::Now) {
+            if ending == Some(Ending::Now) || state.failed.is_some() {
                 return Ok(Turn::End { finish: false });
             }
             if self.refused.is_empty() || waited {
@@ -109,6 +128,8 @@ impl Writing {
                 if !jobs.is_empty() {
                     return Ok(Turn::Write(jobs));
                 }
+                // What was refused is not wanted any more: whether the system still refuses, the next will tell.
+                state.space.refused = false;
             }
             if ending.is_some() {
                 return Ok(Turn::End { finish: true });
@@ -140,13 +161,7 @@ impl Writing {
             let wanted = flow.filter(|flow| flow.run == job.run);
             match (wanted, self.open.get_mut(job.flow as usize)) {
                 (Some(flow), Some(open)) => {
-                    let number = |active: &Active| active.named.number;
-                    if open.journal.as_ref().map(number) != flow.journal {
-                        open.journal = None;
-                    }
-                    if open.overflow.as_ref().map(number) != flow.overflow {
-                        open.overflow = None;
-                    }
+                    open.follow(flow);
                     bytes += job.record.len();
                     jobs.push(job);
                 }

@@ -119,6 +119,59 @@ async fn a_refusing_system_is_a_full_spool_and_nothing_is_lost_or_written_twice(
 }
 
 #[tokio::test]
+async fn a_flow_that_is_emptied_while_the_system_refuses_does_not_leave_the_spool_full() {
+    let (_dir, spool) = spool(small());
+    let mut inlet = spool.inlet(0).unwrap();
+    spool.faults().fail_writing(Some(libc::ENOSPC));
+    inlet.push(journal(1, 1, 10)).await.unwrap();
+    eventually("the system refuses", || spool.status().refused);
+    drop(inlet);
+    spool.forget(0).unwrap();
+    spool.faults().fail_writing(None);
+    let mut inlet = spool.inlet(0).unwrap();
+    let mut pushed = inlet.push(journal(5, 1, 10)).await;
+    while pushed.is_err() {
+        inlet.room().await;
+        pushed = inlet.flush().await;
+    }
+    assert!(inlet.on_disk().unwrap().reached(6).await);
+    assert_eq!(spool.status().queued, 0);
+}
+
+#[test]
+fn no_more_than_256_mib_are_kept_over_all_flows_and_the_oldest_go_first() {
+    use super::super::flow::{Flow, Segment};
+    use super::super::record::Kind;
+    use super::super::segment::SegmentFile;
+    let (dir, spool) = spool(settings());
+    let mut state = spool.shared.lock();
+    let now = std::time::Instant::now();
+    for flow in 0..2 {
+        let mut full = Flow::new(1, 0);
+        for number in 0..4 {
+            let named = SegmentFile::new(dir.path(), flow as u32, number, Kind::Journal);
+            full.segments.push_back(Segment {
+                named: std::sync::Arc::new(named),
+                first: number,
+                next: number + 1,
+                end: 0,
+                bytes: 50 << 20,
+                records: 1,
+                received_at_ms: 0,
+                applied_at: Some(now + Duration::from_millis(10 * number + flow as u64)),
+            });
+        }
+        state.flows[flow] = full;
+    }
+    spool.shared.expire(&mut state);
+    let left = state
+        .flows
+        .iter()
+        .map(|flow| flow.segments.front().unwrap().first);
+    assert_eq!(left.collect::<Vec<_>>(), [2, 1], "three of eight are gone");
+}
+
+#[tokio::test]
 async fn a_disk_that_cannot_be_written_ends_the_spool_with_its_reason() {
     let (_dir, spool) = spool(small());
     let (mut inlet, mut outlet) = both(&spool, 0);
@@ -168,6 +221,7 @@ async fn what_is_written_is_put_on_the_device_in_the_background() {
     eventually("a pass that fails ends the spool", || {
         spool.status().failed.is_some()
     });
+    assert!(spool.finish().is_err());
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::batches::{Sketch, again, batch_of, flat, journal, journal_sketches, snapshot_sketches};
 use super::*;
 use crate::entry::{Body, Item};
-use crate::spool::{decode, encode};
+use crate::spool::{decode, encode, with_checksums};
 
 /// A spool that was killed: its flow 0 has these batches, from entry 1 on. The entries one by one.
 async fn killed(dir: &Path, batches: &[Vec<Sketch>], settings: Settings) -> Vec<Flat> {
@@ -400,6 +400,32 @@ proptest! {
         if let Ok(items) = decode(&descriptors, bytes, count, lsns, &mut |_| None) {
             prop_assert_eq!(items.len(), count as usize);
         }
-        let _ = super::super::decode(&descriptors);
+    }
+
+    #[test]
+    fn what_decodes_from_any_bytes_encodes_to_the_same_batch(
+        kind in 1_u32..3, items in 0_u32..6, first in 0_u64..9,
+        descriptors in prop::collection::vec(prop_oneof![any::<u8>(), Just(0x48), Just(0x41), Just(3)], 0..30),
+        bytes in prop::collection::vec(any::<u8>(), 0..30),
+        tail in prop::collection::vec(any::<u8>(), 0..3),
+    ) {
+        let next = if kind == 1 { first + u64::from(items) } else { first };
+        let head = [
+            &[0; 4][..], &kind.to_le_bytes(), &[0; 16], &items.to_le_bytes(),
+            &(descriptors.len() as u32).to_le_bytes(), &[0; 4], &(bytes.len() as u32).to_le_bytes(), &[0; 8],
+            &first.to_le_bytes(), &next.to_le_bytes(), &[9; 8],
+        ];
+        let record = [head.concat(), descriptors, bytes, tail].concat();
+        let record = with_checksums(&record);
+        match decode(&record) {
+            Ok((batch, used)) => {
+                prop_assert!(used <= record.len());
+                let again = encode(&batch).unwrap();
+                let (second, whole) = decode(&again).unwrap();
+                prop_assert_eq!(whole, again.len());
+                prop_assert_eq!(flat(&batch), flat(&second));
+            }
+            Err(what) => prop_assert!(!what.contains("checksum") && !what.contains("begins here"), "{}", what),
+        }
     }
 }
