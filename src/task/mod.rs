@@ -4,6 +4,7 @@
 //! the source still has what came since, and else with a full sync, which overwrites in place.
 
 mod applier;
+mod backlog;
 mod backoff;
 mod barrier;
 mod context;
