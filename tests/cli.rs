@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::pty::OpenptyResult;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -87,6 +89,14 @@ impl SilentTask {
         let path = self.dir.path().join("log/silent_replicate.log");
         fs::read_to_string(path).unwrap_or_default()
     }
+}
+
+/// A pseudo terminal. Whoever is started on it does not inherit the other end, for then it could not hang up.
+fn terminal() -> OpenptyResult {
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let close = FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC);
+    fcntl(&terminal.master, close).unwrap();
+    terminal
 }
 
 /// A df2redis that is killed if the test forgets it.
@@ -383,7 +393,7 @@ fn lines_go_to_the_journal_where_it_reads_standard_error_and_nowhere_else() {
 #[test]
 fn a_terminal_shows_the_log() {
     let task = SilentTask::new("");
-    let terminal = nix::pty::openpty(None, None).unwrap();
+    let terminal = terminal();
     let mut running = Running(
         task.command()
             .stdout(Stdio::from(terminal.slave))
@@ -406,7 +416,7 @@ fn a_terminal_shows_the_log() {
 #[test]
 fn a_terminal_that_hangs_up_ends_neither_task_nor_log() {
     let task = SilentTask::new("");
-    let terminal = nix::pty::openpty(None, None).unwrap();
+    let terminal = terminal();
     let mut running = Running(
         task.command()
             .stdout(Stdio::from(terminal.slave))
@@ -419,17 +429,16 @@ fn a_terminal_that_hangs_up_ends_neither_task_nor_log() {
     drop(terminal.master);
     running.signal(Signal::SIGINT);
     assert_eq!(running.exit_code(), Some(0));
-    assert!(
-        task.log().contains("INFO df2redis stopped"),
-        "{}",
-        task.log()
-    );
+    let log = task.log();
+    assert!(log.contains("INFO df2redis stopped"), "{log}");
+    let failed = "the console failed, nothing is shown there any more, error: Input/output error";
+    assert_eq!(log.matches(failed).count(), 1, "{log}");
 }
 
 #[test]
 fn a_terminal_stopped_with_ctrl_s_holds_up_neither_log_nor_end() {
     let task = SilentTask::new("");
-    let terminal = nix::pty::openpty(None, None).unwrap();
+    let terminal = terminal();
     let mut screen = File::from(terminal.master);
     // As if Ctrl-S had been pressed: from now on, whoever writes there waits.
     screen.write_all(b"\x13").unwrap();

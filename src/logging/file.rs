@@ -1,207 +1,351 @@
-//! The log file: appended to, one write for a line, tried again for ever, rotated by itself or by others.
+//! The log file: appended to, one write for a line, tried again for ever, and found again when it was moved.
 //!
-//! Who rotates, and what happens to the lines:
-//! - **logrotate with `create` or `nocreate`** renames the file and then asks, by SIGUSR1, to open it again. Until then
-//!   lines go to the renamed file, and the new one is opened before the old one is left: none is lost or written twice.
-//! - **logrotate with `copytruncate`** cuts the file we have open; we append, so the next line is at its new end.
-//! - **Somebody removed the file or its directory**: it has no name left, which is seen with the next line, and it is
-//!   made again. If it was only renamed, and nobody says anything for a while, it is made again as well.
-//! - **`log.rotate_size`**: see [`super::rotation`].
+//! Which file a line goes to:
+//! - **Renamed, as logrotate does.** Lines go to the renamed file until [`LogFile::reopen`] is called (SIGUSR1), and
+//!   to the file of the name from then on: none is lost, none is written twice, whether logrotate made the new file
+//!   (`create`) or we do (`nocreate`). Without a signal the name is looked at, at most once a second, and after
+//!   [`PATIENCE`] of leading to another file or to none it is opened by itself. That long, so that it never comes
+//!   between logrotate's renaming and its signal; nothing is lost by it, for the renamed file has all lines until
+//!   then.
+//! - **Removed**, alone or with its directory: what is written there can be read by nobody. It is seen after each
+//!   line, and the line is written again, to a new file.
+//! - **Cut to nothing** (`copytruncate`): the file is open for appending, so the next line is its first.
+//! - **Grown over its size** ([`Rotation`]): renamed by us, between two lines.
+//! - **Failing** (disk full, directory not writable): opened again by its name with every line. Lines are counted
+//!   as lost meanwhile, and the first that works has their number in front of it. What an error left of half a line
+//!   is taken away.
+//!
+//! A file that cannot be opened again while the old one still works is no loss: lines go on to the old one, the name
+//! is tried again every second, and the old file says so once.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::rotation::Rotation;
 
-/// How often it is looked whether the file still has its name.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long the name may lead elsewhere before the file is left without having been told to.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a file without its name is written to before one of that name is made: whoever rotates has long said so
-/// by then.
-const NAMELESS_FOR: Duration = Duration::from_secs(10);
+/// The shortest time between two looks at where the name leads.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// After a rotation that failed, the next attempt waits this long.
-const ROTATE_AGAIN_AFTER: Duration = Duration::from_secs(10);
-
-/// How often all files have been asked to be opened again.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Reopen(Arc<AtomicU64>);
-
-impl Reopen {
-    /// Asks. Each file heeds it with its next line.
-    pub(super) fn ask(&self) {
-        self.0.fetch_add(1, Ordering::Release);
-    }
-
-    fn asked(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
-    }
+/// What the file has to say about itself, in front of the next line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Notice {
+    /// Lines that could not be written, and the first error.
+    Lost { lines: u64, error: String },
+    /// Lines that the channel could not take.
+    Overflowed { lines: u64 },
+    /// The name cannot be opened; lines go to the file that was open before.
+    NotReopened { error: String },
+    /// It should be rotated by size and cannot be.
+    NotRotated { error: String },
+    /// A rotated file could not be compressed.
+    NotCompressed { error: String },
 }
 
 /// A log file that may fail for a while.
 pub(super) struct LogFile {
     path: PathBuf,
     /// `None` after an error, until opening works again.
-    file: Option<File>,
-    /// A line was cut by an error: the next one needs a line end before it.
-    torn: bool,
-    loss: Option<Loss>,
-    reopen: Reopen,
-    reopened: u64,
-    looked: Instant,
-    nameless_since: Option<Instant>,
+    open: Option<Open>,
+    /// The file whose last line was cut by an error and could not be mended: the next needs a line end before it.
+    torn: Option<Identity>,
+    /// To be written in front of the next line, oldest first; at most one of each kind.
+    notices: Vec<Notice>,
+    /// Somebody asked for it to be opened by its name again.
+    wants_reopening: bool,
+    /// Reopening failed and the file has said so.
+    reopening_fails: bool,
+    look_at: Option<Instant>,
+    /// Since when the name leads elsewhere.
+    astray: Option<Instant>,
     rotation: Option<Rotation>,
-    rotate_not_before: Option<Instant>,
 }
 
-/// What could not be written since it last worked.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Loss {
-    pub lines: u64,
-    /// The first error.
-    pub error: String,
+struct Open {
+    file: File,
+    identity: Identity,
+    size: u64,
 }
+
+/// Which file: device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity(u64, u64);
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Self {
+        Self(metadata.dev(), metadata.ino())
+    }
+}
+
+/// Puts a notice into a line of the log's format.
+pub(super) type InWords<'w> = &'w dyn Fn(&Notice) -> Vec<u8>;
 
 impl LogFile {
-    /// Opens or creates it (0640), with its directories; an error names the file.
-    pub fn open(
-        path: PathBuf,
-        rotation: Option<Rotation>,
-        reopen: Reopen,
-    ) -> Result<Self, (PathBuf, io::Error)> {
-        match open(&path) {
-            Ok(file) => Ok(Self {
-                path,
-                file: Some(file),
-                torn: false,
-                loss: None,
-                reopened: reopen.asked(),
-                reopen,
-                looked: Instant::now(),
-                nameless_since: None,
-                rotation,
-                rotate_not_before: None,
-            }),
-            Err(error) => Err((path, error)),
+    /// Opens or creates it (0640, less what the umask takes), with its directories.
+    pub fn open(path: PathBuf, rotation: Option<Rotation>) -> io::Result<Self> {
+        let open = Open::by_name(&path)?;
+        Ok(Self {
+            path,
+            open: Some(open),
+            torn: None,
+            notices: Vec::new(),
+            wants_reopening: false,
+            reopening_fails: false,
+            look_at: None,
+            astray: None,
+            rotation,
+        })
+    }
+
+    /// Appends a line, or counts it as lost.
+    pub fn append(&mut self, line: &[u8], now: Instant, in_words: InWords<'_>) {
+        self.follow(now);
+        self.rotate_if_due(line.len(), now);
+        if let Err(error) = self.try_append(line, in_words) {
+            self.lose(&error);
         }
     }
 
-    /// Appends a line, or counts it as lost. What was lost before is reported first, in the line that `report`
-    /// makes of it.
-    pub fn append(&mut self, line: &[u8], report: impl FnOnce(&Loss) -> Vec<u8>) {
-        if let Err(error) = self.try_append(line, report) {
-            let loss = self.loss.get_or_insert_with(|| Loss {
-                lines: 0,
-                error: error.to_string(),
+    /// Opens it again by its name, at once if possible, else as soon as it is.
+    pub fn reopen(&mut self, now: Instant) {
+        self.wants_reopening = true;
+        self.look_at = None;
+        self.follow(now);
+    }
+
+    /// Has lines to confess that never came here.
+    pub fn overflowed(&mut self, lost: u64) {
+        for notice in &mut self.notices {
+            if let Notice::Overflowed { lines } = notice {
+                *lines += lost;
+                return;
+            }
+        }
+        self.notices.push(Notice::Overflowed { lines: lost });
+    }
+
+    /// Writes what it has to say, without waiting for a line. What cannot be said now is kept.
+    pub fn confess(&mut self, in_words: InWords<'_>) {
+        if !self.notices.is_empty() {
+            // The next line comes to the same error, and counts it.
+            let _ = self.try_append(b"", in_words);
+        }
+    }
+
+    fn lose(&mut self, error: &io::Error) {
+        for notice in &mut self.notices {
+            if let Notice::Lost { lines, .. } = notice {
+                *lines += 1;
+                return;
+            }
+        }
+        let error = error.to_string();
+        self.notices.push(Notice::Lost { lines: 1, error });
+    }
+
+    /// Leaves the open file if it was told to, or if the name has led elsewhere for long.
+    fn follow(&mut self, now: Instant) {
+        if self.open.is_none() {
+            // Opened by its name with the next line.
+            self.wants_reopening = false;
+            return;
+        }
+        if self.look_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.look_at = Some(now + LOOK_EVERY);
+        if !self.wants_reopening {
+            if self.is_found_by_name() {
+                self.astray = None;
+                return;
+            }
+            let since = *self.astray.get_or_insert(now);
+            if now.duration_since(since) < PATIENCE {
+                return;
+            }
+        }
+        self.leave();
+    }
+
+    /// Opens the name, and keeps the open file if that fails.
+    fn leave(&mut self) {
+        match Open::by_name(&self.path) {
+            Ok(open) => self.adopt(open),
+            Err(error) => {
+                self.wants_reopening = true;
+                if !self.reopening_fails {
+                    self.reopening_fails = true;
+                    let error = error.to_string();
+                    self.notices.push(Notice::NotReopened { error });
+                }
+            }
+        }
+    }
+
+    fn adopt(&mut self, open: Open) {
+        self.open = Some(open);
+        self.wants_reopening = false;
+        self.reopening_fails = false;
+        self.astray = None;
+    }
+
+    fn is_found_by_name(&self) -> bool {
+        let found = fs::metadata(&self.path).map(|metadata| Identity::of(&metadata));
+        match (&self.open, found) {
+            (Some(open), Ok(found)) => open.identity == found,
+            _ => false,
+        }
+    }
+
+    /// Whether what is written now can be read by nobody. (Some file systems have no link counts, so the name is
+    /// looked at too.)
+    fn is_removed(&self) -> bool {
+        let open = self.open.as_ref();
+        let links = open.and_then(|open| open.file.metadata().ok());
+        links.is_some_and(|metadata| metadata.nlink() == 0) && !self.is_found_by_name()
+    }
+
+    fn rotate_if_due(&mut self, adding: usize, now: Instant) {
+        let (Some(rotation), Some(open)) = (&mut self.rotation, &self.open) else {
+            return;
+        };
+        // What was renamed by somebody else is no longer ours to rename; and no symbolic link, for its file would
+        // stay where it is.
+        let by_name = fs::symlink_metadata(&self.path).map(|metadata| Identity::of(&metadata));
+        if !rotation.is_due(open.size, adding, now)
+            || !by_name.is_ok_and(|found| found == open.identity)
+        {
+            return;
+        }
+        if let Some(error) = rotation.failure() {
+            let error = error.to_string();
+            push_once(&mut self.notices, Notice::NotCompressed { error });
+        }
+        match rotation.rotate(&self.path) {
+            Ok(()) => {
+                // If this fails, the file is the first rotated one, and goes on to be written.
+                self.leave();
+                if self.is_found_by_name()
+                    && let Some(rotation) = &mut self.rotation
+                {
+                    rotation.compress(&self.path);
+                }
+            }
+            Err(error) => {
+                rotation.put_off(now);
+                let error = error.to_string();
+                push_once(&mut self.notices, Notice::NotRotated { error });
+            }
+        }
+    }
+
+    /// Writes what there is to say and the line, both or neither: on a disk that is all but full the report of losses
+    /// may fit where the line does not, and would be one of many.
+    fn try_append(&mut self, line: &[u8], in_words: InWords<'_>) -> io::Result<()> {
+        if self.open.is_none() || self.is_removed() {
+            let open = Open::by_name(&self.path)?;
+            self.adopt(open);
+        }
+        let mut bytes = Vec::new();
+        if self.torn.is_some_and(|torn| self.is_open(torn)) {
+            bytes.push(b'\n');
+        }
+        for notice in &self.notices {
+            bytes.append(&mut in_words(notice));
+        }
+        bytes.extend_from_slice(line);
+        let mut written = self.write_whole(&bytes);
+        if written.is_ok() && self.is_removed() {
+            written = Open::by_name(&self.path).and_then(|open| {
+                self.adopt(open);
+                self.write_whole(&bytes)
             });
-            loss.lines += 1;
-            self.file = None;
         }
-    }
-
-    fn try_append(&mut self, line: &[u8], report: impl FnOnce(&Loss) -> Vec<u8>) -> io::Result<()> {
-        self.keep_name();
-        self.rotate_for(line.len() as u64);
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => self.file.insert(open(&self.path)?),
-        };
-        if let Some(loss) = &self.loss {
-            let mut first = if self.torn {
-                b"\n".to_vec()
-            } else {
-                Vec::new()
-            };
-            first.append(&mut report(loss));
-            write_line(file, &first, &mut self.torn)?;
-            self.loss = None;
-        }
-        write_line(file, line, &mut self.torn)
-    }
-
-    /// Opens the file again if that was asked for, or if the open one has lost its name. Where that does not work the
-    /// open one goes on.
-    fn keep_name(&mut self) {
-        let asked = self.reopen.asked();
-        if asked == self.reopened && !self.lost_name(Instant::now()) {
-            return;
-        }
-        if let Ok(file) = open(&self.path) {
-            self.file = Some(file);
-            self.reopened = asked;
-            self.nameless_since = None;
-        }
-    }
-
-    fn lost_name(&mut self, now: Instant) -> bool {
-        let Some(Ok(about)) = self.file.as_ref().map(File::metadata) else {
-            return false;
-        };
-        if about.nlink() == 0 && about.is_file() {
-            return true;
-        }
-        if now.duration_since(self.looked) >= LOOK_EVERY {
-            self.looked = now;
-            // Followed: the name may be a symbolic link.
-            let named = fs::metadata(&self.path);
-            let is_named = named.is_ok_and(|it| (it.dev(), it.ino()) == (about.dev(), about.ino()));
-            self.nameless_since = match is_named {
-                true => None,
-                false => self.nameless_since.or(Some(now)),
-            };
-        }
-        let since = self.nameless_since;
-        since.is_some_and(|since| now.duration_since(since) >= NAMELESS_FOR)
-    }
-
-    /// Makes room for so many bytes by giving the file another name, if it is large enough for that.
-    fn rotate_for(&mut self, bytes: u64) {
-        let (Some(rotation), Some(file)) = (&mut self.rotation, &self.file) else {
-            return;
-        };
-        let now = Instant::now();
-        let length = file.metadata().map_or(0, |about| about.len());
-        let too_early = self.rotate_not_before.is_some_and(|then| now < then);
-        if length == 0 || length.saturating_add(bytes) <= rotation.size() || too_early {
-            return;
-        }
-        let rotated = rotation.rotate(&self.path).and_then(|()| open(&self.path));
-        match rotated {
-            Ok(file) => {
-                self.file = Some(file);
-                self.rotate_not_before = None;
+        match written {
+            Ok(()) => {
+                self.notices.clear();
+                self.torn = None;
             }
-            // It grows on, under whatever name it has.
-            Err(_) => self.rotate_not_before = now.checked_add(ROTATE_AGAIN_AFTER),
+            Err(_) => self.open = None,
         }
+        written
+    }
+
+    fn is_open(&self, identity: Identity) -> bool {
+        let open = self.open.as_ref();
+        open.is_some_and(|open| open.identity == identity)
+    }
+
+    /// Writes all of it or leaves nothing of it; what cannot be taken back makes the file torn.
+    fn write_whole(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(open) = &mut self.open else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let Err((error, written)) = write_all(&mut open.file, bytes) else {
+            open.size += bytes.len() as u64;
+            if let Ok(metadata) = open.file.metadata() {
+                // It may have been cut by somebody else.
+                open.size = metadata.len();
+            }
+            return Ok(());
+        };
+        if written > 0 && open.take_back(written).is_err() {
+            self.torn = Some(open.identity);
+        }
+        Err(error)
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir)?;
+impl Open {
+    fn by_name(path: &Path) -> io::Result<Self> {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        let mut options = OpenOptions::new();
+        let file = options.append(true).create(true).mode(0o640).open(path)?;
+        let metadata = file.metadata()?;
+        Ok(Self {
+            file,
+            identity: Identity::of(&metadata),
+            size: metadata.len(),
+        })
     }
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o640).open(path)
+
+    /// Cuts off the last bytes, which we have just written.
+    fn take_back(&mut self, written: u64) -> io::Result<()> {
+        let size = self.file.metadata()?.len();
+        let size = size
+            .checked_sub(written)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        self.file.set_len(size)
+    }
 }
 
-/// Writes all of a line; `torn` becomes true if an error cut it, false if it is whole.
-fn write_line(file: &mut impl Write, line: &[u8], torn: &mut bool) -> io::Result<()> {
-    let mut rest = line;
+fn push_once(notices: &mut Vec<Notice>, notice: Notice) {
+    let kind = std::mem::discriminant(&notice);
+    if !notices
+        .iter()
+        .any(|known| std::mem::discriminant(known) == kind)
+    {
+        notices.push(notice);
+    }
+}
+
+/// Writes all; the error comes with how much was written before it.
+fn write_all(file: &mut impl Write, bytes: &[u8]) -> Result<(), (io::Error, u64)> {
+    let mut rest = bytes;
     while !rest.is_empty() {
+        let written = (bytes.len() - rest.len()) as u64;
         match file.write(rest) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => {
-                rest = rest.get(n..).unwrap_or_default();
-                *torn = !rest.is_empty();
-            }
+            Ok(0) => return Err((io::ErrorKind::WriteZero.into(), written)),
+            Ok(n) => rest = rest.get(n..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err((error, written)),
         }
     }
     Ok(())

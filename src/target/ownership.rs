@@ -59,6 +59,8 @@ pub struct Wanted {
     pub conflict: Conflict,
     /// Which source this is, for the record.
     pub source: String,
+    /// Which of its databases go where, in words that are the same whenever that is the same.
+    pub mapping: String,
 }
 
 /// A task's established ownership.
@@ -73,6 +75,7 @@ pub struct Ownership {
     conflict: Conflict,
     foreign: u64,
     first: bool,
+    same_mapping: bool,
 }
 
 impl Ownership {
@@ -95,14 +98,19 @@ impl Ownership {
             conflict: wanted.conflict,
             foreign: 0,
             first: true,
+            same_mapping: false,
         };
         let known = read_record(control, settings.position_db, &ownership.position_key).await?;
         let decided = known.get("decided").is_some_and(|text| text == "yes");
+        ownership.same_mapping = ownership
+            .mapping(&wanted.source, &wanted.mapping)
+            .iter()
+            .all(|(name, text)| known.get(*name) == Some(text));
         if decided {
             ownership.remember(control, &known).await?;
         }
         ownership
-            .write_claim(control, settings, &wanted.source, now_ms)
+            .write_claim(control, settings, (&wanted.source, &wanted.mapping), now_ms)
             .await?;
         let checked = match ownership.refuse_overlap(control).await {
             Ok(()) if decided => Ok(()),
@@ -131,6 +139,11 @@ impl Ownership {
     /// Whether the decision was made just now: nothing of this task is on the target yet.
     pub fn is_first(&self) -> bool {
         self.first
+    }
+
+    /// Whether the record says that the same was copied to the same places so far.
+    pub fn is_same_mapping(&self) -> bool {
+        self.same_mapping
     }
 
     /// Keys that were there first, as far as was known at the start. With 0, nobody need ask.
@@ -287,20 +300,30 @@ impl Ownership {
         &self,
         control: &mut Control,
         settings: &Settings,
-        source: &str,
+        (source, mapping): (&str, &str),
         now_ms: i64,
     ) -> Result<(), TargetError> {
-        let (databases, include, exclude) = self.owned.claim().texts();
-        let fields = [
+        let now = now_ms.to_string();
+        let mapping = self.mapping(source, mapping);
+        let mut fields = vec![
             ("format", FORMAT),
             ("task", &settings.task),
-            ("source", source),
-            ("databases", &databases),
-            ("include", &include),
-            ("exclude", &exclude),
-            ("updated_ms", &now_ms.to_string()),
+            ("updated_ms", &now),
         ];
+        fields.extend(mapping.iter().map(|(name, text)| (*name, text.as_str())));
         self.write(control, &fields).await
+    }
+
+    /// The fields that say what is copied from where to where.
+    fn mapping(&self, source: &str, mapping: &str) -> [(&'static str, String); 5] {
+        let (databases, include, exclude) = self.owned.claim().texts();
+        [
+            ("source", source.to_owned()),
+            ("mapping", mapping.to_owned()),
+            ("databases", databases),
+            ("include", include),
+            ("exclude", exclude),
+        ]
     }
 
     async fn write(

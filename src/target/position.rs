@@ -15,7 +15,8 @@
 //!
 //! ```text
 //!  format                                     version of the record: 1
-//!  task, source, databases, include, exclude  the claim, written at every start
+//!  task, source, mapping,                     the claim, written at every start; positions count only as long as
+//!   databases, include, exclude               it says the same
 //!  exclusive, conflict, decided               what was decided about keys that were there first
 //!  updated_ms                                 when a process last wrote one of these fields
 //!  phase                                      claimed | snapshot | stable

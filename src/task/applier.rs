@@ -122,6 +122,16 @@ impl Applier {
         }
     }
 
+    /// Nothing is copied: the flow goes on with the entry `next`, before which everything is in the target.
+    pub(super) fn resumes_at(&mut self, next: u64) {
+        self.snapshot_ended();
+        self.copied = true;
+        if let Some(counters) = self.context.status.flows.get(self.flow as usize) {
+            counters.base.store(next, Ordering::Relaxed);
+            counters.applied.store(next, Ordering::Relaxed);
+        }
+    }
+
     /// Runs until the reader's end of `batches` is closed and all is settled. The flow's socket stays
     /// open as long as the acknowledger, which comes back: a master ends all flows when one closes.
     pub(super) async fn run(

@@ -1,7 +1,7 @@
 //! Tasks: one's life, which is sessions one after the other until it is stopped or cannot go on, and several side by side.
 //!
-//! A session that ends in a temporary error is followed by another, after a wait; each begins with
-//! a full sync, which overwrites in place.
+//! A session that ends in a temporary error is followed by another, after a wait. Each goes on where the target is, if
+//! the source still has what came since, and else with a full sync, which overwrites in place.
 
 mod applier;
 mod backoff;
@@ -13,6 +13,7 @@ mod host;
 mod items;
 mod lag;
 mod large;
+mod opening;
 mod preflight;
 mod progress;
 mod report;
@@ -85,7 +86,7 @@ pub async fn run(
             });
         };
         reporter.enter(Phase::Waiting);
-        warn!(log, "session ended, a new full sync follows";
+        warn!(log, "session ended, another follows";
             fields::ERROR => chain(&failure), fields::ATTEMPT => backoff.failures(),
             fields::WAIT_MS => millis(wait),
             fields::Hint(failure.hint()));

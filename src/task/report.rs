@@ -35,6 +35,8 @@ pub struct Report {
     pub phase: Phase,
     /// Since when.
     pub phase_since_ms: i64,
+    /// How the present or last session began: resumed, or with a full sync and why; none before.
+    pub began: Option<String>,
     /// Replication sessions so far, the present one included.
     pub sessions: u64,
     /// How many times the task was started again after a panic or an error that was not expected to pass.

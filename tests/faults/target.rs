@@ -193,7 +193,7 @@ fn a_target_that_comes_back_empty_is_filled_again() {
     running.follows(2);
     running.ends_equal(&source, &target);
     running.says(&[
-        "session ended, a new full sync follows",
+        "session ended, another follows",
         &format!("lost the target {}", target.address()),
     ]);
     running.stops();

@@ -19,6 +19,7 @@ pub fn owned(databases: &[u32], pattern: &str) -> Owned {
 
 pub fn wanted(owned: Owned, conflict: Conflict) -> Wanted {
     Wanted {
+        mapping: String::new(),
         owned,
         exclusive: false,
         conflict,

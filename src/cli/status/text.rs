@@ -94,6 +94,9 @@ fn rows(lines: &mut Lines, task: &TaskState, now_ms: i64) {
         if task.silence.is_none() {
             movement(lines, report);
         }
+        if let Some(began) = &report.began {
+            lines.row("began", began);
+        }
         lines.row("copied", &copied(report));
         if report.phase == Phase::Stable || report.applied > 0 {
             let applied = HumanCount(report.applied);

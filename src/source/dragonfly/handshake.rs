@@ -29,6 +29,22 @@ pub struct Master {
     pub lineage: Option<String>,
 }
 
+impl Master {
+    /// Whether flows that were granted a position go on in the journal at once: from v1.35 on. Earlier releases deliver
+    /// what was missed inside snapshots, where entries cannot be counted.
+    pub fn resumes(&self) -> bool {
+        let number = self.release.as_deref().and_then(release_number);
+        number.is_some_and(|number| number >= (1, 35))
+    }
+}
+
+/// The major and minor number of a release such as `df-v1.40.1`.
+pub fn release_number(release: &str) -> Option<(u16, u16)> {
+    let numbers = release.strip_prefix("df-")?.strip_prefix('v')?;
+    let mut numbers = numbers.split(['.', '-']).map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
 /// Connects and authenticates.
 pub(super) async fn connect(
     settings: &Settings,

@@ -32,13 +32,13 @@ mod damage;
 mod scripted;
 
 pub use error::{Link, Phase, Place, SourceError};
-pub use flow::{Acknowledger, FailedFlow, FlowReader, SnapshotEnded, SnapshotFlow};
-pub use handshake::Master;
+pub use flow::{Acknowledger, FailedFlow, Flow, FlowReader, SnapshotEnded};
+pub use handshake::{Master, release_number};
 pub use monitor::Monitor;
 pub use parser::Decoded;
 pub use probe::Probe;
 pub use reply::Reply;
-pub use session::{Registered, Session, Stable, Start, Syncing};
+pub use session::{Full, Registered, Resumable, Resuming, Session, Stable, Start, Syncing};
 pub use settings::{ReadSettings, Settings};
 pub use shard::shard;
 pub use stream::StreamDecoder;

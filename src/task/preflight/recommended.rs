@@ -111,13 +111,6 @@ pub(super) fn findings(
     judged.collect()
 }
 
-/// The major and minor number of a release such as `df-v1.40.1`.
-pub(super) fn release(text: &str) -> Option<(u16, u16)> {
-    let numbers = text.strip_prefix("df-")?.strip_prefix('v')?;
-    let mut numbers = numbers.split(['.', '-']).map(|number| number.parse().ok());
-    Some((numbers.next()??, numbers.next()??))
-}
-
 fn is_off(value: &str) -> bool {
     ["false", "no", "0", "off"].contains(&value)
 }
@@ -130,13 +123,14 @@ fn at_least(value: &str, least: u64) -> bool {
 mod tests {
     use super::super::finding::Grade;
     use super::*;
+    use crate::source::dragonfly::release_number;
 
     fn graded(release: &str, visible: &[(&'static str, &str)]) -> Vec<(Grade, String)> {
         let visible: Vec<_> = visible
             .iter()
             .map(|(name, value)| (*name, (*value).to_owned()))
             .collect();
-        let findings = findings(super::release(release), &visible).into_iter();
+        let findings = findings(release_number(release), &visible).into_iter();
         findings
             .map(|finding| (finding.grade, finding.what))
             .collect()

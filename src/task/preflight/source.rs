@@ -2,7 +2,7 @@
 
 use crate::config::Task;
 use crate::process::Exit;
-use crate::source::dragonfly::{Monitor, Probe, Settings, SourceError};
+use crate::source::dragonfly::{Monitor, Probe, Settings, SourceError, release_number};
 
 use super::finding::{Finding, bytes, counted};
 use super::recommended;
@@ -70,7 +70,7 @@ impl Source {
     /// What that means for the task.
     pub(super) fn findings(&self, task: &Task) -> Vec<Finding> {
         let mut findings = vec![self.itself()];
-        let release = self.release.as_deref().and_then(recommended::release);
+        let release = self.release.as_deref().and_then(release_number);
         if let Some((major, minor)) = release
             && (major != 1 || !KNOWN.contains(&minor))
         {
