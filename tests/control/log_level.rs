@@ -29,7 +29,7 @@ fn what_is_logged_changes_while_the_task_runs_and_goes_back() {
         let seen = status(&task);
         seen["sessions"] == 2 && seen["phase"] == "stable sync"
     });
-    assert_eq!(running.count_logged("snapshot finished"), 1);
+    assert_eq!(running.count_logged(", following writes"), 1);
 
     let one = said(&mut log_level(
         &task,
@@ -38,7 +38,7 @@ fn what_is_logged_changes_while_the_task_runs_and_goes_back() {
     assert_eq!(one.stdout, "copy: critical, task::session=info\n");
     source.drop_replicas();
     eventually("its line", || {
-        running.count_logged("snapshot finished") == 2
+        running.count_logged(", following writes") == 2
     });
     assert_eq!(running.count_logged("session ended"), 0);
 

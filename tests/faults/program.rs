@@ -200,7 +200,7 @@ impl Running {
     pub fn follows(&mut self, time: usize) {
         eventually("it follows writes", || {
             self.still_runs();
-            self.lines(&["snapshot finished, following writes"]).len() >= time
+            self.lines(&[", following writes"]).len() >= time
         });
     }
 

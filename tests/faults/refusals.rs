@@ -172,7 +172,7 @@ fn a_command_that_the_target_refuses_ends_with_65_and_names_its_key() {
     );
     running
         .ended()
-        .with(65, &[&refused, "set policy.on_error = \"skip\""]);
+        .with(65, &[&refused, "\"df2redis skip\" gives it up"]);
 }
 
 #[test]

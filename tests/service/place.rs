@@ -125,7 +125,7 @@ impl Place {
     /// Waits until it follows the source's writes; answers which process.
     #[track_caller]
     pub fn wait_stable(&self) -> Pid {
-        self.wait_logged("snapshot finished, following writes");
+        self.wait_logged(", following writes");
         let mut pid = None;
         eventually("the process that runs the task", || {
             pid = self.pid();

@@ -266,7 +266,7 @@ impl Df2redis {
     /// Waits until it follows the source's writes.
     #[track_caller]
     pub fn wait_stable(&mut self) {
-        self.wait_logged("snapshot finished, following writes");
+        self.wait_logged(", following writes");
     }
 
     /// How many lines of the log hold this text.
