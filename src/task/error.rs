@@ -269,7 +269,6 @@ fn target_exit(error: &TargetError) -> Exit {
         TargetError::Lost { .. }
         | TargetError::Silent { .. }
         | TargetError::Unready { .. }
-        | TargetError::TakenOver { .. }
         | TargetError::Vanished { .. }
         | TargetError::Replaced { .. } => Exit::Unavailable,
         TargetError::Refused { .. } => Exit::BadInput,
@@ -277,7 +276,7 @@ fn target_exit(error: &TargetError) -> Exit {
         | TargetError::Cluster { .. }
         | TargetError::TooOld { .. }
         | TargetError::Overlap { .. } => Exit::Config,
-        TargetError::Conflict { .. } => Exit::CannotCreate,
+        TargetError::Conflict { .. } | TargetError::TakenOver { .. } => Exit::CannotCreate,
         TargetError::Record { .. } => Exit::Protocol,
         TargetError::DeadLetter { .. } | TargetError::Spill(_) => Exit::Io,
     }
