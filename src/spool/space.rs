@@ -1,7 +1,7 @@
 //! How much a spool has on disk, and may have.
 //!
-//! Invariants: `used` is the length of all segments, `queued` of all records that wait to be written; the file
-//!   system's free space is looked at now and then, and what was written since is taken off.
+//! Invariants: `used` is the length of all segments, `queued` what is set apart for records that wait to be written; the
+//!   file system's free space is looked at now and then, and what was written since is taken off.
 
 use std::path::PathBuf;
 use std::time::Duration;
