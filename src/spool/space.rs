@@ -95,9 +95,9 @@ impl Space {
     /// Why `needed` more bytes cannot be taken, if they cannot.
     pub(super) fn refuses(&self, needed: u64, settings: &Settings) -> Option<Full> {
         let used = self.used.saturating_add(self.queued);
-        let free = self.free();
+        let free = self.free().saturating_sub(self.queued);
         let over = used.saturating_add(needed) > settings.max_size;
-        let tight = free.saturating_sub(self.queued) < settings.min_free.saturating_add(needed);
+        let tight = free < settings.min_free.saturating_add(needed);
         (over || tight || self.refused).then_some(Full {
             needed,
             used,
