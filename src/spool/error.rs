@@ -88,7 +88,7 @@ pub struct Full {
     pub used: u64,
     /// What it may have.
     pub max_size: u64,
-    /// What is left of the file system.
+    /// What is left of the file system when the waiting batches are written.
     pub free: u64,
     /// What has to be left of it.
     pub min_free: u64,

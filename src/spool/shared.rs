@@ -39,6 +39,18 @@ pub(super) struct Job {
     _share: Share,
 }
 
+impl Job {
+    /// Bytes that are set apart for it: it may be the first of its segment, and the last.
+    pub(super) fn cost(&self) -> u64 {
+        cost(self.record.len())
+    }
+}
+
+/// Bytes that are set apart for a record of `len` bytes.
+pub(super) fn cost(len: u64) -> u64 {
+    len + (super::segment::HEAD + super::record::HEAD) as u64
+}
+
 /// Everything that changes.
 #[derive(Debug)]
 pub(super) struct State {
@@ -165,7 +177,7 @@ impl Shared {
         let Some(record) = &staged.record else {
             return Ok(Offered::NeedsRecord);
         };
-        let full = self.make_room(state, record.len());
+        let full = self.make_room(state, cost(record.len()));
         let Some(this) = state.flows.get_mut(flow as usize) else {
             return Err(PushError::Unplaced { flow });
         };
@@ -180,41 +192,23 @@ impl Shared {
             return Ok(Offered::NeedsRecord);
         };
         if std::mem::take(&mut this.passed) {
-            // What is on disk does not reach this batch: a new run begins.
-            this.run += 1;
-            (this.journal, this.overflow) = (None, None);
-            this.pending.clear();
-            let old = this.segments.drain(..);
-            for segment in old {
-                state
-                    .space
-                    .remove(segment.named.path.clone(), segment.bytes);
+            // What is on disk does not reach this batch.
+            for segment in this.begin_run() {
+                let path = segment.named.path.clone();
+                state.space.remove(path, segment.bytes);
             }
         }
-        let number = this.count(&staged.batch);
-        if let Some((_, next)) = staged.lsns {
-            this.next = Some(next);
-            this.received(next, staged.batch.received_at_ms);
-        }
-        let first = staged.lsns.map(|(first, _)| first);
-        this.pending.push_back(Pending { number, first });
-        let batch = staged.take();
-        match direct {
-            Some(direct) => this.keep(number, batch, direct),
-            None => {
-                let batch = Some(batch);
-                this.unwritten.push_back(Held { number, batch });
-            }
-        }
+        let number = this.expect(staged, direct);
         record.set_number(number);
-        state.space.queued += record.len();
-        state.jobs.push_back(Job {
+        let job = Job {
             flow,
             run: this.run,
             number,
             record,
             _share: writing,
-        });
+        };
+        state.space.queued += job.cost();
+        state.jobs.push_back(job);
         let wake = std::mem::take(&mut state.idle);
         Ok(Offered::Taken { wake })
     }
@@ -384,6 +378,34 @@ impl Flow {
             (None, Some(_)) => Err(PushError::Unplaced { flow }),
             _ => Ok(()),
         }
+    }
+
+    /// What is on disk, or on its way there, is of no use any more. The segments there were.
+    fn begin_run(&mut self) -> Vec<Segment> {
+        self.run += 1;
+        (self.journal, self.overflow) = (None, None);
+        self.pending.clear();
+        self.segments.drain(..).collect()
+    }
+
+    /// Takes a batch that is about to be written, and keeps it for the outlet if there is a share. Its number.
+    fn expect(&mut self, staged: &mut Staged, direct: Option<Share>) -> u64 {
+        let number = self.count(&staged.batch);
+        if let Some((_, next)) = staged.lsns {
+            self.next = Some(next);
+            self.received(next, staged.batch.received_at_ms);
+        }
+        let first = staged.lsns.map(|(first, _)| first);
+        self.pending.push_back(Pending { number, first });
+        let batch = staged.take();
+        match direct {
+            Some(direct) => self.keep(number, batch, direct),
+            None => self.unwritten.push_back(Held {
+                number,
+                batch: Some(batch),
+            }),
+        }
+        number
     }
 
     /// The number of this batch.

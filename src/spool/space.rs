@@ -1,7 +1,7 @@
 //! How much a spool has on disk, and may have.
 //!
-//! Invariants: `used` is the length of all segments, `queued` of all records that wait to be written; the file
-//!   system's free space is looked at now and then, and what was written since is taken off.
+//! Invariants: `used` is the length of all segments, `queued` what is set apart for records that wait to be written; the
+//!   file system's free space is looked at now and then, and what was written since is taken off.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -95,9 +95,9 @@ impl Space {
     /// Why `needed` more bytes cannot be taken, if they cannot.
     pub(super) fn refuses(&self, needed: u64, settings: &Settings) -> Option<Full> {
         let used = self.used.saturating_add(self.queued);
-        let free = self.free();
+        let free = self.free().saturating_sub(self.queued);
         let over = used.saturating_add(needed) > settings.max_size;
-        let tight = free.saturating_sub(self.queued) < settings.min_free.saturating_add(needed);
+        let tight = free < settings.min_free.saturating_add(needed);
         (over || tight || self.refused).then_some(Full {
             needed,
             used,

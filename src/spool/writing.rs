@@ -13,7 +13,7 @@ use super::disk::is_full;
 use super::flow::{Flow, Overflow, Segment, Written};
 use super::record::Kind;
 use super::segment::Active;
-use super::shared::{Ending, Job, Shared, State};
+use super::shared::{Ending, Job, Shared, State, cost};
 use super::space::Durability;
 use super::syncing::Unsynced;
 
@@ -44,6 +44,13 @@ struct Open {
 }
 
 impl Open {
+    fn place(&mut self, kind: Kind) -> &mut Option<Active> {
+        match kind {
+            Kind::Overflow => &mut self.overflow,
+            Kind::Journal | Kind::Seal => &mut self.journal,
+        }
+    }
+
     /// Lets go of segments that are not wanted any more: a file takes space as long as it is open.
     fn follow(&mut self, flow: &Flow) {
         let number = |active: &Active| active.named.number;
@@ -165,7 +172,7 @@ impl Writing {
                     bytes += job.record.len();
                     jobs.push(job);
                 }
-                _ => state.space.queued = state.space.queued.saturating_sub(job.record.len()),
+                _ => state.space.queued = state.space.queued.saturating_sub(job.cost()),
             }
         }
         jobs
@@ -183,26 +190,8 @@ impl Writing {
     }
 
     fn write(&mut self, jobs: Vec<Job>) -> io::Result<()> {
-        let mut groups: Vec<Vec<Job>> = Vec::new();
         // A segment is little longer than it should be.
-        let most = GROUP.min(self.segment);
-        for job in jobs {
-            let kind = job.record.head().kind;
-            let fits = |group: &&mut Vec<Job>| {
-                let bytes: u64 = group.iter().map(|job| job.record.len()).sum();
-                let same = |of: &Job| of.record.head().kind == kind && of.flow == job.flow;
-                bytes < most && group.first().is_some_and(same)
-            };
-            // The last one of this flow, so that nothing is overtaken.
-            let of_flow =
-                |group: &&mut Vec<Job>| group.first().is_some_and(|first| first.flow == job.flow);
-            let last = groups.iter_mut().rev().find(of_flow).filter(fits);
-            match last {
-                Some(group) => group.push(job),
-                None => groups.push(vec![job]),
-            }
-        }
-        let mut groups = groups.into_iter();
+        let mut groups = groups(jobs, GROUP.min(self.segment)).into_iter();
         while let Some(mut group) = groups.next() {
             let result = match self.append(&mut group) {
                 Err(error) if is_full(&error) && self.shared.give_up_kept() => {
@@ -214,20 +203,23 @@ impl Writing {
             match result {
                 Ok(()) => {}
                 Err(error) if is_full(&error) => {
-                    let free = self.shared.disk.free()?;
-                    let mut state = self.shared.lock();
-                    state.space.looked(free);
-                    state.space.refused = true;
-                    drop(state);
-                    let rest = groups.flatten();
-                    let ahead: VecDeque<Job> = group.into_iter().chain(rest).collect();
-                    let behind = std::mem::replace(&mut self.refused, ahead);
-                    self.refused.extend(behind);
-                    return Ok(());
+                    return self.refuse(group.into_iter().chain(groups.flatten()));
                 }
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
+    }
+
+    /// These are written before everything else when there is room again.
+    fn refuse(&mut self, jobs: impl Iterator<Item = Job>) -> io::Result<()> {
+        let free = self.shared.disk.free()?;
+        let mut state = self.shared.lock();
+        state.space.looked(free);
+        state.space.refused = true;
+        drop(state);
+        let behind = std::mem::replace(&mut self.refused, jobs.collect());
+        self.refused.extend(behind);
         Ok(())
     }
 
@@ -239,85 +231,76 @@ impl Writing {
 
     /// Appends records of one flow and kind, all or, on an error, none.
     fn append(&mut self, jobs: &mut [Job]) -> io::Result<()> {
-        let Some((flow, run, kind)) = jobs
-            .first()
-            .map(|job| (job.flow, job.run, job.record.head().kind))
-        else {
+        let Some(first) = jobs.first() else {
             return Ok(());
         };
-        let (shared, segment) = (self.shared.clone(), self.segment);
-        let Some(open) = self.open.get_mut(flow as usize) else {
-            return Ok(());
-        };
-        let active = match kind {
-            Kind::Overflow => &mut open.overflow,
-            Kind::Journal | Kind::Seal => &mut open.journal,
-        };
-        if let Some(mut full) = active.take_if(|active| active.len >= segment) {
-            seal(&shared, &mut full)?;
-            self.unsynced.add(&shared, &full.file, false);
-        }
-        let fresh = active.is_none();
-        if fresh {
-            let number = {
-                let mut state = shared.lock();
-                state.segments += 1;
-                state.segments
-            };
-            *active = Some(Active::create(
-                &shared.disk,
-                flow,
-                number,
-                kind,
-                shared.identity,
-            )?);
-        }
-        let Some(active) = active else {
-            return Ok(());
-        };
-        let mut at = active.len;
+        let (flow, run, kind) = (first.flow, first.run, first.record.head().kind);
+        let (mut active, fresh) = self.active(flow, kind)?;
+        let at = active.len;
         let records = jobs.iter_mut().map(|job| &mut job.record);
-        if let Err(error) = active.append(&shared.disk, records) {
-            if fresh {
-                let path = active.named.path.clone();
-                let open = self.open.get_mut(flow as usize);
-                let place = open.map(|open| match kind {
-                    Kind::Overflow => &mut open.overflow,
-                    Kind::Journal | Kind::Seal => &mut open.journal,
-                });
-                place.map(Option::take);
-                shared.disk.remove(&path)?;
+        if let Err(error) = active.append(&self.shared.disk, records) {
+            match fresh {
+                true => self.shared.disk.remove(&active.named.path)?,
+                false => self.keep_open(flow, active),
             }
             return Err(error);
         }
         if kind == Kind::Journal {
-            if shared.settings.sync == Durability::Always {
-                // Full or not: what is written cannot be taken back any more.
-                let synced = shared.disk.sync(&active.file);
-                let synced = synced.and_then(|()| match fresh {
-                    true => shared.disk.sync_names(),
-                    false => Ok(()),
-                });
-                synced.map_err(io::Error::other)?;
-            } else {
-                self.unsynced.add(&shared, &active.file, fresh);
-            }
+            self.make_durable(&active, fresh)?;
         }
-        let written = jobs.iter().map(|job| {
-            let (head, len) = (job.record.head(), job.record.len());
-            let written = Written {
-                number: job.number,
-                segment: active.named.clone(),
-                at,
-                len,
-                first: head.first,
-            };
-            at += len;
-            written
-        });
-        let written: Vec<Written> = written.collect();
-        account(&shared, flow, run, active, written, fresh);
+        account(
+            &self.shared,
+            flow,
+            run,
+            &active,
+            written(&active, at, jobs),
+            fresh,
+        );
+        self.keep_open(flow, active);
         Ok(())
+    }
+
+    /// The segment to append to, and whether it is new.
+    fn active(&mut self, flow: u32, kind: Kind) -> io::Result<(Active, bool)> {
+        let open = self.open.get_mut(flow as usize);
+        let open = open.and_then(|open| open.place(kind).take());
+        match open {
+            Some(active) if active.len < self.segment => return Ok((active, false)),
+            Some(mut full) if kind == Kind::Journal => {
+                seal(&self.shared, &mut full)?;
+                self.unsynced.add(&self.shared, &full.file, false);
+            }
+            _ => {}
+        }
+        let number = {
+            let mut state = self.shared.lock();
+            state.segments += 1;
+            state.segments
+        };
+        let (disk, identity) = (&self.shared.disk, self.shared.identity);
+        Ok((Active::create(disk, flow, number, kind, identity)?, true))
+    }
+
+    fn keep_open(&mut self, flow: u32, active: Active) {
+        if let Some(open) = self.open.get_mut(flow as usize) {
+            let kind = active.named.kind;
+            *open.place(kind) = Some(active);
+        }
+    }
+
+    /// Puts what was appended on the device, or on the list for it.
+    fn make_durable(&self, active: &Active, fresh: bool) -> io::Result<()> {
+        if self.shared.settings.sync != Durability::Always {
+            self.unsynced.add(&self.shared, &active.file, fresh);
+            return Ok(());
+        }
+        let disk = &self.shared.disk;
+        let synced = disk.sync(&active.file).and_then(|()| match fresh {
+            true => disk.sync_names(),
+            false => Ok(()),
+        });
+        // Full or not: what is written cannot be taken back any more.
+        synced.map_err(io::Error::other)
     }
 
     /// Seals what is open, and puts everything on the device if it ever has to be.
@@ -358,6 +341,52 @@ fn seal(shared: &Shared, active: &mut Active) -> io::Result<()> {
     }
 }
 
+/// Records that are written together: of one flow and kind, in order, and little more than `most` bytes.
+fn groups(jobs: Vec<Job>, most: u64) -> Vec<Vec<Job>> {
+    struct Group {
+        flow: u32,
+        kind: Kind,
+        bytes: u64,
+        jobs: Vec<Job>,
+    }
+    let mut groups: Vec<Group> = Vec::new();
+    for job in jobs {
+        let (flow, kind, len) = (job.flow, job.record.head().kind, job.record.len());
+        // The last one of this flow, so that nothing is overtaken.
+        let last = groups.iter_mut().rev().find(|group| group.flow == flow);
+        match last.filter(|group| group.kind == kind && group.bytes < most) {
+            Some(group) => {
+                group.bytes += len;
+                group.jobs.push(job);
+            }
+            None => groups.push(Group {
+                flow,
+                kind,
+                bytes: len,
+                jobs: vec![job],
+            }),
+        }
+    }
+    groups.into_iter().map(|group| group.jobs).collect()
+}
+
+/// Where these records stand, the first at `at`.
+fn written(active: &Active, mut at: u64, jobs: &[Job]) -> Vec<Written> {
+    let written = jobs.iter().map(|job| {
+        let (head, len) = (job.record.head(), job.record.len());
+        let written = Written {
+            number: job.number,
+            segment: active.named.clone(),
+            at,
+            len,
+            first: head.first,
+        };
+        at += len;
+        written
+    });
+    written.collect()
+}
+
 /// Records have been written to `active`, which is new if `fresh`.
 fn account(
     shared: &Shared,
@@ -376,7 +405,8 @@ fn account(
         .fetch_add(records, Ordering::Relaxed);
     let mut state = shared.lock();
     let state = &mut *state;
-    state.space.queued = state.space.queued.saturating_sub(bytes);
+    let set_apart = written.iter().map(|written| cost(written.len));
+    state.space.queued = state.space.queued.saturating_sub(set_apart.sum());
     state.space.refused = false;
     let named = active.named.clone();
     let Some(this) = state
