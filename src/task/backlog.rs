@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use crate::config::{OnFull, SpoolSync, Task};
-use crate::entry::Batch;
+use crate::entry::{Batch, unix_ms};
 use crate::logging::fields;
 use crate::spool::{
     Durability, Found, Full, Identity, Inlet, Outlet, PushError, Recovered, Settings, Spool,
@@ -18,6 +18,7 @@ use crate::spool::{
 };
 
 use super::error::TaskError;
+use super::report::SpoolReport;
 use super::session::Setup;
 use super::settings;
 
@@ -153,6 +154,22 @@ async fn blocking<T: Send + 'static>(
     match spawn_blocking(act).await {
         Ok(done) => done.map_err(TaskError::Spool),
         Err(lost) => Err(TaskError::Panicked(lost.to_string())),
+    }
+}
+
+/// What a report says of it. `clock_offset_ms` is the source's clock minus ours.
+pub(super) fn report(spool: &Spool, task: &Task, clock_offset_ms: i64) -> SpoolReport {
+    let status = spool.status();
+    let oldest = status.flows.iter().filter_map(|flow| flow.oldest_ms).min();
+    let now = unix_ms().saturating_add(clock_offset_ms);
+    let behind = status.flows.iter().filter(|flow| flow.disk_mode).count();
+    SpoolReport {
+        bytes: status.bytes,
+        kept_bytes: status.flows.iter().map(|flow| flow.kept).sum(),
+        max_bytes: task.spool.max_size,
+        free_bytes: status.free,
+        oldest_ms: oldest.map(|oldest| now.saturating_sub(oldest).max(0)),
+        flows_behind: u32::try_from(behind).unwrap_or(u32::MAX),
     }
 }
 

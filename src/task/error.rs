@@ -156,6 +156,11 @@ impl TaskError {
         }
     }
 
+    /// Whether another process goes on with the task, so that trying again would only take it from there.
+    pub fn is_displaced(&self) -> bool {
+        matches!(self, Self::Target(TargetError::TakenOver { .. }))
+    }
+
     /// What an operator can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -36,7 +36,7 @@ use crate::process::Stop;
 pub use error::{TaskError, chain};
 pub use host::{Hosted, host};
 pub use preflight::{Finding, Grade, Preflight, TypeForm, preflight};
-pub use report::{Flow, Lag, LastError, PerSecond, Report, Server};
+pub use report::{Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport};
 pub use reporter::{Reporter, Stage};
 pub use status::Phase;
 

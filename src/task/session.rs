@@ -30,7 +30,7 @@ use crate::source::dragonfly::{
 use crate::spool::{Full, Spool};
 
 use super::applier::{Applier, FlowEnd};
-use super::backlog::{Fed, feed};
+use super::backlog::{self, Fed, feed};
 use super::context::Context;
 use super::error::{TaskError, chain};
 use super::lag::LagMeter;
@@ -424,9 +424,12 @@ impl<'a> Running<'a> {
             sessions: self.setup.reporter.sessions(),
         };
         self.rates.look(now, moment.totals);
+        let offset = self.context.status.clock_offset_ms.load(Ordering::Relaxed);
+        let spool = self.spool.as_ref();
+        let spool = spool.map(|spool| backlog::report(spool, &self.setup.task, offset));
         self.setup
             .reporter
-            .measured(self.rates.recent(), moment.lag);
+            .measured(self.rates.recent(), moment.lag, spool);
         moment
     }
 
