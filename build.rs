@@ -1,12 +1,15 @@
 //! Puts the version that `--version` prints into `DF2REDIS_VERSION`: the package's, and the commit if there is one.
+//! Writes the names of all modules to `modules.rs`, so that a level for a module that does not exist is refused.
 //!
 //! The commit comes from `DF2REDIS_COMMIT` if that is set (packages built from an archive), else from git if the
 //! package is the top of a working tree (not a directory unpacked somewhere inside another one), else from nowhere.
 
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::process::Command;
 
-fn main() {
+fn main() -> io::Result<()> {
     println!("cargo::rerun-if-env-changed=DF2REDIS_COMMIT");
     let package = std::env::var("CARGO_PKG_VERSION").unwrap_or_default();
     let given = std::env::var("DF2REDIS_COMMIT").ok();
@@ -16,6 +19,45 @@ fn main() {
         None => package,
     };
     println!("cargo::rustc-env=DF2REDIS_VERSION={version}");
+    write_modules()
+}
+
+fn write_modules() -> io::Result<()> {
+    // A directory stands for everything in it.
+    println!("cargo::rerun-if-changed=src");
+    let mut names = Vec::new();
+    collect_modules(Path::new("src"), "", &mut names)?;
+    names.sort();
+    let out = std::env::var_os("OUT_DIR").unwrap_or_default();
+    let list = format!(
+        "/// Every module, without the crate's name.\nconst MODULES: &[&str] = &{names:?};\n"
+    );
+    fs::write(Path::new(&out).join("modules.rs"), list)
+}
+
+/// Adds the modules whose files are in this directory, and those below them.
+fn collect_modules(dir: &Path, above: &str, names: &mut Vec<String>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let is_dir = path.is_dir();
+        let is_source = path.extension().is_some_and(|extension| extension == "rs");
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let no_module = ["main", "lib", "mod", "tests", "testing"].contains(&&*stem);
+        if no_module || !(is_dir || is_source) {
+            continue;
+        }
+        let name = match above {
+            "" => stem.into_owned(),
+            above => format!("{above}::{stem}"),
+        };
+        if is_dir {
+            collect_modules(&path, &name, names)?;
+        }
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(())
 }
 
 /// The commit checked out, `None` without git or outside a working tree of our own.

@@ -6,6 +6,7 @@
 //! until the target has it, [`commands`] knows what a journalled command means, [`source`] and
 //! [`target`] are the two ends, [`task`] joins them.
 
+pub mod admin;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -3,11 +3,14 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::pty::OpenptyResult;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -88,6 +91,14 @@ impl SilentTask {
     }
 }
 
+/// A pseudo terminal. Whoever is started on it does not inherit the other end, for then it could not hang up.
+fn terminal() -> OpenptyResult {
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let close = FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC);
+    fcntl(&terminal.master, close).unwrap();
+    terminal
+}
+
 /// A df2redis that is killed if the test forgets it.
 struct Running(Child);
 
@@ -104,6 +115,14 @@ impl Running {
         let status = eventually("the end", || self.0.try_wait().unwrap());
         assert_eq!(status.signal(), None, "{status}");
         status.code()
+    }
+
+    /// What it wrote to standard error, up to its end.
+    fn said(&mut self) -> String {
+        let mut said = String::new();
+        let mut stderr = self.0.stderr.take().unwrap();
+        stderr.read_to_string(&mut said).unwrap();
+        said
     }
 
     /// What it wrote to standard output, which must be a pipe, up to its end.
@@ -162,13 +181,13 @@ fn a_wrong_command_line_ends_with_64_and_says_what_is_wrong() {
     for (arguments, expected) in [
         (&[][..], "Usage: df2redis"),
         (&["replicat"], "replicate"),
-        (&["replicate"], "--config <FILE>"),
         (&["replicate", "--config", "a", "--cofnig", "b"], "--cofnig"),
         (
             &["replicate", "--config", "a", "--log-level", "loud"],
             "[possible values: trace, debug",
         ),
-        (&["config", "check"], "--config <FILE>"),
+        (&["config", "chekc"], "check"),
+        (&["config", "check", "--connect=yes"], "--connect"),
     ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}");
@@ -329,7 +348,7 @@ fn without_a_terminal_the_log_file_says_why_the_console_is_silent() {
 }
 
 #[test]
-fn console_always_prints_the_lines_of_the_log_without_a_terminal() {
+fn console_always_says_the_lines_of_the_log_on_standard_error_as_a_service_manager_wants_them() {
     let task = SilentTask::new("[log]\nconsole = \"always\"\nformat = \"json\"\n");
     let mut running = Running(task.command().stdout(Stdio::piped()).spawn().unwrap());
     eventually("the start is logged", || {
@@ -337,18 +356,44 @@ fn console_always_prints_the_lines_of_the_log_without_a_terminal() {
     });
     running.signal(Signal::SIGTERM);
     assert_eq!(running.exit_code(), Some(0));
-    let printed = running.printed();
-    assert!(printed.contains("Z INFO df2redis stopped\n"), "{printed}");
-    assert_eq!(printed.lines().count(), task.log().lines().count());
+    assert_eq!(running.printed(), "");
+    let said = running.said();
+    assert!(said.contains("\n<6>INFO df2redis stopped\n"), "{said}");
+    assert_eq!(said.lines().count(), task.log().lines().count());
     for line in task.log().lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap();
     }
 }
 
 #[test]
+fn lines_go_to_the_journal_where_it_reads_standard_error_and_nowhere_else() {
+    for (is_journal, expected) in [(true, "<6>INFO df2redis stopped"), (false, "")] {
+        let task = SilentTask::new("");
+        let captured = File::create(task.dir.path().join("captured")).unwrap();
+        let about = captured.metadata().unwrap();
+        let inode = if is_journal {
+            about.ino()
+        } else {
+            about.ino() + 1
+        };
+        let mut command = task.command();
+        command.env("JOURNAL_STREAM", format!("{}:{inode}", about.dev()));
+        let mut running = Running(command.stderr(captured).spawn().unwrap());
+        eventually("the start is logged", || {
+            task.log().contains("df2redis started").then_some(())
+        });
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.exit_code(), Some(0));
+        let said = fs::read_to_string(task.dir.path().join("captured")).unwrap();
+        assert_eq!(said.lines().last().unwrap_or_default(), expected);
+        assert_eq!(task.log().contains("Detected non-TTY"), !is_journal);
+    }
+}
+
+#[test]
 fn a_terminal_shows_the_log() {
     let task = SilentTask::new("");
-    let terminal = nix::pty::openpty(None, None).unwrap();
+    let terminal = terminal();
     let mut running = Running(
         task.command()
             .stdout(Stdio::from(terminal.slave))
@@ -371,7 +416,7 @@ fn a_terminal_shows_the_log() {
 #[test]
 fn a_terminal_that_hangs_up_ends_neither_task_nor_log() {
     let task = SilentTask::new("");
-    let terminal = nix::pty::openpty(None, None).unwrap();
+    let terminal = terminal();
     let mut running = Running(
         task.command()
             .stdout(Stdio::from(terminal.slave))
@@ -384,17 +429,16 @@ fn a_terminal_that_hangs_up_ends_neither_task_nor_log() {
     drop(terminal.master);
     running.signal(Signal::SIGINT);
     assert_eq!(running.exit_code(), Some(0));
-    assert!(
-        task.log().contains("INFO df2redis stopped"),
-        "{}",
-        task.log()
-    );
+    let log = task.log();
+    assert!(log.contains("INFO df2redis stopped"), "{log}");
+    let failed = "the console failed, nothing is shown there any more, error: Input/output error";
+    assert_eq!(log.matches(failed).count(), 1, "{log}");
 }
 
 #[test]
 fn a_terminal_stopped_with_ctrl_s_holds_up_neither_log_nor_end() {
     let task = SilentTask::new("");
-    let terminal = nix::pty::openpty(None, None).unwrap();
+    let terminal = terminal();
     let mut screen = File::from(terminal.master);
     // As if Ctrl-S had been pressed: from now on, whoever writes there waits.
     screen.write_all(b"\x13").unwrap();
@@ -438,7 +482,7 @@ fn the_log_level_of_the_command_line_wins() {
     let lock = task.dir.path().join("state/silent.lock");
     eventually("the lock is held", || {
         let pid = fs::read_to_string(&lock).ok()?;
-        (pid.trim() == running.pid().to_string()).then_some(())
+        (pid.lines().next()? == running.pid().to_string()).then_some(())
     });
     eventually("signals are listened to", || {
         let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).ok()?;

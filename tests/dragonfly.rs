@@ -17,6 +17,10 @@ mod idle;
 mod large;
 #[path = "dragonfly/ownership.rs"]
 mod ownership;
+#[path = "dragonfly/preflight.rs"]
+mod preflight;
+#[path = "dragonfly/resume.rs"]
+mod resume;
 #[path = "dragonfly/scenarios.rs"]
 mod scenarios;
 #[path = "dragonfly/stop.rs"]

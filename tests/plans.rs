@@ -12,8 +12,9 @@ mod forms {
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use bytes::Bytes;
 use df2redis::commands::{Context, Features, Flavour, MemberExpiry, Nothing, Plan, plan};
-use df2redis::entry::{Args, ArgsWriter};
+use df2redis::entry::{Args, ArgsWriter, unix_ms};
 use df2redis::rdb::Cursor;
 use df2redis::target::Outgoing;
 use df2redis::target::form::{Formed, Limits, Settings, form, restored};
@@ -78,8 +79,36 @@ fn execute(server: &mut Server, args: &Args<'_>, context: &Context<'_>) -> Optio
     None
 }
 
-/// Executes a recorded flow from its end-of-file token on.
-fn replay(server: &mut Server, flow: &[u8], unsupported: &mut BTreeSet<(String, &'static str)>) {
+/// A recorded command with its absolute expiry moved: keys were given a few seconds to live then, and days have passed.
+fn later(args: &Args<'_>, by_ms: i64) -> (Bytes, u32) {
+    let at = match args.name() {
+        b"PEXPIREAT" => Some(2),
+        b"RESTORE" => args.iter().any(|word| word == b"ABSTTL").then_some(2),
+        _ => args
+            .iter()
+            .position(|word| word.eq_ignore_ascii_case(b"PXAT"))
+            .map(|option| option + 1),
+    };
+    let mut moved = ArgsWriter::default();
+    for (n, word) in args.iter().enumerate() {
+        let number = std::str::from_utf8(word)
+            .ok()
+            .and_then(|text| text.parse::<i64>().ok());
+        match number.filter(|number| at == Some(n) && *number > 0) {
+            Some(number) => moved.word((number + by_ms).to_string().as_bytes()),
+            None => moved.word(word),
+        };
+    }
+    moved.finish()
+}
+
+/// Executes a recorded flow, `since` milliseconds after it was recorded, from its end-of-file token on.
+fn replay(
+    server: &mut Server,
+    flow: &[u8],
+    since: i64,
+    unsupported: &mut BTreeSet<(String, &'static str)>,
+) {
     let features = features();
     let mut context = context(&features);
     let end_of_file = |window: &[u8]| {
@@ -108,6 +137,8 @@ fn replay(server: &mut Server, flow: &[u8], unsupported: &mut BTreeSet<(String, 
                 }
                 let packed = &flow[begin..start + cursor.position()];
                 let args = Args::check(packed, words as u32).unwrap();
+                let (packed, words) = later(&args, since);
+                let args = Args::check(&packed, words).unwrap();
                 if let Some(why) = execute(server, &args, &context) {
                     unsupported.insert((String::from_utf8(args.name().to_vec()).unwrap(), why));
                 }
@@ -117,16 +148,18 @@ fn replay(server: &mut Server, flow: &[u8], unsupported: &mut BTreeSet<(String, 
     }
 }
 
-/// The keys that differ after a recorded journal, and the commands that could not be had.
-fn differing(release: &str) -> (Vec<String>, BTreeSet<(String, &'static str)>) {
+/// The keys that differ after a journal whose recording ended at that time, and the commands that could not be had.
+fn differing(release: &str, recorded_ms: i64) -> (Vec<String>, BTreeSet<(String, &'static str)>) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures/dragonfly");
     let dir = dir.join(release).join("journal");
     let mut server = Server::start();
     let mut unsupported = BTreeSet::new();
+    let since = unix_ms() - recorded_ms;
     for flow in ["flow-0.bin", "flow-1.bin"] {
         replay(
             &mut server,
             &std::fs::read(dir.join(flow)).unwrap(),
+            since,
             &mut unsupported,
         );
     }
@@ -150,7 +183,12 @@ fn differing(release: &str) -> (Vec<String>, BTreeSet<(String, &'static str)>) {
         let wanted = expected
             .get(db.to_string())
             .and_then(|keys| keys.as_object());
-        let wanted = wanted.unwrap_or(&empty);
+        let mut wanted = wanted.unwrap_or(&empty).clone();
+        for about in wanted.values_mut() {
+            if let Some(at) = about["expire_at_ms"].as_i64().filter(|at| *at != -1) {
+                about["expire_at_ms"] = (at + since).into();
+            }
+        }
         let names: BTreeSet<_> = there.iter().chain(wanted.keys()).collect();
         for name in names {
             let type_name = wanted.get(name).map(|json| json["type"].as_str().unwrap());
@@ -176,7 +214,7 @@ fn differing(release: &str) -> (Vec<String>, BTreeSet<(String, &'static str)>) {
 
 #[test]
 fn a_recorded_journal_leads_to_the_state_of_the_source() {
-    let (differing, unsupported) = differing("v1.40.1");
+    let (differing, unsupported) = differing("v1.40.1", 1_795_379_757_000);
     let explained = [
         // Written before the journal began.
         "0:pre",
@@ -197,7 +235,7 @@ fn a_recorded_journal_leads_to_the_state_of_the_source() {
 
 #[test]
 fn a_journal_of_an_older_release_differs_only_where_it_lost_results() {
-    let (differing, unsupported) = differing("v1.27.4");
+    let (differing, unsupported) = differing("v1.27.4", 1_795_380_656_000);
     let explained = [
         "0:pre",
         "0:throttle",

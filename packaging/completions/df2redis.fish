@@ -72,7 +72,7 @@ complete -c df2redis -n "__fish_df2redis_using_subcommand stop" -s V -l version 
 complete -c df2redis -n "__fish_df2redis_using_subcommand wait" -l config -d 'A task file, or a directory whose *.toml are task files; can be given several times' -r -F
 complete -c df2redis -n "__fish_df2redis_using_subcommand wait" -l task-name -d 'Only the task of this name; can be given several times. For one task file that does not name its task: the name [default: the file\'s name without .toml]' -r
 complete -c df2redis -n "__fish_df2redis_using_subcommand wait" -l pidfile -d 'Ask the process that holds this PID file, whatever its tasks' -r -F
-complete -c df2redis -n "__fish_df2redis_using_subcommand wait" -l lag -d 'How many entries each flow may be behind' -r
+complete -c df2redis -n "__fish_df2redis_using_subcommand wait" -l lag -d 'How many entries each flow may be behind the positions that were read' -r
 complete -c df2redis -n "__fish_df2redis_using_subcommand wait" -l timeout -d 'How long to wait; then exits 75' -r
 complete -c df2redis -n "__fish_df2redis_using_subcommand wait" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c df2redis -n "__fish_df2redis_using_subcommand wait" -s V -l version -d 'Print version'
@@ -80,7 +80,7 @@ complete -c df2redis -n "__fish_df2redis_using_subcommand log-level" -l config -
 complete -c df2redis -n "__fish_df2redis_using_subcommand log-level" -l task-name -d 'Only the task of this name; can be given several times. For one task file that does not name its task: the name [default: the file\'s name without .toml]' -r
 complete -c df2redis -n "__fish_df2redis_using_subcommand log-level" -l pidfile -d 'Ask the process that holds this PID file, whatever its tasks' -r -F
 complete -c df2redis -n "__fish_df2redis_using_subcommand log-level" -l module -d 'Only for this module and those below it, such as source, target::writer or task' -r
-complete -c df2redis -n "__fish_df2redis_using_subcommand log-level" -s h -l help -d 'Print help'
+complete -c df2redis -n "__fish_df2redis_using_subcommand log-level" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c df2redis -n "__fish_df2redis_using_subcommand log-level" -s V -l version -d 'Print version'
 complete -c df2redis -n "__fish_df2redis_using_subcommand config; and not __fish_seen_subcommand_from check help" -s h -l help -d 'Print help'
 complete -c df2redis -n "__fish_df2redis_using_subcommand config; and not __fish_seen_subcommand_from check help" -s V -l version -d 'Print version'

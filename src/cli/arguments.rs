@@ -35,7 +35,8 @@ pub enum Command {
     /// Show what tasks are doing
     ///
     /// Asks the process that runs them. Where none does, shows the state it left behind, and says so. Exit code: 0
-    /// running, 1 dead and its PID file is still there, 3 not running, 4 unknown.
+    /// running, 1 dead and its PID file is still there (with --pidfile), 3 not running, 4 unknown; of several tasks the
+    /// highest.
     Status(Status),
     /// Stop the process that holds a PID file, and wait until it is gone
     ///
@@ -45,9 +46,12 @@ pub enum Command {
     /// Wait until the target has caught up
     ///
     /// Reads the source's positions, and returns when the target has everything up to there: with writers stopped, the
-    /// copy is complete.
+    /// copy is complete. Exit code: 0 caught up, 3 a task does not run, 4 unknown, 75 not within --timeout.
     Wait(Wait),
     /// Change what running tasks log
+    ///
+    /// Prints what each logs from now on. Exit code: 0 changed, 3 a task does not run, 4 unknown, 64 no such module; of
+    /// several tasks the highest.
     LogLevel(LogLevel),
     /// Look at task files
     Config(ConfigArguments),
@@ -161,7 +165,7 @@ pub struct Wait {
     /// Ask the process that holds this PID file, whatever its tasks
     #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "task_name"])]
     pub pidfile: Option<PathBuf>,
-    /// How many entries each flow may be behind
+    /// How many entries each flow may be behind the positions that were read
     #[arg(long, value_name = "ENTRIES", default_value_t = 0)]
     pub lag: u64,
     /// How long to wait; then exits 75
@@ -209,7 +213,8 @@ pub enum ConfigCommand {
     /// Check task files and name everything that is wrong with them
     ///
     /// Prints one line for each correct task on standard output; complaints and warnings go to standard error, each with
-    /// file, line, column and key. Connects to nothing without --connect.
+    /// file, line, column and key. Connects to nothing without --connect; with it, prints what was found about both
+    /// servers of each task, and exits with the code of the first error.
     Check(Check),
 }
 

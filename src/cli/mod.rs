@@ -3,7 +3,12 @@
 
 mod arguments;
 mod config;
+mod log_level;
 mod replicate;
+mod running;
+mod status;
+mod stop;
+mod wait;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -35,10 +40,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, prepared: io::Result<(
         }) => match arguments.command {
             ConfigCommand::Check(arguments) => config::check(&arguments),
         },
-        Ok(_) => {
-            complain("this command is not part of this build");
-            Exit::Usage
-        }
+        Ok(Arguments {
+            command: Command::Status(arguments),
+        }) => status::run(&arguments),
+        Ok(Arguments {
+            command: Command::Stop(arguments),
+        }) => stop::run(&arguments),
+        Ok(Arguments {
+            command: Command::Wait(arguments),
+        }) => wait::run(&arguments),
+        Ok(Arguments {
+            command: Command::LogLevel(arguments),
+        }) => log_level::run(&arguments),
         Err(error) => {
             // Help and version are no errors, and go to standard output.
             let asked = !error.use_stderr();

@@ -488,6 +488,12 @@ pub fn lookup(name: &[u8]) -> Option<&'static Spec> {
     }
 }
 
+/// The names of all rows.
+#[cfg(test)]
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().map(|spec| spec.name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

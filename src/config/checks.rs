@@ -15,7 +15,7 @@ use super::load::check_name;
 use super::servers;
 use super::task::{
     Conflict, Console, Filter, Limits, Log, LogFormat, MemberExpiry, OnFull, OnUnsupported, Policy,
-    Reaction, Retry, Severity, Spool, SpoolSync, Target, Task,
+    Reaction, Retry, Rotate, Severity, Spool, SpoolSync, Target, Task,
 };
 
 /// Database numbers that Redis can be configured to have.
@@ -31,6 +31,12 @@ const LEAST_MEMORY: u64 = 16 << 20;
 
 /// The smallest useful spool: several segments for many flows.
 const LEAST_SPOOL: u64 = 64 << 20;
+
+/// The smallest log worth rotating.
+const LEAST_LOG: u64 = 1 << 20;
+
+/// How many rotated logs can be kept.
+const ROTATED: Range<u32> = 0..1_001;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -408,12 +414,36 @@ fn log(section: &Section<'_>, around: &Surroundings<'_>) -> Option<Log> {
         &[("text", LogFormat::Text), ("json", LogFormat::Json)],
     );
     let console = section.choice("console", &CONSOLES);
+    let rotate = rotate(section);
     Some(Log {
         dir,
         level: level?,
         format: format?,
         console: console?,
+        rotate: rotate?,
     })
+}
+
+/// Inner `None`: somebody else rotates.
+fn rotate(section: &Section<'_>) -> Option<Option<Rotate>> {
+    let keep = section.integer("rotate_keep", ROTATED);
+    let compress = section.boolean("rotate_compress");
+    if !section.has("rotate_size") {
+        for key in ["rotate_keep", "rotate_compress"] {
+            if section.has(key) {
+                let what = "has no effect without log.rotate_size, expected that as well";
+                section.complain(key, Some(section.place_of(key)), what.to_owned());
+                return None;
+            }
+        }
+        return Some(None);
+    }
+    let size = section.size("rotate_size", LEAST_LOG);
+    Some(Some(Rotate {
+        size: size?,
+        keep: keep?,
+        compress: compress?,
+    }))
 }
 
 /// The words for log levels, in a file as on the command line.

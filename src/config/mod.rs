@@ -23,8 +23,8 @@ pub use glob::{Glob, GlobError};
 pub use load::load;
 pub use task::{
     Conflict, Console, Credentials, Filter, Limits, Log, LogFormat, MemberExpiry, OnFull,
-    OnUnsupported, Policy, Reaction, Retry, Severity, Source, Spool, SpoolSync, Target, Task,
-    TlsFiles,
+    OnUnsupported, Policy, Positions, Reaction, Retry, Rotate, Severity, Source, Spool, SpoolSync,
+    Target, Task, TlsFiles,
 };
 
 #[cfg(test)]

@@ -79,6 +79,7 @@ pub const TABLES: &[Table] = &[
             key("connect_timeout", "duration", Some("5s")),
             key("db_map", "table", None),
             key("exclusive", "boolean", Some("false")),
+            key("positions", "string", Some("transaction")),
             key("position_db", "integer", Some("0")),
         ],
     },
@@ -146,6 +147,9 @@ pub const TABLES: &[Table] = &[
             key("level", "string", Some("info")),
             key("format", "string", Some("text")),
             key("console", "string", Some("auto")),
+            key("rotate_size", "size", None),
+            key("rotate_keep", "integer", Some("5")),
+            key("rotate_compress", "boolean", Some("false")),
         ],
     },
 ];

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::checks::{DATABASES, Surroundings};
 use super::document::{Found, Section, quoted};
-use super::task::{Credentials, Source, Target, TlsFiles};
+use super::task::{Credentials, Positions, Source, Target, TlsFiles};
 use super::{Address, Secret};
 
 /// No password file is larger.
@@ -57,6 +57,13 @@ pub(super) fn target(section: &Section<'_>, around: &Surroundings<'_>) -> Option
     let connect_timeout = section.duration("connect_timeout", LEAST_TIMEOUT, MOST_TIMEOUT);
     let db_map = db_map(&section.table("db_map"));
     let exclusive = section.boolean("exclusive");
+    let positions = section.choice(
+        "positions",
+        &[
+            ("transaction", Positions::Transaction),
+            ("none", Positions::None),
+        ],
+    );
     let position_db = section.integer("position_db", DATABASES);
     let tls = tls(section, address.as_ref(), around);
     kind?;
@@ -66,6 +73,7 @@ pub(super) fn target(section: &Section<'_>, around: &Surroundings<'_>) -> Option
         connect_timeout: connect_timeout?,
         db_map: db_map?,
         exclusive: exclusive?,
+        positions: positions?,
         position_db: position_db?,
         tls: tls?,
     })

@@ -72,6 +72,8 @@ pub struct Target {
     pub db_map: BTreeMap<u32, u32>,
     /// The operator's word that nobody else writes to the mapped databases.
     pub exclusive: bool,
+    /// Whether positions are kept on the target.
+    pub positions: Positions,
     /// The database that holds df2redis' own keys.
     pub position_db: u32,
     /// TLS, if it is to be used.
@@ -83,6 +85,15 @@ impl Target {
     pub fn db(&self, source: u32) -> u32 {
         self.db_map.get(&source).copied().unwrap_or(source)
     }
+}
+
+/// Whether the target holds how far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positions {
+    /// In the transactions that move them, behind the task's fence: every entry takes effect once.
+    Transaction,
+    /// Nowhere: every start is a full sync, and two processes of one task disturb each other.
+    None,
 }
 
 /// How to log in.
@@ -273,8 +284,21 @@ pub struct Log {
     pub level: Severity,
     /// The form of the file's lines.
     pub format: LogFormat,
-    /// Whether lines also go to standard output.
+    /// Whether lines also go to the console.
     pub console: Console,
+    /// How the file is rotated; `None`: by others, if at all.
+    pub rotate: Option<Rotate>,
+}
+
+/// When a log file makes room for a new one, and what becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotate {
+    /// The size that a file may have, bytes.
+    pub size: u64,
+    /// How many old files stay.
+    pub keep: u32,
+    /// Whether they are compressed.
+    pub compress: bool,
 }
 
 /// The form of the log file's lines.
@@ -286,12 +310,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// Whether log lines also go to standard output.
+/// Whether log lines also go to the console: standard output if that is a terminal, else standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Console {
-    /// If it is a terminal.
+    /// If standard output is a terminal, or systemd's journal reads standard error.
     Auto,
-    /// Whatever it is.
+    /// In any case.
     Always,
     /// Not at all.
     Never,

@@ -100,3 +100,9 @@ pub const SOURCE: &str = "source";
 pub const TARGET: &str = "target";
 /// The source's own position in a flow.
 pub const SOURCE_POSITION: &str = "source_position";
+/// Where in the source code.
+pub const PLACE: &str = "place";
+/// A thread's name.
+pub const THREAD: &str = "thread";
+/// One line of a backtrace.
+pub const FRAME: &str = "frame";

@@ -3,16 +3,16 @@
 use std::process::ExitCode;
 
 /// An exit code. The numbers from 64 are those of sysexits(3); 1, 3 and 4 are the answers that the LSB wants of an init
-/// script, and only `status` and `stop` give them.
+/// script, and only commands that look for a running process give them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Exit {
     /// Done, or stopped on request.
     Done,
     /// Of `status`: dead, and its PID file is still there. Of `stop`: it did not end.
     Dead,
-    /// Of `status`: not running.
+    /// Of `status`, `wait` and `log-level`: not running.
     NotRunning,
-    /// Of `status` and `stop`: nobody can tell, or whoever asks is not allowed to.
+    /// Of `status`, `stop`, `wait` and `log-level`: nobody can tell, or whoever asks is not allowed to.
     Unknown,
     /// The command line is wrong.
     Usage,
@@ -85,11 +85,15 @@ impl Exit {
         match self {
             Self::Done => "done, or stopped on request",
             Self::Dead => "status: dead, and its PID file is still there; stop: it did not end",
-            Self::NotRunning => "status: not running",
-            Self::Unknown => "status, stop: unknown, or not allowed to tell",
+            Self::NotRunning => "status, wait, log-level: not running",
+            Self::Unknown => {
+                "status, stop, wait, log-level: unknown, no answer, or not allowed to ask"
+            }
             Self::Usage => "wrong command line",
             Self::BadInput => "the source sent what cannot be understood or copied",
-            Self::Unavailable => "a server is not available, and retry.max_elapsed is over",
+            Self::Unavailable => {
+                "a server is not available; replicate: and retry.max_elapsed is over"
+            }
             Self::Internal => "a defect of df2redis",
             Self::CannotCreate => {
                 "the task runs already, a file cannot be created, or the target is not empty"
@@ -98,7 +102,7 @@ impl Exit {
             Self::Temporary => "not now; the same later may succeed",
             Self::Protocol => "a server does not speak the expected protocol",
             Self::Permission => "wrong password, or not allowed",
-            Self::Config => "a task file is wrong",
+            Self::Config => "a task file is wrong, or does not fit its servers",
         }
     }
 }

@@ -275,9 +275,12 @@ pub fn control_of(pid: u32) -> io::Result<Option<PathBuf>> {
     let descriptors = PathBuf::from(format!("/proc/{pid}/fd"));
     for descriptor in fs::read_dir(descriptors)? {
         let descriptor = descriptor?.path();
-        // It may be closed by now.
-        let Ok(name) = fs::read_link(&descriptor) else {
-            continue;
+        let name = match fs::read_link(&descriptor) {
+            Ok(name) => name,
+            // To list them takes the right user, to see what they are the right group, too.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            // It is closed by now.
+            Err(_) => continue,
         };
         if !name.as_os_str().as_bytes().ends_with(SUFFIX.as_bytes()) {
             continue;

@@ -1,7 +1,7 @@
 //! Replies: where one ends and what kind it is, without building its value.
 //!
 //! Invariants: every byte is looked at once, however the stream is cut; what is kept of a reply is
-//!   bounded by [`LINE`] and [`ERRORS`], whatever lengths it claims; nesting is at most [`DEPTH`].
+//!   bounded by [`LINE`], [`ERRORS`] and [`Scanner::keep`], whatever lengths it claims; nesting is at most [`DEPTH`].
 //! Facts: the Redis serialization protocol specification, versions 2 and 3, without the streamed
 //!   types, which no release sends.
 
@@ -21,7 +21,9 @@ pub enum Reply {
     Ok,
     /// `+QUEUED`
     Queued,
-    /// Another scalar: a string, a number that is no integer, a boolean.
+    /// A string, as far as it was to be kept.
+    Text(Vec<u8>),
+    /// Another scalar: a string that was not to be kept, a number that is no integer, a boolean.
     Other,
     /// An integer.
     Integer(i64),
@@ -69,6 +71,10 @@ pub struct Scanner {
     /// Content and CR LF of a bulk string still to come.
     bulk: Option<Bulk>,
     stack: Vec<Aggregate>,
+    /// Most bytes of a string to be kept.
+    keep: usize,
+    /// What was kept of the unfinished string.
+    kept: Vec<u8>,
     errors: Vec<ElementError>,
     error_bytes: usize,
 }
@@ -78,6 +84,7 @@ struct Bulk {
     content: u64,
     end: u8,
     is_error: bool,
+    is_kept: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +98,13 @@ impl Scanner {
     /// At the beginning of a reply.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// From the next reply on, bulk strings that are no part of another value are kept, up to `most` bytes of each. 0,
+    /// which it is at first, keeps none.
+    #[inline]
+    pub fn keep(&mut self, most: usize) {
+        self.keep = most;
     }
 
     /// Whether no reply has been begun.
@@ -180,6 +194,7 @@ impl Scanner {
                 content: len,
                 end: 2,
                 is_error: sigil == b'!',
+                is_kept: sigil == b'$' && self.keep > 0 && self.stack.is_empty(),
             });
             return Ok(None);
         }
@@ -212,6 +227,11 @@ impl Scanner {
         let (content, after) = rest.split_at(count);
         *rest = after;
         bulk.content -= count as u64;
+        if bulk.is_kept {
+            let room = self.keep.saturating_sub(self.kept.len());
+            self.kept
+                .extend_from_slice(content.get(..room).unwrap_or(content));
+        }
         if bulk.is_error {
             let room = LINE - self.line.len();
             self.line
@@ -233,9 +253,10 @@ impl Scanner {
             return Ok(None);
         }
         self.bulk = None;
-        Ok(Some(match bulk.is_error {
-            true => Reply::Error(std::mem::take(&mut self.line)),
-            false => Reply::Other,
+        Ok(Some(match (bulk.is_error, bulk.is_kept) {
+            (true, _) => Reply::Error(std::mem::take(&mut self.line)),
+            (false, true) => Reply::Text(std::mem::take(&mut self.kept)),
+            (false, false) => Reply::Other,
         }))
     }
 
@@ -488,6 +509,34 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn only_strings_of_their_own_are_kept_and_no_more_of_them_than_wanted(
+            text in prop::collection::vec(any::<u8>(), 0..40),
+            most in 0usize..30,
+            cut in 1usize..20,
+        ) {
+            let mut string = Vec::new();
+            Value::Bulk(text.clone()).encode(&mut string);
+            let bytes = [b"*1\r\n", &string[..], &string[..], b"+OK\r\n"].concat();
+            let mut scanner = Scanner::new();
+            scanner.keep(most);
+            let mut replies = Vec::new();
+            for mut piece in bytes.chunks(cut) {
+                while !piece.is_empty() {
+                    let (used, reply) = scanner.feed(piece).unwrap();
+                    replies.extend(reply);
+                    piece = &piece[used..];
+                }
+            }
+            let kept = match most {
+                0 => Reply::Other,
+                _ => Reply::Text(text[..most.min(text.len())].to_vec()),
+            };
+            prop_assert_eq!(&replies[1..], [kept, Reply::Ok]);
+            let array = matches!(replies[0], Reply::Array { len: 1, .. });
+            prop_assert!(array);
+        }
+
         #[test]
         fn replies_are_found_however_the_stream_is_cut(
             values in prop::collection::vec(values(), 1..8),

@@ -54,6 +54,19 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether what the target holds may be another dataset afterwards: it was restarted, reads its dataset
+    /// anew, or was made a replica of another server.
+    pub fn may_change_dataset(self) -> bool {
+        match self {
+            Self::Loading | Self::ReadOnly | Self::MasterDown => true,
+            Self::OutOfMemory
+            | Self::Busy
+            | Self::TryAgain
+            | Self::CannotPersist
+            | Self::NoReplicas => false,
+        }
+    }
+
     /// Reads an error's code. An aborted transaction is judged by the reason it gives.
     pub fn of(error: &[u8]) -> Option<Self> {
         let error = match memchr::memmem::find(error, b"because of: ") {

@@ -34,7 +34,7 @@ impl Owned {
 
     /// Whether a key is owned, given that its database is. Keys of df2redis never are.
     pub fn has(&self, key: &[u8]) -> bool {
-        !key.starts_with(super::ownership::PREFIX) && (self.matches)(key)
+        !key.starts_with(super::position::PREFIX) && (self.matches)(key)
     }
 
     pub(super) fn claim(&self) -> Claim {

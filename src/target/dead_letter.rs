@@ -1,6 +1,10 @@
-//! What becomes of commands the target refuses for good.
+//! The file of commands the target refused for good and the task passed over.
 //!
-//! Invariant: the file is private to its owner and only ever appended to, a JSON object per line.
+//! Journal entries are also [recorded on the target](super::failed), where they can be repeated; of snapshot keys, of
+//! commands too large to be recorded there, and without positions, this is the only record. It has no limit.
+//!
+//! Invariant: the file is private to its owner and only ever appended to, a JSON object per line, the same as on
+//!   the target.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -52,33 +56,44 @@ impl DeadLetter {
         })
     }
 
-    /// Appends the `n`th command: time, LSN, database, key and words in base64, and the error.
+    /// Appends the `n`th command of a flow, with all its words.
     pub(super) fn record(
         &self,
         out: &Outgoing,
         n: usize,
+        flow: Option<u32>,
         db: u32,
         error: &[u8],
     ) -> Result<(), TargetError> {
         // The file has no state that a panic elsewhere could have left half done.
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        write_line(&mut file, out, n, db, error).map_err(|cause| TargetError::DeadLetter {
+        write_line(&mut file, out, n, flow, db, error).map_err(|cause| TargetError::DeadLetter {
             path: self.path.clone(),
             cause,
         })
     }
 }
 
-fn write_line(file: &mut File, out: &Outgoing, n: usize, db: u32, error: &[u8]) -> io::Result<()> {
+/// Words go straight from their files into this one: they can be of any size.
+fn write_line(
+    file: &mut File,
+    out: &Outgoing,
+    n: usize,
+    flow: Option<u32>,
+    db: u32,
+    error: &[u8],
+) -> io::Result<()> {
     let mut line = BufWriter::new(file);
     let now = humantime::format_rfc3339_millis(SystemTime::now());
-    write!(line, "{{\"time\":\"{now}\",\"lsn\":")?;
-    match out.lsn(n) {
-        Some(lsn) => write!(line, "{lsn}")?,
-        None => write!(line, "null")?,
-    }
-    write!(line, ",\"db\":{db},\"key\":")?;
+    let number = |number: Option<u64>| number.map_or("null".to_owned(), |n| n.to_string());
+    let flow = number(flow.map(u64::from));
+    let lsn = number(out.lsn(n));
     let words = out.words(n);
+    let cut = words.len() < out.word_count(n);
+    write!(
+        line,
+        "{{\"time\":\"{now}\",\"flow\":{flow},\"lsn\":{lsn},\"db\":{db},\"key\":"
+    )?;
     match words.get(1) {
         Some(key) => base64_string(&mut line, key)?,
         None => write!(line, "null")?,
@@ -90,15 +105,9 @@ fn write_line(file: &mut File, out: &Outgoing, n: usize, db: u32, error: &[u8]) 
         }
         base64_string(&mut line, word)?;
     }
-    write!(line, "],\"error\":\"")?;
-    for letter in String::from_utf8_lossy(error).chars() {
-        match letter {
-            '"' | '\\' => write!(line, "\\{letter}")?,
-            '\0'..='\x1f' => write!(line, "\\u{:04x}", u32::from(letter))?,
-            _ => write!(line, "{letter}")?,
-        }
-    }
-    line.write_all(b"\"}\n")?;
+    write!(line, "],\"cut\":{cut},\"error\":")?;
+    serde_json::to_writer(&mut line, &String::from_utf8_lossy(error))?;
+    line.write_all(b"}\n")?;
     line.flush()
 }
 
@@ -130,11 +139,13 @@ mod tests {
         out.word(b"PING");
         for _ in 0..2 {
             let letters = DeadLetter::open(&path).unwrap();
-            letters.record(&out, 0, 3, b"WRONGTYPE \"x\\\x01").unwrap();
+            letters
+                .record(&out, 0, Some(4), 3, b"WRONGTYPE \"x\\\x01")
+                .unwrap();
         }
         DeadLetter::open(&path)
             .unwrap()
-            .record(&out, 1, 0, b"ERR")
+            .record(&out, 1, None, 0, b"ERR")
             .unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<serde_json::Value> = text
@@ -147,6 +158,14 @@ mod tests {
         assert_eq!(lines[1]["key"], STANDARD.encode(b"k\xff"));
         assert_eq!(lines[1]["words"][2], STANDARD.encode(b"\0\r\n"));
         assert_eq!(lines[1]["error"], "WRONGTYPE \"x\\\x01");
+        let line = text.lines().next().unwrap();
+        let read = crate::target::Failed::read(b"4:9:0", line.as_bytes()).unwrap();
+        assert_eq!(
+            (read.flow, read.lsn, read.db, read.cut),
+            (4, 9, 3, false),
+            "it is a record like those on the target"
+        );
+        assert_eq!(read.words, [&b"LPUSH"[..], b"k\xff", b"\0\r\n"]);
         assert_eq!(lines[2]["lsn"], serde_json::Value::Null);
         assert_eq!(lines[2]["key"], serde_json::Value::Null);
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();

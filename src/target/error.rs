@@ -101,6 +101,8 @@ pub enum TargetError {
         lsn: Option<u64>,
         /// The target's words.
         answer: String,
+        /// It is recorded on the target, which holds what came before and after it.
+        recorded: bool,
     },
     /// A database cannot be selected.
     #[error("the target {addr} has no database {db}, or does not permit it: {answer}")]
@@ -156,6 +158,28 @@ pub enum TargetError {
         /// What is wrong with it.
         what: String,
     },
+    /// Another process of this task writes to the target.
+    #[error("another process of this task has taken over the target {addr}: {holder}")]
+    TakenOver {
+        /// Whom.
+        addr: String,
+        /// What is known of the other process.
+        holder: String,
+    },
+    /// The task's own keys are not as it left them: flushed, evicted, deleted, or the dataset is another one.
+    #[error("the target {addr} no longer holds what this task wrote: {what}")]
+    Vanished {
+        /// Whom.
+        addr: String,
+        /// How that was seen.
+        what: String,
+    },
+    /// The server was restarted, or another one answers, or its dataset has another history.
+    #[error("the target {addr} was restarted, failed over or replaced")]
+    Replaced {
+        /// Whom.
+        addr: String,
+    },
     /// The dead-letter file cannot be written.
     #[error("cannot write {}", .path.display())]
     DeadLetter {
@@ -176,6 +200,10 @@ impl TargetError {
         match self {
             Self::Connect { cause, .. } => cause.is_temporary(),
             Self::Lost { .. } | Self::Silent { .. } | Self::Unready { .. } => true,
+            // What the target holds now decides how to go on.
+            Self::Vanished { .. } | Self::Replaced { .. } => true,
+            // Whoever came last goes on; to take over in turn would never end.
+            Self::TakenOver { .. } => false,
             Self::Login { .. }
             | Self::Permission { .. }
             | Self::Protocol { .. }
@@ -207,6 +235,10 @@ impl TargetError {
             Self::Silent { .. } => "the target may be overloaded or blocked by a slow command",
             Self::Unready { .. } => "the task goes on by itself when the target is ready",
             Self::Answer { .. } => "a proxy in between, or a server that is no Redis or Valkey",
+            Self::Refused { recorded: true, .. } => {
+                "repair the cause on the target; then \"df2redis retry\" repeats the entry, or \
+                 \"df2redis skip\" gives it up"
+            }
             Self::Refused { .. } => {
                 "repair the cause on the target, or set policy.on_error = \"skip\" to record such \
                  commands in the dead-letter file and go on"
@@ -226,6 +258,13 @@ impl TargetError {
             Self::Record { .. } => {
                 "it may be of a newer df2redis: use that version, or forget the task"
             }
+            Self::TakenOver { .. } => {
+                "only one process can run a task: stop the other one before this one is started again"
+            }
+            Self::Vanished { .. } => {
+                "the task reads its positions again; see who flushes the target, and whether it evicts keys"
+            }
+            Self::Replaced { .. } => "the task reads its positions from the target again",
             Self::DeadLetter { .. } => "check space and permissions of the state directory",
             Self::Spill(_) => "check the disk of the state directory",
         }

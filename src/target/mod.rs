@@ -1,15 +1,20 @@
 //! The target: connections, pipelines, replies, ownership, error policy.
 //!
 //! A [`Control`] connection asks and decides: [`Profile`] is what the target is, [`Ownership`] what
-//! of it is ours. Each flow then has a [`Writer`] of its own, into which [`Outgoing`] commands go.
+//! of it is ours, [`Fence`] how far we have come and that nobody else goes on. Each flow then has a [`Writer`] of its own, into which [`Outgoing`] commands go.
 
 mod answer;
 mod claim;
 mod dead_letter;
 mod error;
+mod failed;
+mod fence;
+mod forget;
 pub mod form;
 mod outgoing;
 mod ownership;
+mod permissions;
+mod position;
 mod profile;
 mod settings;
 mod slot;
@@ -19,9 +24,14 @@ pub use answer::{Refusal, Tolerate};
 pub use claim::{Matches, Owned};
 pub use dead_letter::{DeadLetter, ErrorPolicy};
 pub use error::TargetError;
+pub use failed::{Failed, Retried};
+pub use fence::{Fence, ServerId, Taken};
+pub use forget::{Found, forget, list};
 pub use outgoing::{Described, Outgoing, Piece, Place, Word};
 pub use ownership::{Conflict, Ownership, Wanted};
+pub use permissions::{Lack, Missing, Permissions, Purpose};
+pub use position::Stored;
 pub use profile::Profile;
 pub use settings::{Control, Settings};
 pub use slot::slot_of;
-pub use writer::{Counters, Kind, Limits, Notice, Writer};
+pub use writer::{Counters, Fenced, Kind, Limits, Notice, Writer};

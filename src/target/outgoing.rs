@@ -375,6 +375,12 @@ impl Outgoing {
         words
     }
 
+    /// Number of words of the `n`th command, its name and those of a tail included.
+    pub fn word_count(&self, n: usize) -> usize {
+        let count = self.header(&mut self.place_of(n));
+        count.map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX))
+    }
+
     /// The `n`th command, cut to what an operator can read.
     pub fn describe(&self, n: usize) -> Described {
         let words = self.words(n);

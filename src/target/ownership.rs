@@ -3,25 +3,19 @@
 //! Invariants: two tasks whose claims may overlap never both run; the conflict decision is made once,
 //!   before the task's first write, and remembered on the target; keys `df2redis:*` are never
 //!   counted, listed or deleted; a foreign key is deleted by nobody here; FLUSHALL is never sent.
-//! Records, in the position database: hash `df2redis:position:<task>` (fields `format`, `task`,
-//!   `source`, `databases`, `include`, `exclude`, `exclusive`, `conflict`, `decided`, `phase`,
-//!   `updated_ms`), set `df2redis:foreign:<task>` (members `<db>:<key>`).
+//! Records: see [`position`](super::position).
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use super::claim::{Claim, Owned};
 use super::error::TargetError;
+use super::fence::Fence;
 use super::outgoing::Outgoing;
+use super::position::{FORMAT, Names, POSITIONS};
 use super::settings::{Control, Settings};
 use super::slot::slot_of;
 
-/// What all keys of df2redis begin with.
-pub(super) const PREFIX: &[u8] = b"df2redis:";
-/// What the keys with positions and claims begin with.
-const POSITIONS: &str = "df2redis:position:";
-/// Version of the records.
-const FORMAT: &str = "1";
 /// Keys asked for, listed or deleted at a time.
 const CHUNK: usize = 1000;
 /// Keys named in a conflict.
@@ -65,6 +59,8 @@ pub struct Wanted {
     pub conflict: Conflict,
     /// Which source this is, for the record.
     pub source: String,
+    /// Which of its databases go where, in words that are the same whenever that is the same.
+    pub mapping: String,
 }
 
 /// A task's established ownership.
@@ -74,10 +70,12 @@ pub struct Ownership {
     position_db: u32,
     position_key: String,
     foreign_key: String,
+    fence_key: String,
     exclusive: bool,
     conflict: Conflict,
     foreign: u64,
     first: bool,
+    same_mapping: bool,
 }
 
 impl Ownership {
@@ -89,23 +87,30 @@ impl Ownership {
         wanted: Wanted,
         now_ms: i64,
     ) -> Result<Self, TargetError> {
+        let names = Names::of(&settings.task);
         let mut ownership = Self {
             owned: wanted.owned,
             position_db: settings.position_db,
-            position_key: format!("{POSITIONS}{}", settings.task),
-            foreign_key: format!("df2redis:foreign:{}", settings.task),
+            position_key: names.position,
+            foreign_key: names.foreign,
+            fence_key: names.fence,
             exclusive: wanted.exclusive,
             conflict: wanted.conflict,
             foreign: 0,
             first: true,
+            same_mapping: false,
         };
         let known = read_record(control, settings.position_db, &ownership.position_key).await?;
         let decided = known.get("decided").is_some_and(|text| text == "yes");
+        ownership.same_mapping = ownership
+            .mapping(&wanted.source, &wanted.mapping)
+            .iter()
+            .all(|(name, text)| known.get(*name) == Some(text));
         if decided {
             ownership.remember(control, &known).await?;
         }
         ownership
-            .write_claim(control, settings, &wanted.source, now_ms)
+            .write_claim(control, settings, (&wanted.source, &wanted.mapping), now_ms)
             .await?;
         let checked = match ownership.refuse_overlap(control).await {
             Ok(()) if decided => Ok(()),
@@ -136,6 +141,11 @@ impl Ownership {
         self.first
     }
 
+    /// Whether the record says that the same was copied to the same places so far.
+    pub fn is_same_mapping(&self) -> bool {
+        self.same_mapping
+    }
+
     /// Keys that were there first, as far as was known at the start. With 0, nobody need ask.
     pub fn foreign_count(&self) -> u64 {
         self.foreign
@@ -146,7 +156,8 @@ impl Ownership {
         &self.owned
     }
 
-    /// Records the task's phase.
+    /// Records the task's phase, where no positions are kept. With a fence it is
+    /// [`Fence::begin_snapshot`] and [`Fence::begin_stable`].
     pub async fn set_phase(
         &self,
         control: &mut Control,
@@ -208,31 +219,40 @@ impl Ownership {
     }
 
     /// Deletes the owned keys of one database, or of all owned ones. Foreign keys stay.
-    pub async fn flush(&self, control: &mut Control, db: Option<u32>) -> Result<(), TargetError> {
+    ///
+    /// With a fence, no key is deleted once another process has taken it. The positions of all flows are then moved
+    /// past the command with [`Fence::move_all`]: until that is done the deletion can be repeated.
+    pub async fn flush(
+        &self,
+        control: &mut Control,
+        fence: Option<&Fence>,
+        db: Option<u32>,
+    ) -> Result<(), TargetError> {
         for owned in self.owned.databases.iter().copied() {
             if db.is_some_and(|db| db != owned) {
                 continue;
             }
             if self.may_flush_whole(control, owned).await? {
-                control.select(owned).await?;
                 let mut flush = redis::cmd("FLUSHDB");
                 flush.arg("ASYNC");
-                () = control.ask("emptying a database", &flush).await?;
+                run(control, fence, "emptying a database", owned, flush).await?;
             } else {
-                self.delete(control, owned, |_| true).await?;
+                self.delete(control, fence, owned, |_| true).await?;
             }
         }
         Ok(())
     }
 
-    /// Deletes the owned keys whose cluster slots are in the ranges. Foreign keys stay.
+    /// Deletes the owned keys whose cluster slots are in the ranges. Foreign keys stay. For the fence see
+    /// [`flush`](Self::flush).
     pub async fn flush_slots(
         &self,
         control: &mut Control,
+        fence: Option<&Fence>,
         ranges: &[RangeInclusive<u16>],
     ) -> Result<(), TargetError> {
         for db in self.owned.databases.iter().copied() {
-            self.delete(control, db, |key| {
+            self.delete(control, fence, db, |key| {
                 let slot = slot_of(key);
                 ranges.iter().any(|range| range.contains(&slot))
             })
@@ -280,20 +300,30 @@ impl Ownership {
         &self,
         control: &mut Control,
         settings: &Settings,
-        source: &str,
+        (source, mapping): (&str, &str),
         now_ms: i64,
     ) -> Result<(), TargetError> {
-        let (databases, include, exclude) = self.owned.claim().texts();
-        let fields = [
+        let now = now_ms.to_string();
+        let mapping = self.mapping(source, mapping);
+        let mut fields = vec![
             ("format", FORMAT),
             ("task", &settings.task),
-            ("source", source),
-            ("databases", &databases),
-            ("include", &include),
-            ("exclude", &exclude),
-            ("updated_ms", &now_ms.to_string()),
+            ("updated_ms", &now),
         ];
+        fields.extend(mapping.iter().map(|(name, text)| (*name, text.as_str())));
         self.write(control, &fields).await
+    }
+
+    /// The fields that say what is copied from where to where.
+    fn mapping(&self, source: &str, mapping: &str) -> [(&'static str, String); 5] {
+        let (databases, include, exclude) = self.owned.claim().texts();
+        [
+            ("source", source.to_owned()),
+            ("mapping", mapping.to_owned()),
+            ("databases", databases),
+            ("include", include),
+            ("exclude", exclude),
+        ]
     }
 
     async fn write(
@@ -411,6 +441,7 @@ impl Ownership {
         control.select(self.position_db).await?;
         let mut withdraw = redis::cmd("UNLINK");
         withdraw.arg(&self.position_key).arg(&self.foreign_key);
+        withdraw.arg(&self.fence_key);
         control.ask("withdrawing the claim", &withdraw).await
     }
 
@@ -431,6 +462,7 @@ impl Ownership {
     async fn delete(
         &self,
         control: &mut Control,
+        fence: Option<&Fence>,
         db: u32,
         also: impl Fn(&[u8]) -> bool,
     ) -> Result<(), TargetError> {
@@ -445,25 +477,41 @@ impl Ownership {
                 .filter_map(|(key, foreign)| (!foreign).then_some(key))
                 .collect();
             for chunk in mine.chunks(CHUNK) {
-                control.select(db).await?;
                 let mut delete = redis::cmd("UNLINK");
                 delete.arg(chunk);
-                () = control.ask("deleting the task's keys", &delete).await?;
+                run(control, fence, "deleting the task's keys", db, delete).await?;
             }
         }
         Ok(())
     }
 }
 
+/// Runs one command in a database, behind the fence if there is one.
+async fn run(
+    control: &mut Control,
+    fence: Option<&Fence>,
+    doing: &str,
+    db: u32,
+    command: redis::Cmd,
+) -> Result<(), TargetError> {
+    let Some(fence) = fence else {
+        control.select(db).await?;
+        return control.ask(doing, &command).await;
+    };
+    let commands = [command];
+    let answers = fence.commit(control, doing, db, &commands, &[]).await?;
+    control.first_error(doing, &commands, &answers)
+}
+
 /// All keys of a database, some at a time; a key may come twice.
-struct Scan<'a> {
+pub(super) struct Scan<'a> {
     db: u32,
     pattern: Option<&'a str>,
     cursor: Option<u64>,
 }
 
 impl<'a> Scan<'a> {
-    fn of(db: u32, pattern: Option<&'a str>) -> Self {
+    pub(super) fn of(db: u32, pattern: Option<&'a str>) -> Self {
         Self {
             db,
             pattern,
@@ -471,7 +519,10 @@ impl<'a> Scan<'a> {
         }
     }
 
-    async fn next(&mut self, control: &mut Control) -> Result<Option<Vec<Vec<u8>>>, TargetError> {
+    pub(super) async fn next(
+        &mut self,
+        control: &mut Control,
+    ) -> Result<Option<Vec<Vec<u8>>>, TargetError> {
         let Some(cursor) = self.cursor else {
             return Ok(None);
         };

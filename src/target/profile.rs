@@ -17,14 +17,18 @@ pub struct Profile {
     pub run_id: String,
     /// Changes when its dataset may have become another one.
     pub replication_id: String,
-    /// It is a replica, and will refuse writes until it is promoted.
+    /// It is a replica.
     pub is_replica: bool,
+    /// It is a replica that refuses writes until it is promoted.
+    pub is_read_only: bool,
     /// It reads its dataset from disk.
     pub is_loading: bool,
     /// Bytes in use.
     pub used_memory: Option<u64>,
     /// Most bytes it may use; `None` if unlimited or unknown.
     pub max_memory: Option<u64>,
+    /// Bytes of memory of its machine.
+    pub system_memory: Option<u64>,
     /// What it does when it is full; anything but `noeviction` loses keys then.
     pub eviction: Option<String>,
     /// Most bytes of one word of a command, if it says so.
@@ -97,15 +101,25 @@ impl Profile {
             run_id: text("run_id").unwrap_or_default(),
             replication_id: text("master_replid").unwrap_or_default(),
             is_replica: fields.get("role") == Some(&"slave"),
+            is_read_only: fields.get("role") == Some(&"slave")
+                && fields.get("slave_read_only") != Some(&"0"),
             is_loading: fields.get("loading") == Some(&"1"),
             used_memory: number("used_memory"),
             max_memory: number("maxmemory").filter(|limit| *limit > 0),
+            system_memory: number("total_system_memory"),
             eviction: text("maxmemory_policy"),
             max_bulk: None,
             databases: None,
             keys: keys_of(info),
         })
     }
+}
+
+/// The value of a field of `INFO`.
+pub(super) fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim_end)
 }
 
 /// `7.0.15`, perhaps with something behind it.
@@ -165,7 +179,7 @@ mod tests {
         assert_eq!(profile.features.flavour, Flavour::Valkey);
         assert_eq!(profile.features.version, (8, 1, 0));
         assert_eq!(profile.keys, [(0, 3), (12, 7)]);
-        assert!(profile.is_replica);
+        assert!(profile.is_replica && profile.is_read_only);
         assert_eq!(profile.max_memory, None);
     }
 

@@ -52,7 +52,8 @@ impl Settings {
 pub struct Control {
     connection: MultiplexedConnection,
     addr: String,
-    db: u32,
+    /// The current database; unknown while a transaction with other ones has no answer.
+    db: Option<u32>,
     driver: AbortHandle,
 }
 
@@ -77,7 +78,7 @@ impl Control {
             let mut control = Self {
                 connection,
                 addr: addr.clone(),
-                db: 0,
+                db: Some(0),
                 driver: tokio::spawn(driver).abort_handle(),
             };
             control.log_in(settings).await?;
@@ -131,7 +132,7 @@ impl Control {
 
     /// Makes `db` the current database.
     pub(super) async fn select(&mut self, db: u32) -> Result<(), TargetError> {
-        if db == self.db {
+        if self.db == Some(db) {
             return Ok(());
         }
         let answer: Result<(), RedisError> = redis::cmd("SELECT")
@@ -140,7 +141,7 @@ impl Control {
             .await;
         match answer {
             Ok(()) => {
-                self.db = db;
+                self.db = Some(db);
                 Ok(())
             }
             Err(error) if error.code() == Some("ERR") || error.code() == Some("NOPERM") => {
@@ -161,13 +162,7 @@ impl Control {
         command: &redis::Cmd,
     ) -> Result<T, TargetError> {
         let answer = command.query_async(&mut self.connection).await;
-        answer.map_err(|error| {
-            let name = match command.args_iter().next() {
-                Some(redis::Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
-                _ => String::new(),
-            };
-            self.error(doing, &name, error)
-        })
+        answer.map_err(|error| self.error(doing, &name_of(command), error))
     }
 
     /// Sends several commands at once. `name` is what a missing permission is about.
@@ -181,7 +176,107 @@ impl Control {
         answer.map_err(|error| self.error(doing, name, error))
     }
 
-    fn error(&self, doing: &str, command: &str, error: RedisError) -> TargetError {
+    /// Sends several commands at once, and takes each answer by itself, errors too.
+    pub(super) async fn answers(
+        &mut self,
+        commands: &[redis::Cmd],
+    ) -> Result<Vec<Result<redis::Value, RedisError>>, TargetError> {
+        let mut pipeline = redis::Pipeline::with_capacity(commands.len());
+        for command in commands {
+            pipeline.add_command(command.clone());
+        }
+        pipeline.ignore_errors();
+        let answers = pipeline.query_async(&mut self.connection).await;
+        answers.map_err(|error| self.error("asking several things", "", error))
+    }
+
+    /// Whether the database is there and may be used. Selects it.
+    pub async fn has_database(&mut self, db: u32) -> Result<bool, TargetError> {
+        match self.select(db).await {
+            Ok(()) => Ok(true),
+            Err(TargetError::Database { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs `there` in database `db` and then `here` in the current one, as one transaction. Yields all answers,
+    /// each of which may be an error; `None` if a watched key was changed, and nothing was executed.
+    ///
+    /// `MULTI` goes ahead alone: were it refused, what follows it would be executed by itself.
+    pub(super) async fn transact(
+        &mut self,
+        doing: &str,
+        db: u32,
+        there: &[redis::Cmd],
+        here: &[redis::Cmd],
+    ) -> Result<Option<Vec<redis::Value>>, TargetError> {
+        let home = self.db;
+        let elsewhere = home.filter(|home| *home != db && !there.is_empty());
+        let select = |db: u32| redis::cmd("SELECT").arg(db).take();
+        let mut commands = Vec::with_capacity(there.len() + here.len() + 3);
+        commands.extend(elsewhere.map(|_| select(db)));
+        commands.extend_from_slice(there);
+        commands.extend(elsewhere.map(select));
+        commands.extend_from_slice(here);
+        () = self.ask(doing, &redis::cmd("MULTI")).await?;
+        // Until it is answered, whether it was executed is unknown, and so is the database.
+        self.db = None;
+        commands.push(redis::cmd("EXEC"));
+        let mut replies = self.answers(&commands).await?;
+        let executed = replies.pop();
+        commands.pop();
+        self.db = home;
+        for (command, reply) in commands.iter().zip(replies) {
+            if let Err(error) = reply {
+                // Nothing was executed, for this reason.
+                return Err(self.error(doing, &name_of(command), error));
+            }
+        }
+        let mut answers = match executed {
+            Some(Ok(redis::Value::Nil)) => return Ok(None),
+            Some(Ok(redis::Value::Array(answers))) if answers.len() == commands.len() => answers,
+            Some(Err(error)) => return Err(self.error(doing, "EXEC", error)),
+            other => {
+                return Err(TargetError::Answer {
+                    addr: self.addr.clone(),
+                    doing: doing.to_owned(),
+                    answer: format!("{other:?}"),
+                });
+            }
+        };
+        if let Some(home) = elsewhere {
+            let back = answers.remove(there.len() + 1);
+            let out = answers.remove(0);
+            for (db, answer) in [(db, out), (home, back)] {
+                if let redis::Value::ServerError(error) = answer {
+                    self.db = None;
+                    return Err(TargetError::Database {
+                        addr: self.addr.clone(),
+                        db,
+                        answer: text_of(&error.into()),
+                    });
+                }
+            }
+        }
+        Ok(Some(answers))
+    }
+
+    /// The first error among the answers to commands, as [`transact`](Self::transact) yields them.
+    pub(super) fn first_error(
+        &self,
+        doing: &str,
+        commands: &[redis::Cmd],
+        answers: &[redis::Value],
+    ) -> Result<(), TargetError> {
+        for (command, answer) in commands.iter().zip(answers) {
+            if let redis::Value::ServerError(error) = answer {
+                return Err(self.error(doing, &name_of(command), error.clone().into()));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn error(&self, doing: &str, command: &str, error: RedisError) -> TargetError {
         let addr = self.addr.clone();
         if error.is_timeout() {
             return TargetError::Silent {
@@ -197,12 +292,23 @@ impl Control {
                 cause: std::io::Error::other(error.to_string()),
             };
         }
-        TargetError::from_answer(&addr, doing, command, text_of(&error))
+        // Of several, the first: the others follow from it, or say the same.
+        let of_server = error.clone().into_server_errors();
+        let first = of_server.and_then(|errors| errors.first().map(|(_, error)| error.clone()));
+        let answer = text_of(&first.map_or(error, RedisError::from));
+        TargetError::from_answer(&addr, doing, command, answer)
+    }
+}
+
+fn name_of(command: &redis::Cmd) -> String {
+    match command.args_iter().next() {
+        Some(redis::Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
+        _ => String::new(),
     }
 }
 
 /// The server's own words, if they are the server's.
-fn text_of(error: &RedisError) -> String {
+pub(super) fn text_of(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         _ => error.to_string(),

@@ -122,6 +122,16 @@ impl Applier {
         }
     }
 
+    /// Nothing is copied: the flow goes on with the entry `next`, before which everything is in the target.
+    pub(super) fn resumes_at(&mut self, next: u64) {
+        self.snapshot_ended();
+        self.copied = true;
+        if let Some(counters) = self.context.status.flows.get(self.flow as usize) {
+            counters.base.store(next, Ordering::Relaxed);
+            counters.applied.store(next, Ordering::Relaxed);
+        }
+    }
+
     /// Runs until the reader's end of `batches` is closed and all is settled. The flow's socket stays
     /// open as long as the acknowledger, which comes back: a master ends all flows when one closes.
     pub(super) async fn run(
@@ -209,6 +219,8 @@ impl Applier {
     /// (`timeout` in redis.conf), and a lost connection would cost a full sync.
     fn keep_alive(&mut self) {
         let sent = self.writer.counters().commands;
+        // A position that moved without a command is stored now, if nothing else did.
+        self.writer.store();
         if self.writer.is_settled() && sent == self.sent_before {
             let db = self.context.task.target.position_db;
             let out = self.writer.begin(Kind::Record, db, Tolerate::Nothing);
@@ -269,6 +281,7 @@ impl Applier {
                 }
                 Item::Stable { next } => {
                     self.writer.mark(*next);
+                    self.writer.store();
                     reached = Some(*next);
                     if let Some(counters) = counters {
                         counters.base.store(*next, Ordering::Relaxed);
@@ -309,9 +322,12 @@ impl Applier {
         self.writer.settle().await?;
         self.progressed().await;
         let db = meeting.db;
-        match self.context.barrier.arrive(self.flow, meeting)? {
-            Role::Run => {
-                self.context.flush(global, db, &self.log).await?;
+        // A journal entry has an LSN, and a global command is one.
+        let next = lsn.unwrap_or_default().saturating_add(1);
+        match self.context.barrier.arrive(self.flow, meeting, next)? {
+            Role::Run(positions) => {
+                let flushing = self.context.flush(global, db, &positions, &self.log);
+                flushing.await?;
                 self.context.barrier.release();
             }
             Role::Wait(round) => {
@@ -323,7 +339,7 @@ impl Applier {
                 }
             }
         }
-        self.mark(lsn);
+        self.writer.stands_at(next);
         self.progressed().await;
         Ok(())
     }
@@ -336,7 +352,7 @@ impl Applier {
         let Some(applied) = self.writer.applied() else {
             return;
         };
-        if !std::mem::replace(&mut self.copied, true) {
+        if self.writer.stored().is_some() && !std::mem::replace(&mut self.copied, true) {
             self.context.copied.send_modify(|flows| *flows += 1);
         }
         let mut newest = None;

@@ -25,10 +25,10 @@ pub struct Meeting {
 }
 
 /// What an arriving flow has to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
-    /// All flows have arrived: run the command, then call [`Barrier::release`].
-    Run,
+    /// All flows have arrived: run the command, move all flows to these positions, then call [`Barrier::release`].
+    Run(Vec<u64>),
     /// Another flow runs it: wait with [`Barrier::released`] for this round.
     Wait(u64),
 }
@@ -49,6 +49,8 @@ pub struct Disagreement {
 struct Round {
     meeting: Option<Meeting>,
     arrived: u32,
+    /// By flow, the position behind the command.
+    positions: Vec<u64>,
 }
 
 /// One per session.
@@ -70,8 +72,8 @@ impl Barrier {
         }
     }
 
-    /// Called by each flow once everything before its global command is applied.
-    pub fn arrive(&self, flow: u32, meeting: Meeting) -> Result<Role, Disagreement> {
+    /// Called by each flow once everything before its global command is applied. `next` is its position behind it.
+    pub fn arrive(&self, flow: u32, meeting: Meeting, next: u64) -> Result<Role, Disagreement> {
         let mut round = self
             .round
             .lock()
@@ -88,8 +90,13 @@ impl Barrier {
             None => round.meeting = Some(meeting),
         }
         round.arrived += 1;
+        let flows = self.flows as usize;
+        round.positions.resize(flows, 0);
+        if let Some(position) = round.positions.get_mut(flow as usize) {
+            *position = next;
+        }
         if round.arrived == self.flows {
-            Ok(Role::Run)
+            Ok(Role::Run(round.positions.clone()))
         } else {
             Ok(Role::Wait(*self.released.borrow()))
         }
@@ -149,8 +156,11 @@ mod tests {
             let (barrier, runs) = (barrier.clone(), runs.clone());
             flows.spawn(async move {
                 for txid in 1..=100 {
-                    match barrier.arrive(flow, flush(txid)).unwrap() {
-                        Role::Run => {
+                    let next = txid * 10 + u64::from(flow);
+                    match barrier.arrive(flow, flush(txid), next).unwrap() {
+                        Role::Run(positions) => {
+                            let expected = (0..u64::from(FLOWS)).map(|flow| txid * 10 + flow);
+                            assert!(positions.into_iter().eq(expected));
                             runs.fetch_add(1, Ordering::SeqCst);
                             barrier.release();
                         }
@@ -169,8 +179,8 @@ mod tests {
     #[test]
     fn flows_that_meet_at_different_commands_are_told_apart() {
         let barrier = Barrier::new(2);
-        assert_eq!(barrier.arrive(0, flush(7)).unwrap(), Role::Wait(0));
-        let error = barrier.arrive(1, flush(8)).unwrap_err();
+        assert_eq!(barrier.arrive(0, flush(7), 1).unwrap(), Role::Wait(0));
+        let error = barrier.arrive(1, flush(8), 1).unwrap_err();
         assert_eq!(
             error.to_string(),
             "flow 1 reached \"FLUSHALL (transaction 8)\" where another flow reached \"FLUSHALL (transaction 7)\""

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::commands::{self, Features, Global, Kind, Note, Unsupported};
 use crate::config::{MemberExpiry, OnUnsupported, Reaction, Task};
 use crate::logging::fields;
-use crate::target::{Control, Ownership, form};
+use crate::target::{Control, Fence, Ownership, form};
 
 use super::barrier::Barrier;
 use super::error::TaskError;
@@ -26,6 +26,10 @@ pub(super) struct Context {
     pub(super) barrier: Barrier,
     pub(super) ghosts: Arc<Ghosts>,
     pub(super) ownership: Ownership,
+    /// The master's replication id, which its positions belong to.
+    pub(super) master_id: String,
+    /// The right to write; none with `positions = "none"`.
+    pub(super) fence: Option<Fence>,
     /// For what is neither a flow's nor frequent: flushes, questions about foreign keys.
     pub(super) control: tokio::sync::Mutex<Control>,
     pub(super) losses: Losses,
@@ -114,25 +118,37 @@ impl Context {
         }
     }
 
-    /// Runs a global command on what the task owns. All flows stand still meanwhile.
+    /// Runs a global command on what the task owns, and moves all flows to the positions behind it, if there are any.
+    /// All flows stand still meanwhile.
     pub(super) async fn flush(
         &self,
         global: &Global,
         db: u32,
+        positions: &[u64],
         log: &Logger,
     ) -> Result<(), TaskError> {
         let mut control = self.control.lock().await;
+        let fence = self.fence.as_ref();
+        let concerns = !matches!(global, Global::FlushDb) || self.task.filter.allows_db(db);
         match global {
-            Global::FlushAll => self.ownership.flush(&mut control, None).await?,
-            Global::FlushDb if !self.task.filter.allows_db(db) => return Ok(()),
+            _ if !concerns => {}
+            Global::FlushAll => self.ownership.flush(&mut control, fence, None).await?,
             Global::FlushDb => {
                 let db = self.task.target.db(db);
-                self.ownership.flush(&mut control, Some(db)).await?;
+                let flushing = self.ownership.flush(&mut control, fence, Some(db));
+                flushing.await?;
             }
             Global::FlushSlots(ranges) => {
                 let ranges: Vec<_> = ranges.iter().map(|(first, last)| *first..=*last).collect();
-                self.ownership.flush_slots(&mut control, &ranges).await?;
+                let flushing = self.ownership.flush_slots(&mut control, fence, &ranges);
+                flushing.await?;
             }
+        }
+        if let Some(fence) = fence {
+            fence.move_all(&mut control, positions).await?;
+        }
+        if !concerns {
+            return Ok(());
         }
         info!(log, "source was flushed, so are the keys this task owns";
             fields::DB => db, fields::COMMAND => format!("{global:?}"));
@@ -148,7 +164,8 @@ pub(super) fn member_expiry(policy: MemberExpiry) -> commands::MemberExpiry {
     }
 }
 
-fn reaction(policy: &OnUnsupported, kind: Kind) -> Reaction {
+/// What the policy says of this kind.
+pub(super) fn reaction(policy: &OnUnsupported, kind: Kind) -> Reaction {
     match kind {
         Kind::Json => policy.json,
         Kind::Bloom => policy.bloom,

@@ -75,6 +75,19 @@ pub enum TaskError {
     /// answered for what was in flight.
     #[error("stopped before the target confirmed what was in flight")]
     Undrained,
+    /// Entries that the target refused wait for an operator's word.
+    #[error("{count} entries that the target refused are not settled, the first: {first}")]
+    Unsettled {
+        /// How many.
+        count: usize,
+        /// One of them.
+        first: String,
+        /// The task file.
+        file: std::path::PathBuf,
+    },
+    /// The source became another one between two questions.
+    #[error("the source was started anew while the session was opened")]
+    Moved,
     /// A bug: told to end at once, the task did not.
     #[error("the task did not end when told to, and was abandoned")]
     Stuck,
@@ -110,8 +123,10 @@ impl TaskError {
             Self::Barrier(_)
             | Self::Malformed { .. }
             | Self::Damaged { .. }
+            | Self::Moved
             | Self::Panicked(_) => true,
             Self::Unsupported { .. }
+            | Self::Unsettled { .. }
             | Self::State { .. }
             | Self::GaveUp { .. }
             | Self::Stuck
@@ -132,12 +147,20 @@ impl TaskError {
             Self::GaveUp { last, .. } => last.hint(),
             Self::State { .. } => Some("set task.state_dir to a directory of this user".to_owned()),
             Self::Undrained => {
-                Some("the next start makes a full sync; a longer task.shutdown_timeout gives a slow target time".to_owned())
+                Some("the next start goes on where the target is; a longer task.shutdown_timeout gives a slow target time".to_owned())
+            }
+            Self::Unsettled { file, .. } => {
+                let file = file.display();
+                Some(format!(
+                    "put it right, then `df2redis retry --config {file}` runs them again, or `df2redis skip --config \
+                     {file}` gives them up"
+                ))
             }
             Self::Barrier(_)
             | Self::Malformed { .. }
             | Self::Damaged { .. }
             | Self::Stuck
+            | Self::Moved
             | Self::Panicked(_) => None,
         }
     }
@@ -147,14 +170,16 @@ impl TaskError {
         match self {
             Self::Source { cause, .. } => source_exit(cause),
             Self::Target(error) => target_exit(error),
-            Self::Unsupported { .. } | Self::Damaged { .. } => Exit::BadInput,
+            Self::Unsupported { .. } | Self::Unsettled { .. } | Self::Damaged { .. } => {
+                Exit::BadInput
+            }
             Self::Barrier(_) | Self::Malformed { .. } => Exit::Protocol,
             Self::State { .. } => Exit::CannotCreate,
             Self::GaveUp { last, .. } => match last.exit_code() {
                 exit @ (Exit::Permission | Exit::Config) => exit,
                 _ => Exit::Unavailable,
             },
-            Self::Undrained => Exit::Temporary,
+            Self::Undrained | Self::Moved => Exit::Temporary,
             Self::Stuck | Self::Panicked(_) => Exit::Internal,
         }
     }
@@ -208,9 +233,12 @@ fn target_exit(error: &TargetError) -> Exit {
         TargetError::Connect { cause, .. } => connect_exit(cause),
         TargetError::Login { .. } | TargetError::Permission { .. } => Exit::Permission,
         TargetError::Protocol { .. } | TargetError::Answer { .. } => Exit::Protocol,
-        TargetError::Lost { .. } | TargetError::Silent { .. } | TargetError::Unready { .. } => {
-            Exit::Unavailable
-        }
+        TargetError::Lost { .. }
+        | TargetError::Silent { .. }
+        | TargetError::Unready { .. }
+        | TargetError::TakenOver { .. }
+        | TargetError::Vanished { .. }
+        | TargetError::Replaced { .. } => Exit::Unavailable,
         TargetError::Refused { .. } => Exit::BadInput,
         TargetError::Database { .. }
         | TargetError::Cluster { .. }

@@ -1,7 +1,7 @@
 //! Tasks: one's life, which is sessions one after the other until it is stopped or cannot go on, and several side by side.
 //!
-//! A session that ends in a temporary error is followed by another, after a wait; each begins with
-//! a full sync, which overwrites in place.
+//! A session that ends in a temporary error is followed by another, after a wait. Each goes on where the target is, if
+//! the source still has what came since, and else with a full sync, which overwrites in place.
 
 mod applier;
 mod backoff;
@@ -13,6 +13,8 @@ mod host;
 mod items;
 mod lag;
 mod large;
+mod opening;
+mod preflight;
 mod progress;
 mod report;
 mod reporter;
@@ -32,6 +34,7 @@ use crate::process::Stop;
 
 pub use error::{TaskError, chain};
 pub use host::{Hosted, host};
+pub use preflight::{Finding, Grade, Preflight, TypeForm, preflight};
 pub use report::{Flow, Lag, LastError, PerSecond, Report, Server};
 pub use reporter::{Reporter, Stage};
 pub use status::Phase;
@@ -83,7 +86,7 @@ pub async fn run(
             });
         };
         reporter.enter(Phase::Waiting);
-        warn!(log, "session ended, a new full sync follows";
+        warn!(log, "session ended, another follows";
             fields::ERROR => chain(&failure), fields::ATTEMPT => backoff.failures(),
             fields::WAIT_MS => millis(wait),
             fields::Hint(failure.hint()));

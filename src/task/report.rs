@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use tempfile::NamedTempFile;
 
 use super::status::Phase;
@@ -20,8 +20,10 @@ pub struct Report {
     /// The task's name.
     pub task: String,
     /// The task file.
+    #[serde(serialize_with = "lossy")]
     pub file: PathBuf,
     /// Where the task's log is written.
+    #[serde(serialize_with = "lossy")]
     pub log_file: PathBuf,
     /// The process that runs the task.
     pub pid: u32,
@@ -33,6 +35,8 @@ pub struct Report {
     pub phase: Phase,
     /// Since when.
     pub phase_since_ms: i64,
+    /// How the present or last session began: resumed, or with a full sync and why; none before.
+    pub began: Option<String>,
     /// Replication sessions so far, the present one included.
     pub sessions: u64,
     /// How many times the task was started again after a panic or an error that was not expected to pass.
@@ -67,6 +71,11 @@ pub struct Report {
     pub last_error: Option<LastError>,
     /// Resident memory of the process, bytes; 0 if unknown.
     pub memory_bytes: u64,
+}
+
+/// A path that JSON cannot hold is better shown nearly right than not at all.
+fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 /// One end of a task.

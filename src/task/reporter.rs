@@ -53,6 +53,7 @@ struct State {
     source: Option<String>,
     target: Option<String>,
     session: Option<Arc<Status>>,
+    began: Option<String>,
     rates: PerSecond,
     lag: Option<Lag>,
     last_error: Option<LastError>,
@@ -121,6 +122,7 @@ impl Reporter {
             rates: state.rates,
             lag: state.lag,
             last_error: state.last_error.clone(),
+            began: state.began.clone(),
             memory_bytes: resident_bytes(),
             ..self.0.fixed.clone()
         };
@@ -215,6 +217,11 @@ impl Reporter {
     /// The source was reached, and is that.
     pub(super) fn source_is(&self, server: &str) {
         self.state().source = Some(server.to_owned());
+    }
+
+    /// How the session begins.
+    pub(super) fn began(&self, how: &str) {
+        self.state().began = Some(how.to_owned());
     }
 
     /// Both ends are reached, and this is where the session counts.

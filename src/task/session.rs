@@ -1,7 +1,7 @@
-//! One session with a master: handshake, full sync, stable sync, end.
+//! One session with a master, once it is [opened](super::opening): full sync or resumption, stable sync, end.
 //!
 //! ```text
-//! open ── register ── sync ──┬─ reader 0 ── batches ── applier 0 ── target connection 0
+//! open ── sync or resume ────┬─ reader 0 ── batches ── applier 0 ── target connection 0
 //!                            ├─ reader N ── batches ── applier N ── target connection N
 //!                            └─ coordinator: all snapshots ended -> STARTSTABLE; lag; summary
 //! ```
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use slog::{Logger, info, warn};
+use slog::{Logger, info};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -24,17 +24,16 @@ use crate::entry::{Budget, unix_ms};
 use crate::logging::{Terminal, fields};
 use crate::process::Stop;
 use crate::source::dragonfly::{
-    self, Acknowledger, FailedFlow, Monitor, ReadSettings, Session, SnapshotEnded, SnapshotFlow,
-    SourceError, Stable, Start, Syncing,
+    self, Acknowledger, FailedFlow, Monitor, ReadSettings, SnapshotEnded, SourceError, Stable,
+    Syncing,
 };
-use crate::target::{Control, Ownership, Profile, Writer};
 
 use super::applier::{Applier, FlowEnd};
-use super::barrier::Barrier;
-use super::context::{Context, Losses};
+use super::context::Context;
 use super::error::TaskError;
 use super::lag::LagMeter;
 use super::millis;
+use super::opening::{Begun, Opened, open};
 use super::progress::{self, Moment, Rates};
 use super::report::Lag;
 use super::reporter::Reporter;
@@ -89,102 +88,6 @@ pub(super) async fn run(
     end
 }
 
-/// Both ends reached, nothing moving yet.
-struct Opened {
-    context: Arc<Context>,
-    flows: Vec<(SnapshotFlow, Writer)>,
-    syncing: Syncing,
-    monitor: Monitor,
-    source: dragonfly::Settings,
-}
-
-async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
-    let task = &setup.task;
-    let source = settings::source(task);
-    let target = settings::target(task);
-    let mut control = Control::connect(&target).await?;
-    let profile = Profile::read(&mut control).await?;
-    setup.reporter.target_is(&profile.features.to_string());
-    info!(setup.log, "target reached"; fields::ADDR => target.endpoint.to_string(),
-        fields::SERVER => profile.features.to_string());
-    let mut session = Session::open(&source).await?;
-    let master = session.master().clone();
-    let mut monitor = session.monitor().await?;
-    let release = master.release.as_deref().unwrap_or("release unknown");
-    setup.reporter.source_is(&format!("Dragonfly {release}"));
-    info!(setup.log, "source reached"; fields::ADDR => source.endpoint.to_string(),
-        fields::SERVER => release,
-        fields::FLOWS => master.flows, fields::SESSION => master.sync_id.clone());
-    warn_of(setup.log, &profile);
-
-    let wanted = settings::wanted(task, profile.databases, source.endpoint.to_string());
-    let ownership = Ownership::establish(&mut control, &target, wanted, unix_ms()).await?;
-    if setup.reporter.sessions() == 1 && !ownership.is_first() {
-        warn!(
-            setup.log,
-            "this task has written to the target before: a new full sync overwrites in place, \
-             and keys deleted at the source meanwhile stay on the target"
-        );
-    }
-    let status = Arc::new(Status::new(master.flows));
-    if let Some(keyspace) = monitor.keyspace().await? {
-        let allowed = keyspace.iter().filter(|(db, _)| task.filter.allows_db(*db));
-        let keys = allowed.map(|(_, keys)| *keys).sum();
-        status.expected_keys.store(keys, Ordering::Relaxed);
-    }
-    let mut writers = Vec::with_capacity(master.flows as usize);
-    let errors = settings::errors(task)?;
-    for _ in 0..master.flows {
-        let limits = settings::writing(task, master.flows);
-        writers.push(Writer::connect(&target, limits, errors.clone()).await?);
-    }
-    ownership
-        .set_phase(&mut control, "snapshot", unix_ms())
-        .await?;
-    let context = Arc::new(Context {
-        task: task.clone(),
-        features: profile.features.clone(),
-        barrier: Barrier::new(master.flows),
-        ghosts: Arc::default(),
-        ownership,
-        control: tokio::sync::Mutex::new(control),
-        losses: Losses::default(),
-        copied: watch::Sender::new(0),
-        spoilt: watch::Sender::new(None),
-        status,
-    });
-    let registered = session.register(Start::Full).await?;
-    let (syncing, flows) = registered.sync().await?;
-    setup.reporter.session_counts(context.status.clone());
-    setup.reporter.enter(Phase::Snapshot);
-    info!(setup.log, "full sync started"; fields::FLOWS => master.flows,
-        fields::KEYS => context.status.expected_keys.load(Ordering::Relaxed));
-    Ok(Opened {
-        context,
-        flows: flows.into_iter().zip(writers).collect(),
-        syncing,
-        monitor,
-        source,
-    })
-}
-
-/// What the operator should know of a target before anything is written to it.
-fn warn_of(log: &Logger, profile: &Profile) {
-    if let Some(eviction) = profile.eviction.as_ref()
-        && eviction != "noeviction"
-        && profile.max_memory.is_some()
-    {
-        warn!(log, "the target evicts keys when it is full"; fields::REASON => eviction.clone(),
-            fields::HINT => "set maxmemory-policy noeviction on the target");
-    }
-    if profile.is_replica {
-        warn!(
-            log,
-            "the target is a replica and refuses writes until it is promoted"
-        );
-    }
-}
-
 /// A session whose flows are moving.
 struct Running<'a> {
     setup: &'a Setup<'a>,
@@ -194,6 +97,8 @@ struct Running<'a> {
     ended: mpsc::Receiver<SnapshotEnded>,
     tokens: Vec<SnapshotEnded>,
     syncing: Option<Syncing>,
+    /// Flows go on where they were, and STARTSTABLE is not confirmed yet.
+    resuming: bool,
     stable: Option<Box<Stable>>,
     appliers_left: u32,
     /// Keeps the flows open until the last one is done.
@@ -208,11 +113,15 @@ impl<'a> Running<'a> {
         let Opened {
             context,
             flows,
-            syncing,
+            begun,
             monitor,
             source,
         } = opened;
         let mut parts = JoinSet::new();
+        let resumed = match &begun {
+            Begun::Journal(_, lsns) => Some(lsns.clone()),
+            Begun::Snapshot(_) => None,
+        };
         let count = flows.len() as u32;
         let (ended_sender, ended) = mpsc::channel(flows.len().max(1));
         let threshold = settings::threshold(&setup.task, count);
@@ -235,7 +144,11 @@ impl<'a> Running<'a> {
                 Ok(Part::Reader(read))
             });
             let log = setup.log.clone();
-            let applier = Applier::new(number, context.clone(), writer, acknowledger, log);
+            let mut applier = Applier::new(number, context.clone(), writer, acknowledger, log);
+            let resumed = resumed.as_ref().and_then(|lsns| lsns.get(number as usize));
+            if let Some(next) = resumed {
+                applier.resumes_at(*next);
+            }
             parts.spawn(async move {
                 let (end, acknowledger) = Box::pin(applier.run(received)).await?;
                 Ok(Part::Applier(end, acknowledger))
@@ -248,12 +161,23 @@ impl<'a> Running<'a> {
             setup.reporter.clone(),
         ));
         let now = Instant::now();
+        let syncing = match begun {
+            Begun::Snapshot(syncing) => Some(syncing),
+            // The flows are being read by now, as they must be.
+            Begun::Journal(resuming, _) => {
+                parts.spawn(
+                    async move { Ok(Part::Stable(Box::new(resuming.start_stable().await?))) },
+                );
+                None
+            }
+        };
         Self {
             setup,
+            resuming: resumed.is_some(),
             parts,
             ended,
             tokens: Vec::with_capacity(count as usize),
-            syncing: Some(syncing),
+            syncing,
             stable: None,
             appliers_left: count,
             done: Vec::new(),
@@ -278,12 +202,18 @@ impl<'a> Running<'a> {
         let flows = self.meters.len() as u32;
         let mut copied = self.context.copied.subscribe();
         loop {
+            // After whatever was heard last: appliers may end before this part hears that they shall.
+            if self.appliers_left == 0
+                && let Some(end) = self.end(stopping).await?
+            {
+                return Ok(end);
+            }
             tokio::select! {
                 biased;
                 () = async { drop(copied.wait_for(|copied| *copied == flows).await) },
                     if self.setup.reporter.phase() == Phase::Snapshot =>
                 {
-                    self.enter_stable();
+                    self.enter_stable().await?;
                     reached_stable();
                 }
                 // The sender outlives every session.
@@ -304,10 +234,9 @@ impl<'a> Running<'a> {
                 }
                 Some(part) = self.parts.join_next() => {
                     self.ended_part(part)?;
-                    if self.appliers_left == 0
-                        && let Some(end) = self.end(stopping).await?
-                    {
-                        return Ok(end);
+                    if self.stable.is_some() && std::mem::take(&mut self.resuming) {
+                        self.enter_resumed();
+                        reached_stable();
                     }
                 }
                 error = lost(&mut self.syncing, &mut self.stable) => return Err(error.into()),
@@ -364,14 +293,24 @@ impl<'a> Running<'a> {
                     self.setup.log,
                     "flush during the snapshot, starting it again"
                 );
-                self.context.flush(&global, db, self.setup.log).await?;
+                self.context.flush(&global, db, &[], self.setup.log).await?;
                 Ok(Some(SessionEnd::FlushedEarly))
             }
             None => Ok(stopping.then_some(SessionEnd::Stopped)),
         }
     }
 
-    fn enter_stable(&mut self) {
+    /// Every flow's snapshot is in the target, and its position too.
+    async fn enter_stable(&mut self) -> Result<(), TaskError> {
+        let context = &self.context;
+        if let Some(fence) = &context.fence {
+            let flows = self.meters.len() as u32;
+            let mut control = context.control.lock().await;
+            let id = &context.master_id;
+            fence
+                .begin_stable(&mut control, id, flows, unix_ms())
+                .await?;
+        }
         self.setup.reporter.enter(Phase::Stable);
         let totals = self.context.status.totals();
         info!(self.setup.log, "snapshot finished, following writes";
@@ -379,6 +318,13 @@ impl<'a> Running<'a> {
             fields::TOOK_MS => millis(self.started.elapsed()),
             fields::GHOSTS => self.context.ghosts.dropped(),
             fields::NOT_OWNED => self.context.ghosts.kept());
+        Ok(())
+    }
+
+    fn enter_resumed(&mut self) {
+        self.setup.reporter.enter(Phase::Stable);
+        info!(self.setup.log, "resumed, following writes";
+            fields::TOOK_MS => millis(self.started.elapsed()));
     }
 
     /// How far the slowest flow is behind; none before stable sync.
@@ -443,6 +389,18 @@ async fn lost(syncing: &mut Option<Syncing>, stable: &mut Option<Box<Stable>>) -
     }
 }
 
+/// Notes how far the master's clock is from ours, if it tells.
+pub(super) async fn read_clock(monitor: &mut Monitor, status: &Status) -> Result<(), SourceError> {
+    let before = unix_ms();
+    if let Some(theirs) = monitor.time_ms().await? {
+        let ours = before + (unix_ms() - before) / 2;
+        status
+            .clock_offset_ms
+            .store(theirs - ours, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
 /// Asks the master for its positions and its clock, and the target for a sign of life, for ever. A master that does not answer here
 /// is lost for the flows too, which notice by themselves; so this never ends a session.
 async fn watch_servers(
@@ -465,15 +423,7 @@ async fn watch_servers(
             }
             // After the positions: whoever sees the number sees them.
             context.status.offsets_read.fetch_add(1, Ordering::Release);
-            let before = unix_ms();
-            if let Some(theirs) = monitor.time_ms().await? {
-                let ours = before + (unix_ms() - before) / 2;
-                context
-                    .status
-                    .clock_offset_ms
-                    .store(theirs - ours, Ordering::Relaxed);
-            }
-            Ok::<(), SourceError>(())
+            read_clock(&mut monitor, &context.status).await
         };
         if asked.await.is_err()
             && let Ok(opened) = Monitor::open(&source).await

@@ -172,5 +172,6 @@ pub(super) fn wanted(task: &Arc<Task>, databases: Option<u32>, source: String) -
             Conflict::Skip => target::Conflict::Skip,
         },
         source,
+        mapping: format!("{:?} of {:?}", task.target.db_map, task.filter.databases),
     }
 }

@@ -295,19 +295,3 @@ fn the_same_task_does_not_run_twice() {
     assert_eq!(source.replicas(), 1);
     running.stop();
 }
-
-#[test]
-fn a_restart_copies_again_and_says_so() {
-    let source = SimulatedDragonfly::options().backing_store().start();
-    let target = RedisServer::start();
-    let task = Task::between(&source.address(), &target.address());
-    run(&mut source.client(), &["SET a 1", "SET b 1"]);
-    task.start_stable().stop();
-    run(&mut source.client(), &["SET a 2", "RPUSH c 1"]);
-    let mut running = task.start_stable();
-    running.wait_logged("a new full sync overwrites in place");
-    source.wait_acked();
-    let differences = crate::support::compare(source.oracle(), target.port());
-    assert_eq!(differences, Vec::<String>::new());
-    running.stop();
-}

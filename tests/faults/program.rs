@@ -187,7 +187,7 @@ impl Running {
     #[track_caller]
     pub fn retries(&mut self, attempt: u32, because: &str) {
         let attempt = format!("attempt: {attempt}, wait_ms: ");
-        self.says(&["session ended, a new full sync follows", because, &attempt]);
+        self.says(&["session ended, another follows", because, &attempt]);
     }
 
     /// Whether it has ended by itself.
@@ -200,7 +200,7 @@ impl Running {
     pub fn follows(&mut self, time: usize) {
         eventually("it follows writes", || {
             self.still_runs();
-            self.lines(&["snapshot finished, following writes"]).len() >= time
+            self.lines(&[", following writes"]).len() >= time
         });
     }
 
@@ -331,7 +331,7 @@ impl Ended {
         let mut attempts = self
             .log
             .lines()
-            .filter(|line| line.contains("session ended, a new full sync follows"));
+            .filter(|line| line.contains("session ended, another follows"));
         let first = attempts.next().unwrap_or_default();
         assert!(
             first.contains("attempt: 1, wait_ms: ") && first.contains("error: "),

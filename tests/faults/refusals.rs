@@ -65,18 +65,21 @@ fn a_full_target_pauses_and_loses_nothing() {
 }
 
 #[test]
-fn a_target_that_became_a_replica_is_waited_for_until_it_is_promoted() {
+fn a_target_that_became_a_replica_is_asked_anew_what_it_holds_when_it_is_promoted() {
     let (source, target) = (source(), RedisServer::start());
-    let replicate = |words: [&str; 2]| {
-        target.client().ok(&["REPLICAOF", words[0], words[1]]);
-    };
-    counts_through(
-        &source,
-        &target,
-        "READONLY You can't write against a read only replica",
-        || replicate(["127.0.0.1", "1"]),
-        || replicate(["NO", "ONE"]),
+    let mut running = Task::between(&source, &target).start();
+    running.follows(1);
+    target.client().ok(&["REPLICAOF", "127.0.0.1", "1"]);
+    source.client().ok(&["INCR", "n"]);
+    let why = "is not ready, writing: READONLY You can't write against a read only replica";
+    running.retries(1, why);
+    running.retries(
+        2,
+        "taking the fence: READONLY You can't write against a read only replica",
     );
+    target.client().ok(&["REPLICAOF", "NO", "ONE"]);
+    running.ends_equal(&source, &target);
+    running.stops();
 }
 
 #[test]
@@ -169,7 +172,7 @@ fn a_command_that_the_target_refuses_ends_with_65_and_names_its_key() {
     );
     running
         .ended()
-        .with(65, &[&refused, "set policy.on_error = \"skip\""]);
+        .with(65, &[&refused, "\"df2redis skip\" gives it up"]);
 }
 
 #[test]

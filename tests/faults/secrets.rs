@@ -16,10 +16,7 @@ fn files(dir: &Path) -> Vec<(String, String)> {
         let path = entry.path();
         if path.is_dir() {
             found.extend(files(&path));
-        } else if path
-            .file_name()
-            .is_some_and(|name| name != "copy.toml" && name != "password")
-        {
+        } else if path.is_file() && !path.ends_with("copy.toml") && !path.ends_with("password") {
             let content = fs::read(&path).expect("a file");
             found.push((
                 path.display().to_string(),

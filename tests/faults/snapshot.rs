@@ -49,7 +49,9 @@ fn a_snapshot_that_breaks_off_anywhere_is_copied_again_and_ends_equal() {
                 after: start + 400,
             },
         ];
-        let mut running = Task::between(&source, &target).start();
+        // So that each session begins with a snapshot.
+        let task = Task::between(&source, &target).target("positions = \"none\"");
+        let mut running = task.start();
         running.follows(1);
         for (n, cut) in cuts.into_iter().enumerate() {
             source.inject(cut);

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -63,35 +63,75 @@ impl Task {
         self.with("policy.on_unsupported = \"skip\"")
     }
 
-    /// Files in the state directory, but for the task's lock.
+    /// Files in the state directory, but for the lock, the last status and the control socket.
     #[must_use]
     pub fn state_files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.dir.path().join("state"));
         let names = entries.into_iter().flatten().flatten();
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        names.filter(|name| !name.ends_with(".lock")).collect()
+        let is_usual = |name: &String| {
+            [".lock", ".status.json", ".sock"]
+                .iter()
+                .any(|end| name.ends_with(end))
+        };
+        names.filter(|name| !is_usual(name)).collect()
     }
 
     /// The command that runs the task, its file written.
     #[must_use]
     pub fn command(&self) -> Command {
-        let file = self.dir.path().join(format!("{}.toml", self.name));
-        fs::write(&file, self.lines.join("\n")).expect("a task file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_df2redis"));
-        command.arg("replicate").arg("--config").arg(file);
-        command
+        self.asked("replicate")
+    }
+
+    /// Another command for the task, its file written.
+    #[must_use]
+    pub fn asked(&self, command: &str) -> Command {
+        let file = self.write_to(self.dir.path());
+        let mut df2redis = Command::new(env!("CARGO_BIN_EXE_df2redis"));
+        df2redis.arg(command).arg("--config").arg(file);
+        df2redis.stdin(Stdio::null());
+        df2redis
+    }
+
+    /// The directory that the task file is in, with everything else that is the task's.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Writes the task file into `dir` and answers its path. One that is there already stays untouched, for whoever is
+    /// just reading it.
+    pub fn write_to(&self, dir: &Path) -> PathBuf {
+        let file = dir.join(format!("{}.toml", self.name));
+        let content = self.lines.join("\n");
+        if !fs::read_to_string(&file).is_ok_and(|there| there == content) {
+            fs::write(&file, content).expect("a task file");
+        }
+        file
+    }
+
+    /// What `config check --connect` says of the task.
+    #[must_use]
+    pub fn check_servers(&self) -> Checked {
+        Checked::of(&[self.write_to(self.dir.path())])
     }
 
     /// Starts it in the background, without a terminal.
     #[must_use]
     pub fn start(&self) -> Df2redis {
+        self.start_with(&[])
+    }
+
+    /// The same, with further arguments.
+    #[must_use]
+    pub fn start_with(&self, arguments: &[&str]) -> Df2redis {
         let messages = self.dir.path().join("messages");
         let stderr = File::create(&messages).expect("a file for standard error");
         let log = self.log_path();
         let logged = fs::metadata(&log).map_or(0, |about| about.len());
         let child = self
             .command()
-            .stdin(Stdio::null())
+            .args(arguments)
             .stdout(Stdio::null())
             .stderr(stderr)
             .spawn()
@@ -119,6 +159,48 @@ impl Task {
         self.dir
             .path()
             .join(format!("log/{}_replicate.log", self.name))
+    }
+}
+
+/// The answer of `config check --connect`.
+pub struct Checked {
+    /// Its exit code.
+    pub code: Option<i32>,
+    /// Its standard output.
+    pub text: String,
+    /// Its standard error.
+    pub messages: String,
+}
+
+impl Checked {
+    /// Asks about all tasks of these files and directories.
+    #[must_use]
+    pub fn of(paths: &[impl AsRef<Path>]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_df2redis"));
+        command.args(["config", "check", "--connect"]);
+        for path in paths {
+            command.arg("--config").arg(path.as_ref());
+        }
+        let output = command
+            .stdin(Stdio::null())
+            .output()
+            .expect("df2redis starts");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        Self {
+            code: output.status.code(),
+            text: text(output.stdout),
+            messages: text(output.stderr),
+        }
+    }
+
+    /// The lines of this grade, without it.
+    #[must_use]
+    pub fn graded(&self, grade: &str) -> Vec<&str> {
+        let start = format!("  {grade:<7}  ");
+        self.text
+            .lines()
+            .filter_map(|line| line.strip_prefix(start.as_str()))
+            .collect()
     }
 }
 
@@ -184,7 +266,7 @@ impl Df2redis {
     /// Waits until it follows the source's writes.
     #[track_caller]
     pub fn wait_stable(&mut self) {
-        self.wait_logged("snapshot finished, following writes");
+        self.wait_logged(", following writes");
     }
 
     /// How many lines of the log hold this text.

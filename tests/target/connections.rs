@@ -50,7 +50,7 @@ async fn tls_unix_sockets_and_acl_users_work_for_both_kinds_of_connection() {
         settings.username = Some("copier".to_owned());
         settings.password = Some(Secret::new(b"pass word".to_vec()));
         assert!(!format!("{settings:?}").contains("pass word"));
-        let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop)
+        let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop, None)
             .await
             .unwrap();
         for n in 0..5_000 {
@@ -65,7 +65,7 @@ async fn tls_unix_sockets_and_acl_users_work_for_both_kinds_of_connection() {
         settings.password = Some(Secret::new(b"wrong".to_vec()));
         for error in [
             Control::connect(&settings).await.unwrap_err(),
-            Writer::connect(&settings, quick(), ErrorPolicy::Stop)
+            Writer::connect(&settings, quick(), ErrorPolicy::Stop, None)
                 .await
                 .unwrap_err(),
         ] {
@@ -98,7 +98,7 @@ async fn a_missing_permission_is_named() {
     let mut settings = server.settings();
     settings.username = Some("copier".to_owned());
     settings.password = Some(Secret::new(b"p".to_vec()));
-    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop)
+    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop, None)
         .await
         .unwrap();
     record(&mut writer, "k", "v");
@@ -150,7 +150,7 @@ async fn a_killed_target_is_reported_as_lost_with_what_is_unanswered() {
     let error = writer.settle().await.unwrap_err();
     assert!(matches!(error, TargetError::Lost { .. }), "{error}");
     assert!(error.is_temporary());
-    let error = Writer::connect(&server.settings(), quick(), ErrorPolicy::Stop)
+    let error = Writer::connect(&server.settings(), quick(), ErrorPolicy::Stop, None)
         .await
         .unwrap_err();
     assert!(matches!(error, TargetError::Connect { .. }) && error.is_temporary());

@@ -4,7 +4,11 @@
 mod support;
 
 mod connections;
+mod failed;
+mod fence;
+mod held_link;
 mod ownership;
 mod scripted;
+mod scripted_fence;
 mod server;
 mod writing;

@@ -1,7 +1,8 @@
 //! Claims, conflicts, foreign keys and flushes on a real server.
 
 use df2redis::target::{
-    Conflict, Control, ErrorPolicy, Kind, Owned, Ownership, Settings, TargetError, Tolerate, Wanted,
+    Conflict, Control, ErrorPolicy, Fence, Kind, Owned, Ownership, Settings, TargetError, Tolerate,
+    Wanted,
 };
 
 use crate::server::{Server, push, settled};
@@ -18,6 +19,7 @@ pub fn owned(databases: &[u32], pattern: &str) -> Owned {
 
 pub fn wanted(owned: Owned, conflict: Conflict) -> Wanted {
     Wanted {
+        mapping: String::new(),
         owned,
         exclusive: false,
         conflict,
@@ -112,7 +114,7 @@ async fn keys_that_were_there_first_are_foreign_until_they_are_adopted() {
     // A flush takes what is ours, and nothing else.
     let () = server.ask_in(1, &["SET", "new", "ours"]);
     let () = server.ask(&["SET", "new", "ours"]);
-    ownership.flush(&mut control, None).await.unwrap();
+    ownership.flush(&mut control, None, None).await.unwrap();
     assert_eq!(server.ask_in::<u64>(1, &["DBSIZE"]), 2_499);
     assert_eq!(server.ask_in::<u64>(1, &["EXISTS", "old7", "new"]), 0);
     assert_eq!(
@@ -203,11 +205,11 @@ async fn a_flush_takes_no_key_of_another_task_and_no_record() {
     let () = server.ask_in(2, &["SET", "df2redis:position:other", "x"]);
     let flushes = || -> String { server.ask(&["INFO", "commandstats"]) };
     assert!(!flushes().contains("cmdstat_flushdb"));
-    ownership.flush(&mut control, Some(2)).await.unwrap();
+    ownership.flush(&mut control, None, Some(2)).await.unwrap();
     assert!(!flushes().contains("cmdstat_flushdb"), "records are there");
     assert_eq!(server.ask_in::<u64>(2, &["DBSIZE"]), 1);
     assert_eq!(server.ask_in::<u64>(1, &["DBSIZE"]), 1_500);
-    ownership.flush(&mut control, None).await.unwrap();
+    ownership.flush(&mut control, None, None).await.unwrap();
     assert!(
         flushes().contains("cmdstat_flushdb:calls=1,"),
         "database 1 is ours whole"
@@ -229,7 +231,7 @@ async fn a_flush_of_slots_takes_those_slots_only() {
     .unwrap();
     let () = server.ask(&["MSET", "foo", "1", "bar", "1", "{foo}x", "1"]);
     ownership
-        .flush_slots(&mut control, &[12_000..=12_200])
+        .flush_slots(&mut control, None, &[12_000..=12_200])
         .await
         .unwrap();
     let left: Vec<String> = server.ask(&["KEYS", "*"]);
@@ -239,4 +241,47 @@ async fn a_flush_of_slots_takes_those_slots_only() {
         "{left:?}"
     );
     assert_eq!(server.ask::<u64>(&["EXISTS", "bar"]), 1);
+}
+
+#[tokio::test]
+async fn a_process_that_lost_the_fence_deletes_nothing() {
+    let server = Server::start();
+    for exclusive in [true, false] {
+        let () = server.ask(&["FLUSHALL"]);
+        let pattern = if exclusive { "*" } else { "a:*" };
+        let what = wanted(owned(&[0, 1], pattern), Conflict::Overwrite);
+        let (mut control, ownership) = establish(&server, "test", what).await.unwrap();
+        let settings = server.settings();
+        let first = Fence::take(&mut control, &settings).await.unwrap().fence;
+        for db in 0..2 {
+            for n in 0..1_500 {
+                let () = server.ask_in(db, &["SET", &format!("a:{n}"), "x"]);
+            }
+        }
+        let records = server.ask::<u64>(&["DBSIZE"]) - 1_500;
+        let second = Fence::take(&mut control, &settings).await.unwrap().fence;
+        let error = ownership
+            .flush(&mut control, Some(&first), None)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, TargetError::TakenOver { .. }), "{error}");
+        let error = ownership
+            .flush_slots(&mut control, Some(&first), &[0..=16_383])
+            .await
+            .unwrap_err();
+        assert!(matches!(error, TargetError::TakenOver { .. }), "{error}");
+        for db in 0..2 {
+            assert!(server.ask_in::<u64>(db, &["DBSIZE"]) >= 1_500);
+        }
+        ownership
+            .flush(&mut control, Some(&second), None)
+            .await
+            .unwrap();
+        second.move_all(&mut control, &[5, 6]).await.unwrap();
+        assert_eq!(server.ask_in::<u64>(1, &["DBSIZE"]), 0);
+        assert_eq!(server.ask::<u64>(&["DBSIZE"]), records);
+        let position = "df2redis:position:test";
+        let moved: Vec<u64> = server.ask(&["HMGET", position, "lsn:0", "lsn:1"]);
+        assert_eq!(moved, [5, 6]);
+    }
 }

@@ -5,19 +5,23 @@ use df2redis::target::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::server::{entry, quick, record, settings, settled};
+use crate::server::{drive_once, entry, quick, record, settings, settled};
 
 /// Answers connections by a script: after each request that ends in the given bytes, the reply.
-async fn scripted(
-    script: Vec<(&'static str, &'static str)>,
-) -> (Settings, tokio::task::JoinHandle<String>) {
+pub async fn scripted<Text>(
+    script: Vec<(Text, Text)>,
+) -> (Settings, tokio::task::JoinHandle<String>)
+where
+    Text: AsRef<str> + Send + Sync + 'static,
+{
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let serving = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut heard = String::new();
         let mut seen = 0;
-        for (request, reply) in script {
+        for (request, reply) in &script {
+            let (request, reply) = (request.as_ref(), reply.as_ref());
             while !heard.get(seen..).unwrap().ends_with(request) {
                 let mut buffer = [0; 4096];
                 let read = stream.read(&mut buffer).await.unwrap();
@@ -45,7 +49,7 @@ async fn records_are_sent_again_from_the_first_refused_item_on_and_not_before() 
         ("last\r\n", ":0\r\n:1\r\n:1\r\n+OK\r\n"),
     ])
     .await;
-    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop)
+    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop, None)
         .await
         .unwrap();
     let encode = |writer: &mut Writer, commands: &[&[&[u8]]]| {
@@ -96,7 +100,7 @@ async fn nothing_is_sent_behind_an_unanswered_transaction() {
         ),
     ])
     .await;
-    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop)
+    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop, None)
         .await
         .unwrap();
     entry(&mut writer, 0, &["INCR", "n"]);
@@ -136,7 +140,7 @@ async fn a_transaction_refused_while_it_was_filled_is_sent_again_whole() {
         ),
     ])
     .await;
-    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop)
+    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop, None)
         .await
         .unwrap();
     entry(&mut writer, 0, &["INCR", "n"]);
@@ -158,7 +162,7 @@ async fn a_refused_multi_whose_commands_were_accepted_is_an_unknown_outcome() {
         ),
     ])
     .await;
-    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop)
+    let mut writer = Writer::connect(&settings, quick(), ErrorPolicy::Stop, None)
         .await
         .unwrap();
     entry(&mut writer, 0, &["INCR", "n"]);
@@ -170,22 +174,10 @@ async fn a_refused_multi_whose_commands_were_accepted_is_an_unknown_outcome() {
 async fn what_is_no_redis_is_called_so() {
     let (settings, _serving) =
         scripted(vec![("PING\r\n", "HTTP/1.1 400 Bad Request\r\n\r\n")]).await;
-    let error = Writer::connect(&settings, quick(), ErrorPolicy::Stop)
+    let error = Writer::connect(&settings, quick(), ErrorPolicy::Stop, None)
         .await
         .unwrap_err();
     assert!(matches!(error, TargetError::Protocol { .. }), "{error}");
-}
-
-/// Polls once: what can be written is written, what has come is read.
-async fn drive_once(writer: &mut Writer) {
-    let mut drive = std::pin::pin!(writer.drive());
-    std::future::poll_fn(|cx| {
-        if let std::task::Poll::Ready(driven) = drive.as_mut().poll(cx) {
-            driven.unwrap();
-        }
-        std::task::Poll::Ready(())
-    })
-    .await;
 }
 
 /// Reads until what was heard ends so.
@@ -205,7 +197,7 @@ async fn entries_that_come_while_records_are_unanswered_share_the_next_transacti
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let settings = settings(&listener.local_addr().unwrap().to_string());
     let (writer, mut peer) = tokio::join!(
-        Writer::connect(&settings, quick(), ErrorPolicy::Stop),
+        Writer::connect(&settings, quick(), ErrorPolicy::Stop, None),
         async {
             let (mut peer, _) = listener.accept().await.unwrap();
             hear(&mut peer, "PING\r\n").await;

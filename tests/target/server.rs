@@ -37,7 +37,7 @@ impl Server {
     }
 
     pub async fn writer(&self, policy: ErrorPolicy) -> Writer {
-        Writer::connect(&self.settings(), quick(), policy)
+        Writer::connect(&self.settings(), quick(), policy, None)
             .await
             .unwrap()
     }
@@ -101,4 +101,16 @@ pub async fn noticed(writer: &mut Writer) -> Notice {
 pub async fn settled(writer: &mut Writer) {
     let settled = tokio::time::timeout(Duration::from_secs(60), writer.settle()).await;
     settled.expect("not settled within 60 s").unwrap();
+}
+
+/// Polls once: what can be written is written, what has come is read.
+pub async fn drive_once(writer: &mut Writer) {
+    let mut drive = std::pin::pin!(writer.drive());
+    std::future::poll_fn(|cx| {
+        if let std::task::Poll::Ready(driven) = drive.as_mut().poll(cx) {
+            driven.unwrap();
+        }
+        std::task::Poll::Ready(())
+    })
+    .await;
 }

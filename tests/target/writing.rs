@@ -134,7 +134,7 @@ async fn the_window_closes_while_nothing_is_answered_and_opens_again() {
         batch_bytes: 20_000,
         ..quick()
     };
-    let mut writer = Writer::connect(&server.settings(), limits, ErrorPolicy::Stop)
+    let mut writer = Writer::connect(&server.settings(), limits, ErrorPolicy::Stop, None)
         .await
         .unwrap();
     for round in 0..3 {

@@ -47,28 +47,37 @@ impl SnapshotEnded {
     }
 }
 
-/// A flow whose snapshot has been asked for.
+/// Where a flow begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// With a snapshot, whose end shows this token.
+    Snapshot([u8; TOKEN_LEN]),
+    /// In the journal, with the entry of this LSN.
+    Journal(u64),
+}
+
+/// A flow that is about to carry what was asked for.
 #[derive(Debug)]
-pub struct SnapshotFlow {
+pub struct Flow {
     ended: SnapshotEnded,
     flows: u32,
-    token: [u8; TOKEN_LEN],
+    begin: Begin,
     wire: Wire,
     input: BytesMut,
 }
 
-impl SnapshotFlow {
+impl Flow {
     pub(super) fn new(
         ended: SnapshotEnded,
         flows: u32,
-        token: [u8; TOKEN_LEN],
+        begin: Begin,
         wire: Wire,
         input: BytesMut,
     ) -> Self {
         Self {
             ended,
             flows,
-            token,
+            begin,
             wire,
             input,
         }
@@ -95,7 +104,7 @@ impl SnapshotFlow {
         let reader = FlowReader {
             flow,
             flows: self.flows,
-            token: self.token,
+            begin: self.begin,
             ended: Some(self.ended),
             read,
             writer,
@@ -160,12 +169,12 @@ impl Acknowledger {
     }
 }
 
-/// Reads one flow from its snapshot on.
+/// Reads one flow from where it begins.
 #[derive(Debug)]
 pub struct FlowReader {
     flow: u32,
     flows: u32,
-    token: [u8; TOKEN_LEN],
+    begin: Begin,
     ended: Option<SnapshotEnded>,
     read: ReadHalf<Wire>,
     writer: Arc<Mutex<Writer>>,
@@ -236,7 +245,10 @@ impl FlowReader {
 
     async fn read_on(&mut self, outlet: &Outlet<'_>) -> Result<(), SourceError> {
         let settings = outlet.settings.clone();
-        let mut decoder = StreamDecoder::new(self.flow, self.flows, self.token, settings);
+        let mut decoder = match self.begin {
+            Begin::Snapshot(token) => StreamDecoder::new(self.flow, self.flows, token, settings),
+            Begin::Journal(next) => StreamDecoder::resumed(self.flow, self.flows, next, settings),
+        };
         decoder.buffer().extend_from_slice(&self.input.split());
         let mut received_at_ms = outlet.settings.now_ms();
         loop {
@@ -311,13 +323,14 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     /// A flow that has received `input`, and the master's end of it.
-    async fn flow(input: &[u8]) -> (SnapshotFlow, TcpStream) {
+    async fn flow(input: &[u8]) -> (Flow, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
         let wire = Wire::new(Stream::Tcp(near.unwrap()));
         let ended = SnapshotEnded::of(3, Arc::new(()));
-        let flow = SnapshotFlow::new(ended, 4, [b't'; TOKEN_LEN], wire, input.into());
+        let begin = Begin::Snapshot([b't'; TOKEN_LEN]);
+        let flow = Flow::new(ended, 4, begin, wire, input.into());
         (flow, far.unwrap().0)
     }
 

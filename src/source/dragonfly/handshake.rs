@@ -29,6 +29,22 @@ pub struct Master {
     pub lineage: Option<String>,
 }
 
+impl Master {
+    /// Whether flows that were granted a position go on in the journal at once: from v1.35 on. Earlier releases deliver
+    /// what was missed inside snapshots, where entries cannot be counted.
+    pub fn resumes(&self) -> bool {
+        let number = self.release.as_deref().and_then(release_number);
+        number.is_some_and(|number| number >= (1, 35))
+    }
+}
+
+/// The major and minor number of a release such as `df-v1.40.1`.
+pub fn release_number(release: &str) -> Option<(u16, u16)> {
+    let numbers = release.strip_prefix("df-")?.strip_prefix('v')?;
+    let mut numbers = numbers.split(['.', '-']).map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
 /// Connects and authenticates.
 pub(super) async fn connect(
     settings: &Settings,
@@ -64,6 +80,16 @@ pub(super) async fn create_session(
     let within = settings.connect_timeout;
     let reply = conn.ask("PING", &[b"PING"], within).await?;
     accepted("PING", reply)?;
+    let master = introduce(conn, settings).await?;
+    let words: [&[u8]; 3] = [b"REPLCONF", b"CLIENT-VERSION", b"4"];
+    let reply = conn.ask("REPLCONF CLIENT-VERSION", &words, within).await?;
+    accepted("REPLCONF CLIENT-VERSION", reply)?;
+    Ok(master)
+}
+
+/// Up to a session that does not know yet which version it speaks.
+pub(super) async fn introduce(conn: &mut Conn, settings: &Settings) -> Result<Master, SourceError> {
+    let within = settings.connect_timeout;
     let port = settings.announce_port.to_string();
     let mut introduction = vec![vec![&b"listening-port"[..], port.as_bytes()]];
     if let Some(ip) = &settings.announce_ip {
@@ -77,11 +103,7 @@ pub(super) async fn create_session(
     }
     let words: [&[u8]; 3] = [b"REPLCONF", b"capa", b"dragonfly"];
     let reply = conn.ask(CAPA, &words, within).await?;
-    let master = master(accepted(CAPA, reply)?)?;
-    let words: [&[u8]; 3] = [b"REPLCONF", b"CLIENT-VERSION", b"4"];
-    let reply = conn.ask("REPLCONF CLIENT-VERSION", &words, within).await?;
-    accepted("REPLCONF CLIENT-VERSION", reply)?;
-    Ok(master)
+    master(accepted(CAPA, reply)?)
 }
 
 const CAPA: &str = "REPLCONF capa dragonfly";

@@ -108,12 +108,27 @@ impl Monitor {
 
     /// Keys per database; none when the user may not ask.
     pub async fn keyspace(&mut self) -> Result<Option<Vec<(u32, u64)>>, SourceError> {
-        let words: [&[u8]; 2] = [b"INFO", b"keyspace"];
-        let Some(info) = self.permitted("INFO", &words).await? else {
+        let info = self.info("keyspace").await?;
+        Ok(info.map(|info| info.lines().filter_map(database).collect()))
+    }
+
+    /// A section of `INFO`, as lines of `name:value`; none when the source does not tell.
+    pub async fn info(&mut self, section: &str) -> Result<Option<String>, SourceError> {
+        let reply = self.ask("INFO", &[b"INFO", section.as_bytes()]).await?;
+        let text = reply.text();
+        Ok(text.map(|text| String::from_utf8_lossy(text).into_owned()))
+    }
+
+    /// A flag the source was started with; none when it does not tell, which it does of few.
+    pub async fn setting(&mut self, name: &str) -> Result<Option<String>, SourceError> {
+        let words = [&b"CONFIG"[..], b"GET", name.as_bytes()];
+        let Reply::Array(pairs) = self.ask("CONFIG GET", &words).await? else {
             return Ok(None);
         };
-        let text = String::from_utf8_lossy(info.text().unwrap_or_default()).into_owned();
-        Ok(Some(text.lines().filter_map(database).collect()))
+        let mut pairs = pairs.iter().zip(pairs.iter().skip(1)).step_by(2);
+        let found = pairs.find(|(found, _)| found.text() == Some(name.as_bytes()));
+        let value = found.and_then(|(_, value)| value.text());
+        Ok(value.map(|value| String::from_utf8_lossy(value).into_owned()))
     }
 
     /// Closes in order.

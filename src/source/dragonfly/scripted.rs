@@ -92,11 +92,17 @@ impl Fake {
         panic!("fewer than {count} connections have ended");
     }
 
-    async fn register(&self) -> Result<Registered, SourceError> {
-        Session::open(&self.settings)
-            .await?
-            .register(Start::Full)
-            .await
+    async fn register(&self) -> Result<Full, SourceError> {
+        let session = Session::open(&self.settings).await?;
+        session.register(&Start::Full).await.map(full)
+    }
+}
+
+/// What a session that asks for a snapshot gets.
+fn full(registered: Registered) -> Full {
+    match registered {
+        Registered::Full(full) => full,
+        other => panic!("not a snapshot: {other:?}"),
     }
 }
 
@@ -204,7 +210,7 @@ async fn the_requests_of_a_session_come_in_the_only_safe_order_and_all_connectio
     let session = Session::open(&fake.settings).await.unwrap();
     assert_eq!(session.master().release.as_deref(), Some("df-v1.40.1"));
     assert_eq!(session.master().flows, 2);
-    let registered = session.register(Start::Full).await.unwrap();
+    let registered = full(session.register(&Start::Full).await.unwrap());
     let (mut syncing, flows) = registered.sync().await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let (out, mut batches) = mpsc::channel(64);

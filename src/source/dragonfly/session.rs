@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! Session ─register▶ Registered ─sync▶ Syncing ─start_stable▶ Stable
-//!    │                                    ▲ one SnapshotEnded of every flow
-//! one DFLY FLOW per connection         SnapshotFlow ─▶ FlowReader
+//!    │          │                         ▲ one SnapshotEnded of every flow
+//!    │          │                      Flow ─▶ FlowReader
+//!    │          └ all flows PARTIAL: Resumable ─flows▶ Resuming ─start_stable▶ Stable
+//! one DFLY FLOW per connection
 //! ```
 //!
 //! Invariants, each kept by a type that is consumed: the version is announced once, on a connection
 //!   that owns a session; a connection carries one `DFLY FLOW` and every flow one connection;
-//!   STARTSTABLE follows SYNC and the end of every flow's snapshot. Violating any of them ends the
-//!   master's process or blocks all its clients.
+//!   STARTSTABLE follows SYNC and the end of every flow's snapshot, or PARTIAL answers of every flow.
+//!   Violating any of them ends the master's process or blocks all its clients.
 //! The control connection stays open for the session's life, and its end is the session's.
 
 use std::sync::Arc;
@@ -17,19 +19,35 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::error::{Link, Phase, SourceError};
-use super::flow::{SnapshotEnded, SnapshotFlow};
+use super::flow::{Begin, Flow, SnapshotEnded};
 use super::handshake::{Master, accepted, confirmed, connect, create_session};
 use super::monitor::Monitor;
-use super::parser::TOKEN_LEN;
 use super::reply::Reply;
 use super::settings::Settings;
 use super::wire::Conn;
 
-/// Where the flows are to begin. Positions of an earlier session are a case to come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where the flows are to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
     /// With a snapshot.
     Full,
+    /// In the journal of this very master process: by flow, the LSN of the next entry.
+    Resume(Vec<u64>),
+}
+
+/// What the master grants.
+#[derive(Debug)]
+pub enum Registered {
+    /// A snapshot.
+    Full(Full),
+    /// The journal from where it was asked for, on every flow.
+    Resumable(Resumable),
+    /// The journal on some flows and a snapshot on others, which cannot be had together: the session has been closed,
+    /// and another one is to ask for a snapshot.
+    Mixed {
+        /// Flows that could not be resumed, in order.
+        full: Vec<u32>,
+    },
 }
 
 /// A session without flows.
@@ -79,13 +97,17 @@ impl Session {
 
     /// Opens one connection per flow and registers it. The first error wins; all connections are then
     /// closed in order.
-    pub async fn register(self, start: Start) -> Result<Registered, SourceError> {
+    pub async fn register(self, start: &Start) -> Result<Registered, SourceError> {
         let mut opening = JoinSet::new();
         for flow in 0..self.master.flows {
             let (settings, master) = (self.settings.clone(), self.master.clone());
+            let next = match start {
+                Start::Full => None,
+                Start::Resume(lsns) => lsns.get(flow as usize).copied(),
+            };
             opening.spawn(async move {
                 let idle = IdleFlow::connect(&settings, flow).await?;
-                idle.register(&settings, &master, start).await
+                idle.register(&settings, &master, next).await
             });
         }
         let mut flows = Vec::new();
@@ -99,10 +121,26 @@ impl Session {
             }
         }
         flows.sort_by_key(|flow| flow.flow);
-        Ok(Registered {
-            control: self.control,
-            master: self.master,
-            flows,
+        let is_full = |flow: &&RegisteredFlow| matches!(flow.begin, Begin::Snapshot(_));
+        let full: Vec<u32> = flows.iter().filter(is_full).map(|flow| flow.flow).collect();
+        let (control, master) = (self.control, self.master);
+        Ok(match full.len() {
+            0 => Registered::Resumable(Resumable {
+                control,
+                master,
+                flows,
+            }),
+            count if count == flows.len() => Registered::Full(Full {
+                control,
+                master,
+                flows,
+            }),
+            _ => {
+                // Flows first: their end is the session's, and the answer to it is no error then.
+                drop(flows);
+                control.close().await;
+                Registered::Mixed { full }
+            }
         })
     }
 
@@ -129,17 +167,18 @@ impl IdleFlow {
         mut self,
         settings: &Settings,
         master: &Master,
-        start: Start,
+        next: Option<u64>,
     ) -> Result<RegisteredFlow, SourceError> {
-        let Start::Full = start;
         let flow = self.flow.to_string();
-        let words = [
+        let position = next.map(|next| next.to_string());
+        let mut words = vec![
             &b"DFLY"[..],
             b"FLOW",
             master.id.as_bytes(),
             master.sync_id.as_bytes(),
             flow.as_bytes(),
         ];
+        words.extend(position.as_deref().map(str::as_bytes));
         let within = settings.connect_timeout;
         let reply = self.conn.ask(FLOW, &words, within).await?;
         let reply = match accepted(FLOW, reply) {
@@ -152,35 +191,40 @@ impl IdleFlow {
             }
             other => other?,
         };
-        let token = full(&reply)?;
         Ok(RegisteredFlow {
             flow: self.flow,
             conn: self.conn,
-            token,
+            begin: begin(&reply, next)?,
         })
     }
 }
 
 const FLOW: &str = "DFLY FLOW";
 
-/// The token of a FULL answer. PARTIAL was not asked for.
-fn full(reply: &Reply) -> Result<[u8; TOKEN_LEN], SourceError> {
-    let token = match reply {
-        Reply::Array(elements) => match elements.as_slice() {
-            [kind, token, ..] if kind.text() == Some(b"FULL") => token.text(),
+/// Where the flow begins by this answer. PARTIAL is one only to whoever asked for it; its token means nothing.
+fn begin(reply: &Reply, next: Option<u64>) -> Result<Begin, SourceError> {
+    let elements = match reply {
+        Reply::Array(elements) => elements.as_slice(),
+        _ => &[],
+    };
+    let begin = match elements {
+        [kind, token, ..] => match kind.text() {
+            Some(b"FULL") => token
+                .text()
+                .and_then(|token| token.try_into().ok())
+                .map(Begin::Snapshot),
+            Some(b"PARTIAL") => next.map(Begin::Journal),
             _ => None,
         },
         _ => None,
     };
-    token
-        .and_then(|token| token.try_into().ok())
-        .ok_or_else(|| SourceError::Unexpected {
-            request: FLOW,
-            answer: match reply {
-                Reply::Array(elements) => elements.iter().map(Reply::describe).collect(),
-                other => other.describe(),
-            },
-        })
+    begin.ok_or_else(|| SourceError::Unexpected {
+        request: FLOW,
+        answer: match reply {
+            Reply::Array(elements) => elements.iter().map(Reply::describe).collect(),
+            other => other.describe(),
+        },
+    })
 }
 
 /// A connection that has become a flow.
@@ -188,18 +232,26 @@ fn full(reply: &Reply) -> Result<[u8; TOKEN_LEN], SourceError> {
 struct RegisteredFlow {
     flow: u32,
     conn: Conn,
-    token: [u8; TOKEN_LEN],
+    begin: Begin,
+}
+
+impl RegisteredFlow {
+    fn into_flow(self, flows: u32, session: &Arc<()>) -> Flow {
+        let (wire, input) = self.conn.into_parts();
+        let ended = SnapshotEnded::of(self.flow, session.clone());
+        Flow::new(ended, flows, self.begin, wire, input)
+    }
 }
 
 /// A session with all its flows, before the snapshot.
 #[derive(Debug)]
-pub struct Registered {
+pub struct Full {
     control: Conn,
     master: Master,
     flows: Vec<RegisteredFlow>,
 }
 
-impl Registered {
+impl Full {
     /// Whom the session is with.
     pub fn master(&self) -> &Master {
         &self.master
@@ -207,17 +259,14 @@ impl Registered {
 
     /// Asks for the snapshot. The flows must be read from now on, while the answer is awaited: the
     /// master writes to them before it answers.
-    pub async fn sync(mut self) -> Result<(Syncing, Vec<SnapshotFlow>), SourceError> {
+    pub async fn sync(mut self) -> Result<(Syncing, Vec<Flow>), SourceError> {
         self.control.enter(Phase::Snapshot);
         let sync_id = self.master.sync_id.as_bytes();
         self.control.send(&[b"DFLY", b"SYNC", sync_id]).await?;
         let session = Arc::new(());
-        let flows = self.flows.into_iter().map(|flow| {
-            let (wire, input) = flow.conn.into_parts();
-            let ended = SnapshotEnded::of(flow.flow, session.clone());
-            SnapshotFlow::new(ended, self.master.flows, flow.token, wire, input)
-        });
-        let flows = flows.collect();
+        let count = self.master.flows;
+        let flows = self.flows.into_iter();
+        let flows = flows.map(|flow| flow.into_flow(count, &session)).collect();
         let syncing = Syncing {
             control: self.control,
             master: self.master,
@@ -230,6 +279,54 @@ impl Registered {
     /// Ends the session in order.
     pub async fn close(self) {
         self.control.close().await;
+    }
+}
+
+/// A session with all its flows, each of which can go on where it was asked to.
+#[derive(Debug)]
+pub struct Resumable {
+    control: Conn,
+    master: Master,
+    flows: Vec<RegisteredFlow>,
+}
+
+impl Resumable {
+    /// Whom the session is with.
+    pub fn master(&self) -> &Master {
+        &self.master
+    }
+
+    /// The flows, which must be read from now on, and what has them start.
+    pub fn flows(self) -> (Resuming, Vec<Flow>) {
+        let session = Arc::new(());
+        let count = self.master.flows;
+        let flows = self.flows.into_iter();
+        let flows = flows.map(|flow| flow.into_flow(count, &session)).collect();
+        let resuming = Resuming {
+            control: self.control,
+            master: self.master,
+        };
+        (resuming, flows)
+    }
+
+    /// Ends the session in order.
+    pub async fn close(self) {
+        self.control.close().await;
+    }
+}
+
+/// A session whose flows are about to carry the journal from where they were asked to.
+#[derive(Debug)]
+pub struct Resuming {
+    control: Conn,
+    master: Master,
+}
+
+impl Resuming {
+    /// Asks for the journal. Refused when an entry has fallen out of the ring meanwhile. Waits as long as that takes;
+    /// cancelling ends the session.
+    pub async fn start_stable(self) -> Result<Stable, SourceError> {
+        start_stable(self.control, self.master).await
     }
 }
 
@@ -283,22 +380,22 @@ impl Syncing {
             });
         }
         self.confirm().await?;
-        let sync_id = self.master.sync_id.as_bytes();
-        let words = [&b"DFLY"[..], b"STARTSTABLE", sync_id];
-        self.control.send(&words).await?;
-        let reply = self.control.reply("DFLY STARTSTABLE").await?;
-        confirmed("DFLY STARTSTABLE", reply)?;
-        self.control.enter(Phase::Stable);
-        Ok(Stable {
-            control: self.control,
-            master: self.master,
-        })
+        start_stable(self.control, self.master).await
     }
 
     /// Ends the session in order.
     pub async fn close(self) {
         self.control.close().await;
     }
+}
+
+async fn start_stable(mut control: Conn, master: Master) -> Result<Stable, SourceError> {
+    let words = [&b"DFLY"[..], b"STARTSTABLE", master.sync_id.as_bytes()];
+    control.send(&words).await?;
+    let reply = control.reply("DFLY STARTSTABLE").await?;
+    confirmed("DFLY STARTSTABLE", reply)?;
+    control.enter(Phase::Stable);
+    Ok(Stable { control, master })
 }
 
 /// A session whose flows carry the journal.

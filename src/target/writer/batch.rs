@@ -2,13 +2,23 @@
 //!
 //! Invariants: items are in order of their first command; a batch that is atomic, or does not start
 //!   in the connection's database, is sent as a transaction, so that no refused `SELECT` can let
-//!   the commands behind it act on another database.
+//!   the commands behind it act on another database. Behind a fence every transaction begins and ends in the
+//!   position database, stores the position it reaches, and is followed by what the next one stands behind:
+//!
+//! ```text
+//!  plain        commands                                                        GET fence
+//!  transaction  MULTI HSET position.. SELECT commands SELECT EXEC   WATCH fence GET fence HEXISTS position
+//!               └────── prelude ───────────┘          └──── epilogue, the last of it the checks ──────────┘
+//! ```
 
 use bytes::BytesMut;
 
 use super::Kind;
+use super::guard::Guard;
 use crate::resp;
 use crate::target::answer::Tolerate;
+use crate::target::error::TargetError;
+use crate::target::failed::Failed;
 use crate::target::outgoing::Outgoing;
 
 /// Memory kept for reuse with an emptied batch.
@@ -39,7 +49,41 @@ pub(super) struct Batch {
     pub unverified: Vec<u32>,
     /// Made by us to see whether databases exist.
     pub probe: bool,
+    /// Made by us to look at the fence before the first transaction.
+    pub arming: bool,
+    /// Sent even without commands: to store the position.
+    pub bare: bool,
+    /// Records of refused entries that are stored with it.
+    pub failed: Vec<Failed>,
+    /// The error that its answer leads to.
+    pub then: Option<Box<TargetError>>,
     pub sending: Sending,
+}
+
+/// What is asked behind a batch.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Checks {
+    #[default]
+    Nothing,
+    /// `GET` of the fence.
+    Fence,
+    /// `WATCH` and `GET` of the fence, `HGET` of the position: before the first transaction.
+    Arming,
+    /// `WATCH` and `GET` of the fence, `HEXISTS` of the record: before the next transaction. The position was just
+    /// stored, which would make a record that is gone.
+    Rearming,
+}
+
+impl Checks {
+    /// Replies they get.
+    #[inline]
+    pub fn replies(self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Fence => 1,
+            Self::Arming | Self::Rearming => 3,
+        }
+    }
 }
 
 /// One attempt to send a batch, and its replies.
@@ -53,13 +97,26 @@ pub(super) struct Sending {
     pub epilogue: BytesMut,
     /// Replies to the commands of the prelude.
     pub prelude_replies: usize,
+    pub checks: Checks,
+    /// The position that is stored with it.
+    pub stores: Option<u64>,
     /// Replies in all.
     pub expected: usize,
     pub answered: usize,
-    /// Errors before `EXEC`: command and text. `None` for the prelude's.
-    pub queue_errors: Vec<(Option<usize>, Vec<u8>)>,
+    /// Errors before `EXEC`: which reply, and its text.
+    pub queue_errors: Vec<(usize, Vec<u8>)>,
     /// Whether `MULTI` itself was refused.
     pub multi_refused: bool,
+    /// Nothing of it was executed, and what was refused for good is taken out: it is to be sent again.
+    pub again: bool,
+}
+
+impl Sending {
+    /// Replies still to come.
+    #[inline]
+    pub fn left(&self) -> usize {
+        self.expected - self.answered
+    }
 }
 
 impl Batch {
@@ -97,7 +154,17 @@ impl Batch {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.out.is_empty()
+        self.out.is_empty() && self.failed.is_empty() && !self.bare && !self.arming
+    }
+
+    /// Has it sent even if nothing is added to it.
+    pub fn stand_alone(&mut self, position_db: u32) {
+        if self.items.is_empty() {
+            self.first_db = position_db;
+            self.last_db = position_db;
+        }
+        self.bare = true;
+        self.atomic = true;
     }
 
     /// The item a command belongs to.
@@ -117,8 +184,8 @@ impl Batch {
     }
 
     /// Encodes what stands around the commands, for a connection whose database is `db`.
-    pub fn prepare(&mut self, db: Option<u32>) {
-        let starts_elsewhere = !self.probe && db != Some(self.first_db);
+    pub fn prepare(&mut self, db: Option<u32>, guard: Option<&Guard>) {
+        let transaction = self.needs_transaction(db);
         let from = self.sending.from;
         let sending = &mut self.sending;
         sending.prelude.clear();
@@ -127,24 +194,68 @@ impl Batch {
         sending.multi_refused = false;
         sending.answered = 0;
         sending.prelude_replies = 0;
-        sending.transaction = self.atomic || starts_elsewhere;
-        sending.expected = self.out.commands() - from;
-        if sending.transaction {
-            words(&mut sending.prelude, &[b"MULTI"]);
-            sending.prelude_replies = 1;
-            if !self.probe {
-                let db = itoa::Buffer::new().format(self.first_db).to_owned();
-                words(&mut sending.prelude, &[b"SELECT", db.as_bytes()]);
-                sending.prelude_replies = 2;
-            }
-            close_transaction(&mut sending.epilogue);
-            sending.expected += sending.prelude_replies + 1;
+        sending.expected = 0;
+        sending.stores = None;
+        sending.transaction = transaction;
+        sending.checks = match guard {
+            None => Checks::Nothing,
+            Some(_) if self.arming => Checks::Arming,
+            Some(_) if transaction => Checks::Rearming,
+            Some(_) => Checks::Fence,
+        };
+        if transaction {
+            self.open_transaction(db, guard);
+            self.close_transaction(guard);
         }
+        let sending = &mut self.sending;
+        sending.expected += self.out.commands() - from + sending.checks.replies();
+        if let Some(guard) = guard {
+            guard.ask(sending.checks, &mut sending.epilogue);
+        }
+    }
+
+    /// Encodes what comes before the commands. The position is first: the connection is in its database.
+    fn open_transaction(&mut self, db: Option<u32>, guard: Option<&Guard>) {
+        let sending = &mut self.sending;
+        let out = &mut sending.prelude;
+        words(out, &[b"MULTI"]);
+        sending.prelude_replies = 1;
+        if let Some(guard) = guard {
+            sending.stores = self.reaches.filter(|next| guard.stored != Some(*next));
+            if let Some(next) = sending.stores {
+                guard.store(next, out);
+                sending.prelude_replies += 1;
+            }
+            for failed in &self.failed {
+                guard.record(failed, out);
+                sending.prelude_replies += 1;
+            }
+        }
+        let is_there = guard.is_some() && db == Some(self.first_db);
+        if !self.probe && !self.items.is_empty() && !is_there {
+            select(out, self.first_db);
+            sending.prelude_replies += 1;
+        }
+        sending.expected = sending.prelude_replies;
+    }
+
+    /// Encodes what comes behind the commands.
+    fn close_transaction(&mut self, guard: Option<&Guard>) {
+        let sending = &mut self.sending;
+        if let Some(guard) = guard
+            && !self.arming
+            && (self.last_db != guard.position_db || self.probe)
+        {
+            select(&mut sending.epilogue, guard.position_db);
+            sending.expected += 1;
+        }
+        words(&mut sending.epilogue, &[b"EXEC"]);
+        sending.expected += 1;
     }
 
     /// Whether it will be sent as a transaction on a connection whose database is `db`.
     pub fn needs_transaction(&self, db: Option<u32>) -> bool {
-        self.atomic || db != Some(self.first_db)
+        self.atomic || !self.items.is_empty() && db != Some(self.first_db)
     }
 
     /// Prepares for another attempt, from command `from` on.
@@ -152,6 +263,7 @@ impl Batch {
         self.sending.from = from;
         self.sending.answered = 0;
         self.sending.expected = 0;
+        self.sending.again = false;
     }
 
     /// Empties it, for reuse.
@@ -165,13 +277,17 @@ impl Batch {
         self.atomic = false;
         self.unverified.clear();
         self.probe = false;
+        self.arming = false;
+        self.bare = false;
+        self.failed.clear();
+        self.then = None;
         self.rewind(0);
     }
 }
 
-/// Ends a transaction. What must commit together with its writes is encoded here, before `EXEC`.
-fn close_transaction(out: &mut BytesMut) {
-    words(out, &[b"EXEC"]);
+fn select(out: &mut BytesMut, db: u32) {
+    let db = itoa::Buffer::new().format(db).to_owned();
+    words(out, &[b"SELECT", db.as_bytes()]);
 }
 
 /// Encodes a small command.

@@ -15,11 +15,14 @@ use super::batch::{Batch, words};
 use crate::net::Stream;
 use crate::resp::{Reply, Scanner};
 use crate::target::error::TargetError;
+use crate::target::fence::{Fence, ServerId};
 use crate::target::outgoing::{Piece, Place};
 use crate::target::settings::Settings;
 
 /// Bytes read of a file at a time.
 const PIECE: usize = 256 << 10;
+/// Bytes kept of an answer during the login: more than any section of `INFO` that is asked for has.
+const INFO: usize = 64 << 10;
 /// Bytes of replies read at a time.
 const REPLIES: usize = 16 << 10;
 
@@ -55,10 +58,18 @@ pub(super) enum WriteError {
 }
 
 impl Link {
-    /// Connects and logs in, within the connect timeout each.
-    pub async fn open(settings: &Settings) -> Result<Self, TargetError> {
+    /// Connects and logs in, within the connect timeout each. With a fence, the server must be the one it was taken
+    /// on, and the position database becomes the current one.
+    pub async fn open(settings: &Settings, fence: Option<&Fence>) -> Result<Self, TargetError> {
         let mut stream = settings.stream().await?;
-        tokio::time::timeout(settings.connect_timeout, log_in(&mut stream, settings))
+        let starting = async {
+            log_in(&mut stream, settings).await?;
+            match fence {
+                Some(fence) => recognise(&mut stream, settings, fence).await,
+                None => Ok(()),
+            }
+        };
+        tokio::time::timeout(settings.connect_timeout, starting)
             .await
             .map_err(|_| TargetError::Silent {
                 addr: settings.addr(),
@@ -227,6 +238,43 @@ async fn log_in(stream: &mut Stream, settings: &Settings) -> Result<(), TargetEr
     }
 }
 
+/// Makes sure that this is the server, with the dataset, that the positions were read from.
+async fn recognise(
+    stream: &mut Stream,
+    settings: &Settings,
+    fence: &Fence,
+) -> Result<(), TargetError> {
+    let refused = |doing: &str, name: &str, reply| match reply {
+        Reply::Error(text) => {
+            let answer = String::from_utf8_lossy(&text).into_owned();
+            TargetError::from_answer(&settings.addr(), doing, name, answer)
+        }
+        other => TargetError::Answer {
+            addr: settings.addr(),
+            doing: doing.to_owned(),
+            answer: format!("{other:?}"),
+        },
+    };
+    let mut sections = [String::new(), String::new()];
+    for (text, section) in sections.iter_mut().zip([&b"server"[..], b"replication"]) {
+        match ask(stream, settings, &[b"INFO", section]).await? {
+            Reply::Text(info) => *text = String::from_utf8_lossy(&info).into_owned(),
+            other => return Err(refused("reading its state", "INFO", other)),
+        }
+    }
+    let [server, replication] = &sections;
+    if ServerId::of_info(server, replication) != *fence.server() {
+        return Err(TargetError::Replaced {
+            addr: settings.addr(),
+        });
+    }
+    let db = settings.position_db.to_string();
+    match ask(stream, settings, &[b"SELECT", db.as_bytes()]).await? {
+        Reply::Ok => Ok(()),
+        other => Err(refused("selecting a database", "SELECT", other)),
+    }
+}
+
 /// One question and its answer; nothing else is under way.
 async fn ask(
     stream: &mut Stream,
@@ -243,6 +291,7 @@ async fn ask(
     stream.write_all(&question).await.map_err(lost)?;
     stream.flush().await.map_err(lost)?;
     let mut scanner = Scanner::new();
+    scanner.keep(INFO);
     let mut buffer = [0; 1024];
     loop {
         let read = stream.read(&mut buffer).await.map_err(lost)?;

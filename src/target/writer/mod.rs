@@ -2,7 +2,9 @@
 //!
 //! Invariants: items take effect in the order they were pushed; a transaction is sent only when
 //!   nothing is unanswered, and nothing is sent behind it; what may have been executed is sent
-//!   again only if it is a record, and then from its item's first command on.
+//!   again only if it is a record, and then from its item's first command on. Behind a
+//!   [fence](Fence), entries take effect in the transaction that stores the position they reach, and none does
+//!   once the fence is another's; records that were on their way then still do.
 //! Units: bytes of memory for the window and batches; times are `Duration`.
 //!
 //! ```text
@@ -12,7 +14,9 @@
 //! ```
 
 mod batch;
+mod guard;
 mod link;
+mod refused;
 mod replies;
 mod retry;
 
@@ -22,7 +26,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use self::batch::Batch;
+use self::guard::Guard;
 use self::link::{Link, WriteError};
+use self::refused::Refused;
 use self::retry::{Retry, Trouble};
 use super::answer::{Refusal, Tolerate};
 use super::dead_letter::ErrorPolicy;
@@ -30,6 +36,8 @@ use super::error::TargetError;
 use super::outgoing::{Described, Outgoing};
 use super::settings::Settings;
 use crate::resp::Scanner;
+
+pub use self::guard::Fenced;
 
 /// Unanswered plain batches; more would only split the same bytes into smaller writes.
 const MOST_SENT: usize = 4;
@@ -142,6 +150,9 @@ pub struct Writer {
     /// The connection's database, once one was selected.
     db: Option<u32>,
     verified: Vec<u32>,
+    guard: Option<Guard>,
+    /// What was refused for good in the transaction whose checks are still to be answered.
+    refused: Refused,
     /// The refusal that made the first batch of the queue one to be sent again.
     trouble: Option<Trouble>,
     retry: Retry,
@@ -153,15 +164,19 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Connects and logs in.
+    /// Connects and logs in. With a fence, the server must be the one it was taken on, and positions are stored.
     pub async fn connect(
         settings: &Settings,
         limits: Limits,
         policy: ErrorPolicy,
+        fenced: Option<Fenced>,
     ) -> Result<Self, TargetError> {
+        let link = Link::open(settings, fenced.as_ref().map(|fenced| &fenced.fence)).await?;
+        let guard = fenced.map(Guard::new);
+        let db = guard.as_ref().map(|guard| guard.position_db);
         Ok(Self {
             addr: settings.addr(),
-            link: Link::open(settings).await?,
+            link,
             scanner: Scanner::new(),
             retry: Retry::new(limits.retry_initial, limits.retry_max),
             limits,
@@ -172,11 +187,13 @@ impl Writer {
             awaiting: 0,
             spare: Vec::new(),
             queued: 0,
-            db: None,
-            verified: Vec::new(),
+            applied: guard.as_ref().and_then(|guard| guard.stored),
+            guard,
+            refused: Refused::default(),
+            db,
+            verified: db.into_iter().collect(),
             trouble: None,
             notices: VecDeque::new(),
-            applied: None,
             counters: Counters::default(),
             stirred: false,
         })
@@ -330,8 +347,24 @@ impl Writer {
             self.queue.push_front(probe);
         }
         let db = self.db;
+        let is_armed = self.guard.as_ref().is_none_or(|guard| guard.armed);
+        let needs = |batch: &Batch| batch.needs_transaction(db) && !batch.arming;
+        if !is_armed && self.queue.get(self.sent).is_some_and(needs) {
+            // Nothing is unanswered, or a transaction would have to wait.
+            self.queue.push_front(Batch {
+                arming: true,
+                // An empty one: were MULTI not permitted, what follows it would be executed by itself.
+                atomic: true,
+                ..Batch::default()
+            });
+        }
         if let Some(batch) = self.queue.get_mut(self.sent) {
-            batch.prepare(db);
+            batch.prepare(db, self.guard.as_ref());
+            if let Some(guard) = &mut self.guard
+                && batch.sending.transaction
+            {
+                guard.armed = false;
+            }
             self.link.start(batch);
             self.sent += 1;
         }

@@ -3,15 +3,17 @@
 use std::io;
 
 use super::batch::Item;
+use super::refused::{Refused, Site};
 use super::retry::Trouble;
 use super::{Notice, SPARE, Writer};
 use crate::resp::{ElementError, Reply};
 use crate::target::answer::Refusal;
-use crate::target::dead_letter::ErrorPolicy;
 use crate::target::error::TargetError;
 
 const OK: &[u8] = b"+OK\r\n";
 const QUEUED: &[u8] = b"+QUEUED\r\n";
+/// Bytes kept of what the fence or a position holds: more than any of them has.
+const KEPT: usize = 256;
 
 impl Writer {
     /// Takes `count` bytes that were read.
@@ -30,6 +32,10 @@ impl Writer {
                     rest = rest.get(usual..).unwrap_or_default();
                     continue;
                 }
+                self.scanner.keep(match self.is_checking() {
+                    true => KEPT,
+                    false => 0,
+                });
             }
             let (used, reply) = self
                 .scanner
@@ -46,6 +52,15 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether the next reply is to a check.
+    fn is_checking(&self) -> bool {
+        self.awaiting < self.sent
+            && self
+                .queue
+                .get(self.awaiting)
+                .is_some_and(|batch| batch.sending.left() <= batch.sending.checks.replies())
+    }
+
     /// The fast path: a run of the reply nearly every command gets. Yields its bytes.
     fn take_usual(&mut self, bytes: &[u8]) -> Result<usize, TargetError> {
         if self.awaiting >= self.sent {
@@ -55,7 +70,8 @@ impl Writer {
             return Ok(0);
         };
         let sending = &mut batch.sending;
-        let left = sending.expected - sending.answered;
+        let checks = sending.checks.replies();
+        let left = sending.left().saturating_sub(checks);
         if sending.transaction {
             // MULTI is answered otherwise, and so is EXEC.
             if sending.answered == 0 || left < 2 {
@@ -67,7 +83,7 @@ impl Writer {
         }
         let count = run_of(bytes, OK, left);
         sending.answered += count;
-        if count == left {
+        if count == left && checks == 0 {
             self.finish()?;
         }
         Ok(count * OK.len())
@@ -77,33 +93,35 @@ impl Writer {
         if reply == Reply::Push {
             return Ok(());
         }
-        match self.queue.get_mut(self.awaiting) {
-            Some(batch) if self.awaiting < self.sent => {
-                let n = batch.sending.answered;
-                batch.sending.answered += 1;
-                match batch.sending.transaction {
-                    true => self.take_of_transaction(n, reply),
-                    false => self.take_of_pipeline(n, reply),
-                }
-            }
-            _ => Err(self.unexpected("nothing was asked", reply)),
+        let Some(batch) = self.queue.get_mut(self.awaiting) else {
+            return Err(self.unexpected("nothing was asked", reply));
+        };
+        if self.awaiting >= self.sent {
+            return Err(self.unexpected("nothing was asked", reply));
         }
+        let sending = &mut batch.sending;
+        let (n, left, checks) = (sending.answered, sending.left(), sending.checks);
+        sending.answered += 1;
+        match (left <= checks.replies(), sending.transaction) {
+            (true, _) => self.take_check(checks, left, reply)?,
+            (false, true) => self.take_of_transaction(n, reply)?,
+            (false, false) => self.take_of_pipeline(n, reply)?,
+        }
+        if left == 1 { self.finish() } else { Ok(()) }
     }
 
     fn take_of_pipeline(&mut self, n: usize, reply: Reply) -> Result<(), TargetError> {
-        let (mut command, mut is_last) = (n, false);
-        if let Some(batch) = self.queue.get(self.awaiting) {
-            command += batch.sending.from;
-            is_last = batch.sending.answered == batch.sending.expected;
-        }
+        let from = self
+            .queue
+            .get(self.awaiting)
+            .map(|batch| batch.sending.from);
         match reply {
             // With trouble before it, it will be sent again, and judged then.
-            Reply::Error(_) if self.trouble.is_some() => {}
-            Reply::Error(text) => self.take_error(command, text)?,
-            Reply::Queued => return Err(self.unexpected("writing without a transaction", reply)),
-            _ => {}
+            Reply::Error(_) if self.trouble.is_some() => Ok(()),
+            Reply::Error(text) => self.take_error(n + from.unwrap_or_default(), text),
+            Reply::Queued => Err(self.unexpected("writing without a transaction", reply)),
+            _ => Ok(()),
         }
-        if is_last { self.finish() } else { Ok(()) }
     }
 
     fn take_error(&mut self, command: usize, text: Vec<u8>) -> Result<(), TargetError> {
@@ -112,6 +130,7 @@ impl Writer {
             return Ok(());
         }
         if let Some(refusal) = Refusal::of(&text) {
+            self.refuse_other_dataset(refusal, &text)?;
             self.trouble = Some(Trouble {
                 from: item.map_or(command, |item| item.first),
                 refusal,
@@ -127,7 +146,7 @@ impl Writer {
             return Ok(());
         };
         let sending = &mut batch.sending;
-        if n + 1 == sending.expected {
+        if n + 1 + sending.checks.replies() == sending.expected {
             return self.take_of_exec(reply);
         }
         match reply {
@@ -143,10 +162,7 @@ impl Writer {
             }
             Reply::Error(text) => {
                 sending.multi_refused |= n == 0;
-                let command = n
-                    .checked_sub(sending.prelude_replies)
-                    .map(|n| n + sending.from);
-                sending.queue_errors.push((command, text));
+                sending.queue_errors.push((n, text));
                 Ok(())
             }
             _ if sending.multi_refused => Err(self.lost(io::Error::other(
@@ -160,10 +176,18 @@ impl Writer {
         let Some(batch) = self.queue.get(self.awaiting) else {
             return Ok(());
         };
-        // All replies but those of MULTI and EXEC have an element.
-        let elements = batch.sending.expected as u64 - 2;
+        // All replies but those of MULTI, EXEC and the checks have an element.
+        let checks = batch.sending.checks.replies();
+        let elements = (batch.sending.expected - checks) as u64 - 2;
         match reply {
             Reply::Array { len, errors } if len == elements => self.commit(errors),
+            // What the fence is now tells what that means.
+            Reply::Null if self.guard.is_some() => {
+                self.guard
+                    .iter_mut()
+                    .for_each(|guard| guard.displaced = true);
+                Ok(())
+            }
             Reply::Error(text) if text.starts_with(b"EXECABORT") || batch.sending.multi_refused => {
                 self.abort(text)
             }
@@ -181,12 +205,13 @@ impl Writer {
         let Some(batch) = self.queue.get(self.awaiting) else {
             return Ok(());
         };
-        let ahead = batch.sending.prelude_replies - 1;
-        let (first_db, last_db) = (batch.first_db, batch.last_db);
+        let (last_db, stores) = (batch.last_db, batch.sending.stores);
+        let mut refused = Refused::default();
         for error in errors {
             let index = usize::try_from(error.index).unwrap_or(usize::MAX);
-            let Some(command) = index.checked_sub(ahead) else {
-                return Err(self.no_database(first_db, &error.text));
+            let command = match self.site(index) {
+                Site::Command(command) => command,
+                ours => return Err(self.refused_at(ours, &error.text)),
             };
             let item = self.item_of(command);
             if item.is_some_and(|item| item.tolerate.covers(&error.text)) {
@@ -199,14 +224,18 @@ impl Writer {
                       followed it has taken effect)",
                 );
             }
-            self.fail(command, &text)?;
+            self.fail_executed(command, &text, &mut refused)?;
         }
-        self.db = Some(last_db);
+        match &mut self.guard {
+            Some(guard) => guard.stored = stores.or(guard.stored),
+            None => self.db = Some(last_db),
+        }
+        self.refused = refused;
         if let Some(probe) = self.queue.get(self.awaiting).filter(|batch| batch.probe) {
             let found = (0..probe.out.commands()).filter_map(|n| probe.item_of(n));
             self.verified.extend(found.map(|item| item.db));
         }
-        self.finish()
+        Ok(())
     }
 
     /// Nothing of the transaction was executed.
@@ -215,75 +244,39 @@ impl Writer {
             return Ok(());
         };
         let errors = std::mem::take(&mut batch.sending.queue_errors);
-        let first_db = batch.first_db;
         let for_now = errors
             .iter()
             .map(|(_, error)| error)
             .chain([&text])
             .find_map(|error| Some((Refusal::of(error)?, error.clone())));
         if let Some((refusal, answer)) = for_now {
+            self.refuse_other_dataset(refusal, &answer)?;
             self.trouble = Some(Trouble {
                 from: 0,
                 refusal,
                 answer,
             });
-            return self.finish();
+            return Ok(());
         }
         if errors.is_empty() {
             return Err(self.unexpected("committing a transaction", Reply::Error(text)));
         }
-        for (command, error) in errors.into_iter().rev() {
-            let Some(command) = command else {
-                return Err(self.no_database(first_db, &error));
+        for (n, error) in errors.into_iter().rev() {
+            let command = match self.site(n.saturating_sub(1)) {
+                Site::Command(command) => command,
+                ours => return Err(self.refused_at(ours, &error)),
             };
             self.fail(command, &error)?;
+            let record = self.record(command, &error);
             if let Some(batch) = self.queue.get_mut(self.awaiting) {
+                batch.failed.extend(record);
                 batch.remove(command);
             }
         }
-        self.send_again(0);
-        if self.queue.front().is_some_and(|batch| batch.is_empty()) {
-            self.sent = 1;
-            return self.finish();
+        if let Some(batch) = self.queue.get_mut(self.awaiting) {
+            batch.sending.again = true;
         }
         Ok(())
-    }
-
-    /// A command is refused for good: what the policy says.
-    fn fail(&mut self, command: usize, text: &[u8]) -> Result<(), TargetError> {
-        let Some(batch) = self.queue.get(self.awaiting) else {
-            return Ok(());
-        };
-        let item = batch.item_of(command);
-        let db = item.map_or(batch.first_db, |item| item.db);
-        if item.is_some_and(|item| item.select) {
-            return Err(self.no_database(db, text));
-        }
-        let described = batch.out.describe(command);
-        match &self.policy {
-            ErrorPolicy::Stop if text.starts_with(b"NOPERM") => Err(TargetError::Permission {
-                addr: self.addr.clone(),
-                command: described.name,
-                answer: lossy(text),
-            }),
-            ErrorPolicy::Stop => Err(TargetError::Refused {
-                addr: self.addr.clone(),
-                key: described.key().to_vec(),
-                command: described.name,
-                lsn: described.lsn,
-                answer: lossy(text),
-            }),
-            ErrorPolicy::Skip { dead_letter } => {
-                dead_letter.record(&batch.out, command, db, text)?;
-                self.counters.skipped += 1;
-                self.notify(Notice::Skipped {
-                    command: described,
-                    db,
-                    answer: lossy(text),
-                });
-                Ok(())
-            }
-        }
     }
 
     /// Every reply of the awaited batch has come.
@@ -309,11 +302,20 @@ impl Writer {
             });
             return Ok(());
         }
+        let front = self.queue.front_mut();
+        if front.is_some_and(|batch| batch.sending.again) {
+            self.send_again(0);
+            if self.queue.front().is_some_and(|batch| !batch.is_empty()) {
+                return Ok(());
+            }
+            // All of it was refused: nothing is left to be sent.
+            self.sent = 1;
+        }
         let Some(mut batch) = self.queue.pop_front() else {
             return Ok(());
         };
         self.sent -= 1;
-        if !batch.probe {
+        if !batch.probe && !batch.arming {
             self.counters.commands += batch.out.commands() as u64;
             self.counters.bytes += batch.out.len();
             if let Some((after, attempts)) = self.retry.succeed() {
@@ -321,12 +323,22 @@ impl Writer {
             }
         }
         self.applied = batch.reaches.or(self.applied);
+        let then = batch.then.take();
         batch.clear();
         if self.spare.len() < SPARE {
             self.spare.push(batch);
         }
+        let refused = std::mem::take(&mut self.refused);
+        let error = match &self.guard {
+            Some(guard) if !refused.records.is_empty() => {
+                let batch = refused.into_batch(guard.position_db);
+                self.queue.push_front(batch);
+                then
+            }
+            _ => then.or(refused.error),
+        };
         self.queued = self.queue.iter().map(|batch| batch.out.in_memory()).sum();
-        Ok(())
+        error.map_or(Ok(()), |error| Err(*error))
     }
 
     /// Nothing is in flight: what was sent waits again, the first batch from a command on.
@@ -345,15 +357,7 @@ impl Writer {
             .and_then(|batch| batch.item_of(command))
     }
 
-    fn no_database(&self, db: u32, text: &[u8]) -> TargetError {
-        TargetError::Database {
-            addr: self.addr.clone(),
-            db,
-            answer: lossy(text),
-        }
-    }
-
-    fn unexpected(&self, doing: &str, reply: Reply) -> TargetError {
+    pub(super) fn unexpected(&self, doing: &str, reply: Reply) -> TargetError {
         match reply {
             Reply::Error(text) => TargetError::from_answer(&self.addr, doing, "it", lossy(&text)),
             reply => TargetError::Answer {
@@ -375,6 +379,6 @@ fn run_of(bytes: &[u8], reply: &[u8], limit: usize) -> usize {
         .count()
 }
 
-fn lossy(text: &[u8]) -> String {
+pub(super) fn lossy(text: &[u8]) -> String {
     String::from_utf8_lossy(text).into_owned()
 }

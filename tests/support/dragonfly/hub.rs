@@ -65,6 +65,7 @@ pub struct Hub {
     txid: AtomicU64,
     pub(super) link_id: AtomicU64,
     pub(super) syncs: (AtomicU64, AtomicU64),
+    pub(super) started: std::time::SystemTime,
 }
 
 /// A refusal: the text after `-ERR `.
@@ -108,6 +109,7 @@ impl Hub {
             stopping: AtomicBool::new(false),
             txid: AtomicU64::new(1),
             link_id: AtomicU64::new(1),
+            started: std::time::SystemTime::now(),
             syncs: (AtomicU64::new(0), AtomicU64::new(0)),
             options,
         }

@@ -37,6 +37,9 @@ pub struct Options {
     pub(super) master_id: Option<String>,
     pub(super) first_session: u32,
     pub(super) replay: Option<Replay>,
+    pub(super) settings: Vec<(String, String)>,
+    pub(super) used_memory: Option<u64>,
+    pub(super) clock_ms: Option<i64>,
 }
 
 impl Options {
@@ -69,6 +72,9 @@ impl Options {
             master_id: None,
             first_session: 1,
             replay: None,
+            settings: Vec::new(),
+            used_memory: None,
+            clock_ms: None,
         }
     }
 
@@ -201,6 +207,22 @@ impl Options {
         self
     }
 
+    /// Lets `CONFIG GET` show this flag. Without, it shows none: a real master hides most of them, too.
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Lets `INFO memory` show so many bytes in use. Without, it shows none.
+    #[must_use]
+    pub fn used_memory(self, bytes: u64) -> Self {
+        Self {
+            used_memory: Some(bytes),
+            ..self
+        }
+    }
+
     /// A real Redis behind it: ordinary clients can then write, snapshots are taken from it, and
     /// [`SimulatedDragonfly::oracle`] is what a replica's target must come to hold.
     #[must_use]
@@ -224,6 +246,15 @@ impl Options {
     #[must_use]
     pub fn port(self, port: u16) -> Self {
         Self { port, ..self }
+    }
+
+    /// What its clock shows when it is started, Unix milliseconds; the machine's time until told otherwise.
+    #[must_use]
+    pub fn clock(self, unix_ms: i64) -> Self {
+        Self {
+            clock_ms: Some(unix_ms),
+            ..self
+        }
     }
 
     /// The master's id, and the number of its first session.

@@ -5,7 +5,7 @@ use super::hub::{Hub, Session};
 use super::link::Phase;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// `INFO`, of one section or of all.
 #[must_use]
@@ -23,6 +23,9 @@ pub fn info(hub: &Hub, section: &str) -> String {
             "redis_mode:standalone\r\narch_bits:64\r\nthread_count:{}\r\n\r\n",
             hub.shards.len()
         );
+    }
+    if let Some(bytes) = hub.options.used_memory.filter(|_| wanted("memory")) {
+        let _ = write!(out, "# Memory\r\nused_memory:{bytes}\r\n\r\n");
     }
     if wanted("replication") {
         out.push_str(&replication(hub));
@@ -98,6 +101,16 @@ fn keyspace(hub: &Hub) -> String {
     counts.into_iter().map(line).collect()
 }
 
+/// The reply to `CONFIG GET`: the flag and its value, or nothing.
+#[must_use]
+pub fn setting(hub: &Hub, words: &[String]) -> Reply {
+    let bulk = |text: &str| Reply::Bulk(text.as_bytes().to_vec());
+    let mut shown = hub.options.settings.iter();
+    let found = shown.find(|(name, _)| words.get(2) == Some(name));
+    let pair = found.map(|(name, value)| vec![bulk(name), bulk(value)]);
+    Reply::Array(pair.unwrap_or_default())
+}
+
 /// `ROLE`.
 #[must_use]
 pub fn role(hub: &Hub) -> Reply {
@@ -115,10 +128,14 @@ pub fn role(hub: &Hub) -> Reply {
 
 /// `TIME`.
 #[must_use]
-pub fn time() -> Reply {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+pub fn time(hub: &Hub) -> Reply {
+    let ours = || SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = match hub.options.clock_ms {
+        Some(start) => {
+            Duration::from_millis(start.unsigned_abs()) + hub.started.elapsed().unwrap_or_default()
+        }
+        None => ours().unwrap_or_default(),
+    };
     Reply::Array(vec![
         Reply::Int(now.as_secs().cast_signed()),
         Reply::Int(i64::from(now.subsec_micros())),

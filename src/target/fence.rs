@@ -1,0 +1,346 @@
+//! Who may write for a task: the process whose token stands in the task's fence.
+//!
+//! Bytes of a dead process, or of a second host, can reach the target after the positions were read. So a start
+//! first puts its own token into the fence, and reads in the same transaction. Every transaction of every
+//! connection then stands behind `WATCH` and `GET` of the fence, whose answer is looked at before `MULTI` is sent:
+//! one that was sent before the token changed is aborted by the `WATCH`, and afterwards none is sent.
+//!
+//! ```text
+//!  take ──► Nothing, Snapshot, Damaged ──► begin_snapshot ──► writers store positions ──► begin_stable ─┐
+//!       └─► Stable ──────────────────────────────────────────────────────────────────────────────────────┴─► writers
+//! ```
+//!
+//! Invariants: what was read together with a fence is what the target holds until a [`Writer`](super::Writer) or a
+//!   [`Control`] behind that very fence changes it, as long as neither reports an error; after an error everything
+//!   is read again, behind a new fence.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use redis::{Value, cmd};
+
+use super::error::TargetError;
+use super::failed::Failed;
+use super::position::{self, LSN, Names, Stored};
+use super::profile::info_field;
+use super::settings::{Control, Settings};
+
+/// Which server, and which history of its dataset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerId {
+    /// Changes with every start of the server.
+    pub run_id: String,
+    /// Changes when its dataset may have become another one.
+    pub replication_id: String,
+}
+
+impl ServerId {
+    /// From the answers to `INFO server` and `INFO replication`.
+    pub(super) fn of_info(server: &str, replication: &str) -> Self {
+        let text = |info, name| info_field(info, name).unwrap_or_default().to_owned();
+        Self {
+            run_id: text(server, "run_id"),
+            replication_id: text(replication, "master_replid"),
+        }
+    }
+}
+
+/// The right to write for a task, until somebody else takes it. Cheap to clone: all flows share one.
+#[derive(Debug, Clone)]
+pub struct Fence(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    position_db: u32,
+    names: Names,
+    token: Vec<u8>,
+    server: ServerId,
+    /// Failed entries that are recorded.
+    failed: AtomicU64,
+}
+
+/// A fence, and what the target held when it was taken.
+#[derive(Debug)]
+pub struct Taken {
+    /// The fence.
+    pub fence: Fence,
+    /// How far the task has come.
+    pub stored: Stored,
+    /// Entries the target has refused and nobody has settled, in the order of flows and LSNs. With
+    /// `on_error = "stop"` nothing may be written before they are.
+    pub failed: Vec<Failed>,
+}
+
+impl Fence {
+    /// Takes the fence: from now on no other process of this task has effects. Reads, in the same transaction, what
+    /// the target holds. Cancelled or failed, the fence may be taken and nobody's: then it has to be taken again.
+    pub async fn take(control: &mut Control, settings: &Settings) -> Result<Taken, TargetError> {
+        const DOING: &str = "taking the fence";
+        let names = Names::of(&settings.task);
+        let token = token();
+        control.select(settings.position_db).await?;
+        // An unfinished transaction of this connection may have left something watched.
+        () = control.ask(DOING, &cmd("UNWATCH")).await?;
+        let commands = [
+            cmd("SET").arg(&names.fence).arg(&token).take(),
+            cmd("HGETALL").arg(&names.position).take(),
+            cmd("HGETALL").arg(&names.failed).take(),
+            cmd("INFO").arg("server").take(),
+            cmd("INFO").arg("replication").take(),
+        ];
+        let answers = control
+            .transact(DOING, settings.position_db, &[], &commands)
+            .await?;
+        let answers = answers.ok_or_else(|| TargetError::Vanished {
+            addr: control.addr().to_owned(),
+            what: "the fence changed while it was taken".to_owned(),
+        })?;
+        control.first_error(DOING, &commands, &answers)?;
+        let read: Result<Answers, _> = redis::from_redis_value(Value::Array(answers));
+        let ((), record, failed, server, replication) =
+            read.map_err(|error| control.error(DOING, "HGETALL", error.into()))?;
+        let stored = Stored::read(&texts(record)).map_err(|unknown| TargetError::Record {
+            addr: control.addr().to_owned(),
+            key: names.position.clone(),
+            what: format!("its format is \"{}\"", unknown.0),
+        })?;
+        let failed = Failed::read_all(failed).map_err(|what| TargetError::Record {
+            addr: control.addr().to_owned(),
+            key: names.failed.clone(),
+            what,
+        })?;
+        let fence = Self(Arc::new(Inner {
+            position_db: settings.position_db,
+            names,
+            token,
+            server: ServerId::of_info(&server, &replication),
+            failed: AtomicU64::new(failed.len() as u64),
+        }));
+        Ok(Taken {
+            fence,
+            stored,
+            failed,
+        })
+    }
+
+    /// The server it was taken on.
+    pub fn server(&self) -> &ServerId {
+        &self.0.server
+    }
+
+    /// Records that a full sync begins: whoever starts before it has finished begins another one. Stored positions
+    /// and failed entries are forgotten, since what they are about is copied anew. Comes before the writers.
+    pub async fn begin_snapshot(
+        &self,
+        control: &mut Control,
+        now_ms: i64,
+    ) -> Result<(), TargetError> {
+        let names = &self.0.names;
+        control.select(self.0.position_db).await?;
+        let mut list = cmd("HKEYS");
+        list.arg(&names.position);
+        let fields: Vec<Vec<u8>> = control.ask("reading the record's fields", &list).await?;
+        let mut forget = cmd("HDEL");
+        forget.arg(&names.position).arg("replid").arg("flows");
+        let positions = fields
+            .iter()
+            .filter(|field| field.starts_with(LSN.as_bytes()));
+        positions.for_each(|field| {
+            forget.arg(field);
+        });
+        let mut phase = cmd("HSET");
+        phase
+            .arg(&names.position)
+            .arg(position::PHASE)
+            .arg("snapshot");
+        phase.arg("updated_ms").arg(now_ms);
+        let settled = cmd("UNLINK").arg(&names.failed).take();
+        self.write(
+            control,
+            "recording the start of a full sync",
+            &[forget, phase, settled],
+        )
+        .await?;
+        self.0.failed.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Records that stable sync has begun: whoever starts from now on resumes at the positions. Every flow's snapshot
+    /// is in the target, and every writer has [stored](super::Writer::stored) a position.
+    pub async fn begin_stable(
+        &self,
+        control: &mut Control,
+        replication_id: &str,
+        flows: u32,
+        now_ms: i64,
+    ) -> Result<(), TargetError> {
+        let mut phase = cmd("HSET");
+        phase.arg(&self.0.names.position);
+        for (name, text) in position::stable_fields(replication_id, flows) {
+            phase.arg(name).arg(text);
+        }
+        phase.arg("updated_ms").arg(now_ms);
+        self.write(control, "recording the start of stable sync", &[phase])
+            .await
+    }
+
+    /// Moves the positions of all flows at once, past a global command: by flow, the LSN of the next entry. No writer
+    /// has anything unanswered; each is then told with [`Writer::stands_at`](super::Writer::stands_at).
+    pub async fn move_all(&self, control: &mut Control, lsns: &[u64]) -> Result<(), TargetError> {
+        if lsns.is_empty() {
+            return Ok(());
+        }
+        let mut store = cmd("HSET");
+        store.arg(&self.0.names.position);
+        for (flow, lsn) in (0..).zip(lsns) {
+            store.arg(position::lsn_field(flow)).arg(*lsn);
+        }
+        self.write(control, "storing the positions of all flows", &[store])
+            .await
+    }
+
+    /// Writes to the position database. No answer may be an error.
+    async fn write(
+        &self,
+        control: &mut Control,
+        doing: &str,
+        commands: &[redis::Cmd],
+    ) -> Result<(), TargetError> {
+        let answers = self.commit(control, doing, 0, &[], commands).await?;
+        control.first_error(doing, commands, &answers)
+    }
+
+    /// Runs `there` in database `db` and then `here` in the position database, in one transaction behind the fence.
+    /// Yields all answers, each of which may be an error.
+    pub(super) async fn commit(
+        &self,
+        control: &mut Control,
+        doing: &str,
+        db: u32,
+        there: &[redis::Cmd],
+        here: &[redis::Cmd],
+    ) -> Result<Vec<Value>, TargetError> {
+        let inner = &*self.0;
+        control.select(inner.position_db).await?;
+        let read = cmd("GET").arg(&inner.names.fence).take();
+        let mut questions = redis::pipe();
+        questions.cmd("WATCH").arg(&inner.names.fence).ignore();
+        questions.add_command(read.clone());
+        questions.cmd("INFO").arg("server");
+        questions.cmd("INFO").arg("replication");
+        let (token, server, replication): (Option<Vec<u8>>, String, String) =
+            control.ask_all(doing, "WATCH", &questions).await?;
+        self.check(control.addr(), token)?;
+        if ServerId::of_info(&server, &replication) != inner.server {
+            return Err(TargetError::Replaced {
+                addr: control.addr().to_owned(),
+            });
+        }
+        match control.transact(doing, db, there, here).await? {
+            Some(answers) => Ok(answers),
+            None => {
+                let token: Option<Vec<u8>> = control.ask(doing, &read).await?;
+                self.check(control.addr(), token)?;
+                Err(rewritten(control.addr()))
+            }
+        }
+    }
+
+    /// Whether what stands in the fence is this one's token, and if not, what that means.
+    pub(super) fn check(&self, addr: &str, found: Option<Vec<u8>>) -> Result<(), TargetError> {
+        match found {
+            Some(token) if token == self.0.token => Ok(()),
+            Some(other) => Err(TargetError::TakenOver {
+                addr: addr.to_owned(),
+                holder: holder(&other),
+            }),
+            None => Err(TargetError::Vanished {
+                addr: addr.to_owned(),
+                what: format!("{} is gone", self.0.names.fence),
+            }),
+        }
+    }
+
+    pub(super) fn position_db(&self) -> u32 {
+        self.0.position_db
+    }
+
+    pub(super) fn names(&self) -> &Names {
+        &self.0.names
+    }
+
+    /// Counts one more failed entry, unless there are `most` already.
+    pub(super) fn count_failed(&self, most: u64) -> bool {
+        let count = |count| (count < most).then_some(count + 1);
+        let counted = self
+            .0
+            .failed
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
+        counted.is_ok()
+    }
+}
+
+type Fields = HashMap<Vec<u8>, Vec<u8>>;
+type Answers = ((), Fields, Fields, String, String);
+
+/// The fence was written to, and holds the same token again: the dataset was replaced by a copy of itself.
+pub(super) fn rewritten(addr: &str) -> TargetError {
+    TargetError::Vanished {
+        addr: addr.to_owned(),
+        what: "its dataset was replaced".to_owned(),
+    }
+}
+
+fn texts(fields: Fields) -> HashMap<String, String> {
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    fields
+        .into_iter()
+        .map(|(name, value)| (text(name), text(value)))
+        .collect()
+}
+
+/// A token that no other take of a fence yields, and that tells an operator whose it is.
+fn token() -> Vec<u8> {
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    let host: String = host
+        .to_string_lossy()
+        .chars()
+        .filter(char::is_ascii_graphic)
+        .take(64)
+        .collect();
+    let random: u128 = rand::random();
+    format!("{random:032x} {} {host}", std::process::id()).into_bytes()
+}
+
+/// Who wrote a token.
+fn holder(token: &[u8]) -> String {
+    let text = String::from_utf8_lossy(token);
+    let mut words = text.split(' ').skip(1);
+    match (words.next(), words.next()) {
+        (Some(pid), Some(host)) if !host.is_empty() => {
+            format!(
+                "process {} on host {}",
+                pid.escape_default(),
+                host.escape_default()
+            )
+        }
+        _ => format!("its token is \"{}\"", token.escape_ascii()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_tokens_are_equal_and_each_tells_whose_it_is() {
+        let (one, another) = (token(), token());
+        assert_ne!(one, another);
+        assert!(one.len() < 200);
+        let told = holder(&one);
+        let expected = format!("process {} on host ", std::process::id());
+        assert!(told.starts_with(&expected), "{told}");
+        assert_eq!(holder(b"x\n"), "its token is \"x\\n\"");
+    }
+}

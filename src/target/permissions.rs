@@ -1,0 +1,538 @@
+//! What the task's user may do on the target, found out without doing it.
+//!
+//! Each command is queued in a transaction that is never executed: the target says at once whether the
+//!   user may run it on that key, and whether it knows it. That needs no permission of its own, unlike
+//!   `ACL DRYRUN`, and works on releases without ACLs too.
+//! Invariants: nothing is sent before MULTI was accepted and a harmless command was queued behind it; the
+//!   connection is used for nothing else and closed, which discards the transaction.
+
+use redis::{RedisError, Value};
+
+use super::error::TargetError;
+use super::position::Names;
+use super::settings::{Control, Settings, text_of};
+use crate::commands::{Features, Needs};
+
+/// What a task needs a command for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// Everything is written in transactions.
+    Transactions,
+    /// The keys `df2redis:*`.
+    Records,
+    /// Values of the snapshot.
+    Snapshot,
+    /// Entries of the journal.
+    Journal,
+    /// Emptying a database that the task owns alone.
+    Flushes,
+}
+
+/// Why a command cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lack {
+    /// The user may not run it.
+    Permission,
+    /// The user may not run it on this key.
+    Key(Vec<u8>),
+    /// The target does not know it: disabled or renamed.
+    Unknown,
+    /// Anything else, in the target's words.
+    Other(String),
+}
+
+/// A command that the task needs and cannot use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// Its name, perhaps with a subcommand, such as `SCRIPT LOAD`.
+    pub command: &'static str,
+    /// What for.
+    pub purpose: Purpose,
+    /// Why not.
+    pub lack: Lack,
+}
+
+/// What was found out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Permissions {
+    /// Commands that were tried.
+    pub tried: usize,
+    /// Those that cannot be used.
+    pub missing: Vec<Missing>,
+}
+
+/// One command of the target, with words that it accepts.
+struct Row {
+    /// `K` stands for a key. The name has as many words as stand before the first space that is followed
+    /// by something in lower case, a digit or `K`.
+    words: &'static str,
+    needs: Needs,
+}
+
+const fn row(words: &'static str) -> Row {
+    since(words, 0, 0)
+}
+
+const fn since(words: &'static str, major: u16, minor: u16) -> Row {
+    let needs = Needs::Release(major, minor);
+    Row { words, needs }
+}
+
+const fn json(words: &'static str) -> Row {
+    let needs = Needs::Json;
+    Row { words, needs }
+}
+
+const fn bloom(words: &'static str) -> Row {
+    let needs = Needs::Bloom;
+    Row { words, needs }
+}
+
+const RECORDS: &[Row] = &[
+    row("HSET K f v"),
+    row("HGET K f"),
+    row("HDEL K f"),
+    row("HKEYS K"),
+    row("HGETALL K"),
+    row("SCAN 0"),
+    row("SADD K m"),
+    row("SREM K m"),
+    row("SCARD K"),
+    since("SMISMEMBER K m", 6, 2),
+    row("UNLINK K"),
+];
+
+const FENCE: &[Row] = &[row("SET K v"), row("GET K")];
+
+const FAILED: &[Row] = &[row("HSET K f v"), row("HGETALL K")];
+
+const SNAPSHOT: &[Row] = &[
+    row("SET K v"),
+    row("RESTORE K 0 v"),
+    row("DEL K"),
+    row("PEXPIREAT K 1"),
+    row("RPUSH K v"),
+    row("SADD K m"),
+    row("HSET K f v"),
+    row("ZADD K 1 m"),
+    row("RENAME K K"),
+    row("SCRIPT LOAD v"),
+    json("JSON.SET K $ 1"),
+];
+
+/// In the order of the table of commands in [`crate::commands`], without what the snapshot needs too.
+const JOURNAL: &[Row] = &[
+    row("MSET K v"),
+    row("GETSET K v"),
+    since("GETDEL K", 6, 2),
+    row("APPEND K v"),
+    row("INCR K"),
+    row("DECR K"),
+    row("INCRBY K 1"),
+    row("DECRBY K 1"),
+    row("INCRBYFLOAT K 1"),
+    row("SETRANGE K 0 v"),
+    row("SETBIT K 0 1"),
+    row("BITFIELD K"),
+    row("BITOP not K K"),
+    row("PFADD K"),
+    row("PFMERGE K"),
+    row("UNLINK K"),
+    row("EXPIREAT K 1"),
+    row("PERSIST K"),
+    row("RENAMENX K K"),
+    since("COPY K K", 6, 2),
+    row("MOVE K 0"),
+    row("SORT K"),
+    row("LPUSH K v"),
+    row("LPUSHX K v"),
+    row("RPUSHX K v"),
+    row("LINSERT K before v v"),
+    row("LSET K 0 v"),
+    row("LTRIM K 0 0"),
+    row("LREM K 0 v"),
+    row("LPOP K"),
+    row("RPOP K"),
+    since("LMOVE K K left left", 6, 2),
+    row("RPOPLPUSH K K"),
+    since("LMPOP 1 K left", 7, 0),
+    row("SREM K m"),
+    row("SMOVE K K m"),
+    row("SUNIONSTORE K K"),
+    row("SINTERSTORE K K"),
+    row("SDIFFSTORE K K"),
+    row("ZINCRBY K 1 m"),
+    row("ZREM K m"),
+    row("ZREMRANGEBYRANK K 0 0"),
+    row("ZREMRANGEBYSCORE K 0 0"),
+    row("ZREMRANGEBYLEX K - -"),
+    row("ZPOPMIN K"),
+    row("ZPOPMAX K"),
+    since("ZMPOP 1 K min", 7, 0),
+    row("ZUNIONSTORE K 1 K"),
+    row("ZINTERSTORE K 1 K"),
+    since("ZDIFFSTORE K 1 K", 6, 2),
+    since("ZRANGESTORE K K 0 0", 6, 2),
+    row("HMSET K f v"),
+    row("HDEL K f"),
+    row("HSETNX K f v"),
+    row("HINCRBY K f 1"),
+    row("HINCRBYFLOAT K f 1"),
+    row("GEOADD K 0 0 m"),
+    row("GEORADIUS K 0 0 1 m"),
+    row("GEORADIUSBYMEMBER K m 1 m"),
+    row("XADD K 1-1 f v"),
+    row("XTRIM K maxlen 1"),
+    row("XDEL K 1-1"),
+    row("XACK K g 1-1"),
+    row("XSETID K 1-1"),
+    row("XGROUP CREATE K g 0"),
+    row("XGROUP SETID K g 0"),
+    row("XGROUP DESTROY K g"),
+    row("XGROUP DELCONSUMER K g c"),
+    since("XGROUP CREATECONSUMER K g c", 6, 2),
+    row("XCLAIM K g c 0 1-1"),
+    since("XAUTOCLAIM K g c 0 0", 6, 2),
+    row("EVAL return 1 K"),
+    json("JSON.DEL K"),
+    json("JSON.FORGET K"),
+    json("JSON.MERGE K $ 1"),
+    json("JSON.CLEAR K"),
+    json("JSON.NUMINCRBY K $ 1"),
+    json("JSON.NUMMULTBY K $ 1"),
+    json("JSON.STRAPPEND K $ v"),
+    json("JSON.ARRAPPEND K $ 1"),
+    json("JSON.ARRINSERT K $ 0 1"),
+    json("JSON.ARRPOP K"),
+    json("JSON.ARRTRIM K $ 0 0"),
+    json("JSON.TOGGLE K $"),
+    json("JSON.MSET K $ 1"),
+    bloom("BF.RESERVE K 0.1 1"),
+    bloom("BF.ADD K m"),
+    bloom("BF.MADD K m"),
+    bloom("BF.INSERT K items m"),
+    bloom("CMS.INITBYDIM K 1 1"),
+    bloom("CMS.INITBYPROB K 0.1 0.1"),
+    bloom("CMS.INCRBY K m 1"),
+    bloom("CMS.MERGE K 1 K"),
+    bloom("TOPK.RESERVE K 1"),
+    bloom("TOPK.ADD K m"),
+    bloom("TOPK.INCRBY K m 1"),
+    bloom("CF.RESERVE K 1"),
+    bloom("CF.ADD K m"),
+    bloom("CF.ADDNX K m"),
+    bloom("CF.INSERT K items m"),
+    bloom("CF.INSERTNX K items m"),
+    bloom("CF.DEL K m"),
+];
+
+/// Fields of a hash that expire, where the target has that.
+const FIELD_EXPIRY: &[Row] = &[
+    row("HPEXPIREAT K 1 fields 1 f"),
+    row("HPERSIST K fields 1 f"),
+];
+const SET_WITH_EXPIRY: &[Row] = &[row("HSETEX K fields 1 f v")];
+
+const FLUSHES: &[Row] = &[row("FLUSHDB async")];
+
+impl Row {
+    /// The name, with the subcommand if it has one.
+    fn name(&self) -> &'static str {
+        let is_lower =
+            |word: &str| word == "K" || !word.starts_with(|c: char| c.is_ascii_uppercase());
+        let rest: usize = self
+            .words
+            .split(' ')
+            .skip_while(|word| !is_lower(word))
+            .map(|word| word.len() + 1)
+            .sum();
+        let end = self.words.len().saturating_sub(rest);
+        self.words.get(..end).unwrap_or(self.words)
+    }
+
+    fn command(&self, key: &[u8]) -> redis::Cmd {
+        let mut command = redis::Cmd::new();
+        for word in self.words.split(' ') {
+            match word {
+                "K" => command.arg(key),
+                word => command.arg(word),
+            };
+        }
+        command
+    }
+
+    fn is_in(&self, features: &Features) -> bool {
+        match self.needs {
+            Needs::Any => true,
+            Needs::Release(major, minor) => features.at_least(major, minor),
+            Needs::Json => features.json,
+            Needs::Bloom => features.bloom,
+        }
+    }
+}
+
+/// A command to try.
+struct Attempt<'k> {
+    row: &'static Row,
+    purpose: Purpose,
+    key: &'k [u8],
+}
+
+/// All that a task can send to such a target, on keys of its own and on those it copies.
+fn attempts<'k>(features: &Features, names: &'k Names, keys: &'k [Vec<u8>]) -> Vec<Attempt<'k>> {
+    let record = names.position.as_bytes();
+    let key = keys.first().map_or(record, Vec::as_slice);
+    let expiry: [(bool, &'static [Row]); 2] = [
+        (features.hash_field_expiry(), FIELD_EXPIRY),
+        (features.hash_set_with_expiry(), SET_WITH_EXPIRY),
+    ];
+    let expiry = expiry.into_iter().filter(|(has, _)| *has);
+    let families = [
+        (Purpose::Records, RECORDS, record),
+        (Purpose::Records, FENCE, names.fence.as_bytes()),
+        (Purpose::Records, FAILED, names.failed.as_bytes()),
+        (Purpose::Snapshot, SNAPSHOT, key),
+        (Purpose::Journal, JOURNAL, key),
+        (Purpose::Flushes, FLUSHES, key),
+    ]
+    .into_iter()
+    .chain(expiry.map(|(_, rows)| (Purpose::Journal, rows, key)));
+    let all = families
+        .flat_map(|(purpose, rows, key)| rows.iter().map(move |row| Attempt { row, purpose, key }));
+    // What is permitted on one key need not be on another.
+    let further = keys.iter().skip(1).flat_map(|key| {
+        SNAPSHOT.iter().take(1).map(move |row| Attempt {
+            row,
+            purpose: Purpose::Snapshot,
+            key,
+        })
+    });
+    all.chain(further)
+        .filter(|attempt| attempt.row.is_in(features))
+        .collect()
+}
+
+impl Permissions {
+    /// Finds out. `keys` are examples of keys that the task copies; its own records are tried too.
+    pub async fn read(
+        settings: &Settings,
+        features: &Features,
+        keys: &[Vec<u8>],
+    ) -> Result<Self, TargetError> {
+        let mut control = Control::connect(settings).await?;
+        let mut found = Self::default();
+        // Before MULTI there is nothing to execute.
+        let names = Names::of(&settings.task);
+        let fence = names.fence.as_bytes();
+        for words in ["EXEC", "SELECT 0", "WATCH K", "UNWATCH", "MULTI"] {
+            let row = row(words);
+            let (command, question) = (row.name(), row.command(fence));
+            let answer = control.answers(&[question]).await?;
+            found.take(
+                command,
+                Purpose::Transactions,
+                fence,
+                answer.into_iter().next(),
+            );
+        }
+        // One that cannot be watched says nothing about the others.
+        let stops = |missing: &Missing| missing.command != "WATCH";
+        if found.missing.iter().any(stops) || !is_queueing(&mut control).await? {
+            return Ok(found);
+        }
+        let attempts = attempts(features, &names, keys);
+        let questions: Vec<_> = attempts
+            .iter()
+            .map(|attempt| attempt.row.command(attempt.key))
+            .collect();
+        let answers = control.answers(&questions).await?;
+        for (attempt, answer) in attempts.iter().zip(answers) {
+            let (name, key) = (attempt.row.name(), attempt.key);
+            found.take(name, attempt.purpose, key, Some(answer));
+        }
+        Ok(found)
+    }
+
+    fn take(
+        &mut self,
+        command: &'static str,
+        purpose: Purpose,
+        key: &[u8],
+        answer: Option<Result<Value, RedisError>>,
+    ) {
+        self.tried += 1;
+        let Some(Err(error)) = answer else { return };
+        if let Some(lack) = lack(&text_of(&error), key) {
+            let missing = Missing {
+                command,
+                purpose,
+                lack,
+            };
+            if !self.missing.contains(&missing) {
+                self.missing.push(missing);
+            }
+        }
+    }
+}
+
+/// Whether what is sent now is kept and not executed. Not so with some proxies, whatever they answer to MULTI.
+async fn is_queueing(control: &mut Control) -> Result<bool, TargetError> {
+    let mut harmless = redis::cmd("INFO");
+    harmless.arg("server");
+    let answers = control.answers(&[harmless]).await?;
+    match answers.into_iter().next() {
+        Some(Ok(Value::SimpleString(text))) if text == "QUEUED" => Ok(true),
+        _ => Err(TargetError::Answer {
+            addr: control.addr().to_owned(),
+            doing: "looking at permissions".to_owned(),
+            answer: "a transaction that does not begin with MULTI".to_owned(),
+        }),
+    }
+}
+
+/// What an error reply means for the command.
+fn lack(answer: &str, key: &[u8]) -> Option<Lack> {
+    let lower = answer.to_ascii_lowercase();
+    if lower.starts_with("noperm") {
+        // "… to access a key", "… to access one of the keys used as arguments".
+        return Some(match lower.contains(" access ") && lower.contains("key") {
+            true => Lack::Key(key.to_vec()),
+            false => Lack::Permission,
+        });
+    }
+    if lower.contains("unknown command") || lower.contains("unknown subcommand") {
+        return Some(Lack::Unknown);
+    }
+    // EXEC asked for nothing; and what a target cannot do just now is another matter.
+    if lower.contains("without multi") || super::answer::Refusal::of(answer.as_bytes()).is_some() {
+        return None;
+    }
+    Some(Lack::Other(answer.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::Flavour;
+
+    #[test]
+    fn a_row_has_the_name_that_acl_setuser_knows() {
+        let names = [
+            ("SET K v", "SET"),
+            ("SCRIPT LOAD v", "SCRIPT LOAD"),
+            ("XGROUP CREATE K g 0", "XGROUP CREATE"),
+            ("LMPOP 1 K left", "LMPOP"),
+            ("FLUSHDB async", "FLUSHDB"),
+            ("ZREMRANGEBYLEX K - -", "ZREMRANGEBYLEX"),
+            ("JSON.SET K $ 1", "JSON.SET"),
+            ("BITFIELD K", "BITFIELD"),
+        ];
+        for (words, name) in names {
+            assert_eq!(row(words).name(), name);
+        }
+    }
+
+    /// Commands of the journal that never go to a target under their own name.
+    const OTHERWISE: [&str; 24] = [
+        "SETNX",
+        "MSETNX",
+        "PREPEND",
+        "CL.THROTTLE",
+        "DELEX",
+        "EXPIRE",
+        "PEXPIRE",
+        "STICK",
+        "SADDEX",
+        "FIELDEXPIRE",
+        "HGETEX",
+        "HEXPIRE",
+        "HSETEX",
+        "BF.LOADCHUNK",
+        "FT.CREATE",
+        "FT.ALTER",
+        "FT.DROPINDEX",
+        "FT.SYNUPDATE",
+        "FLUSHALL",
+        "FLUSHDB",
+        "DFLYCLUSTER",
+        "SHRINK",
+        "PING",
+        "SCRIPT",
+    ];
+
+    #[test]
+    fn every_command_of_the_journal_is_tried() {
+        let rows = || SNAPSHOT.iter().chain(JOURNAL).map(Row::name);
+        for name in crate::commands::names() {
+            let first = |row: &str| row.split(' ').next() == Some(name);
+            let tried = rows().any(first);
+            assert!(tried || OTHERWISE.contains(&name), "{name}");
+        }
+        for name in rows() {
+            let name = name.split(' ').next().unwrap_or_default();
+            let known = crate::commands::lookup(name.as_bytes()).is_some();
+            assert!(known || name == "EVAL", "{name}");
+        }
+    }
+
+    #[test]
+    fn what_an_old_target_does_not_have_is_not_tried_there() {
+        let features = |version, has| Features {
+            flavour: Flavour::Redis,
+            version,
+            json: has,
+            bloom: has,
+        };
+        let names = |features: &Features| -> Vec<&str> {
+            let records = Names::of("t");
+            let attempts = attempts(features, &records, &[]);
+            attempts.iter().map(|attempt| attempt.row.name()).collect()
+        };
+        let old = names(&features((6, 0, 0), false));
+        let new = names(&features((8, 0, 0), true));
+        for name in [
+            "LMOVE",
+            "ZMPOP",
+            "JSON.SET",
+            "BF.ADD",
+            "HPEXPIREAT",
+            "HSETEX",
+        ] {
+            assert!(!old.contains(&name) && new.contains(&name), "{name}");
+        }
+        assert!(old.contains(&"RESTORE"));
+    }
+
+    #[test]
+    fn answers_tell_a_missing_permission_from_a_missing_key_and_a_busy_target() {
+        let lack = |answer| lack(answer, b"k");
+        let key = Some(Lack::Key(b"k".to_vec()));
+        // Redis 6 and 7.
+        assert_eq!(
+            lack("NOPERM this user has no permissions to run the 'set' command or its subcommand"),
+            Some(Lack::Permission)
+        );
+        assert_eq!(
+            lack("NOPERM User x has no permissions to run the 'script|load' command"),
+            Some(Lack::Permission)
+        );
+        assert_eq!(
+            lack("NOPERM this user has no permissions to access one of the keys used as arguments"),
+            key
+        );
+        assert_eq!(lack("NOPERM No permissions to access a key"), key);
+        assert_eq!(
+            lack("ERR unknown command 'FLUSHDB', with args beginning with: "),
+            Some(Lack::Unknown)
+        );
+        assert_eq!(lack("ERR EXEC without MULTI"), None);
+        assert_eq!(
+            lack("READONLY You can't write against a read only replica."),
+            None
+        );
+        assert_eq!(
+            lack("OOM command not allowed when used memory > 'maxmemory'."),
+            None
+        );
+    }
+}

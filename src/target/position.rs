@@ -1,0 +1,245 @@
+//! What a task keeps of itself on the target: names of the keys, and the record with its positions.
+//!
+//! All of them are in the position database, but for `tmp`, which is where the key it becomes is.
+//!
+//! ```text
+//!  df2redis:fence:<task>      string  token of the process that may write      see `fence`
+//!  df2redis:position:<task>   hash    claim and positions                      below
+//!  df2redis:failed:<task>     hash    entries the target refused, as JSON      see `failed`
+//!  df2redis:reread:<task>     keys that are to be read again from the source
+//!  df2redis:foreign:<task>    set     keys that were there first, `<db>:<key>` see `ownership`
+//!  df2redis:tmp:<task>:<key>  a value that is being built                      see `form`
+//! ```
+//!
+//! Fields of the record:
+//!
+//! ```text
+//!  format                                     version of the record: 1
+//!  task, source, mapping,                     the claim, written at every start; positions count only as long as
+//!   databases, include, exclude               it says the same
+//!  exclusive, conflict, decided               what was decided about keys that were there first
+//!  updated_ms                                 when a process last wrote one of these fields
+//!  phase                                      claimed | snapshot | stable
+//!  replid                                     the master's replication id        ┐
+//!  flows                                      number of flows                    ├ with phase stable
+//!  lsn:<flow>                                 position: the LSN of the next entry ┘
+//! ```
+//!
+//! Invariants: `lsn:<flow>` moves in the transaction of the writes it covers, and never otherwise but at a
+//!   flush, where all move at once. A flow may store its position before the phase is `stable`; it counts only then.
+//!   When a full sync begins, `replid`, `flows` and all `lsn:` are removed with the change of phase.
+
+use std::collections::HashMap;
+
+/// What all keys of df2redis begin with.
+pub(super) const PREFIX: &[u8] = b"df2redis:";
+/// What the keys with positions and claims begin with.
+pub(super) const POSITIONS: &str = "df2redis:position:";
+/// Version of the record.
+pub(super) const FORMAT: &str = "1";
+/// The field with the phase, which is there from the first full sync on.
+pub(super) const PHASE: &str = "phase";
+/// What the fields with positions begin with.
+pub(super) const LSN: &str = "lsn:";
+
+/// Names of a task's keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Names {
+    pub fence: String,
+    pub position: String,
+    pub failed: String,
+    pub reread: String,
+    pub foreign: String,
+    /// What the names of temporary keys begin with.
+    pub tmp: String,
+}
+
+impl Names {
+    pub fn of(task: &str) -> Self {
+        Self {
+            fence: format!("df2redis:fence:{task}"),
+            position: format!("{POSITIONS}{task}"),
+            failed: format!("df2redis:failed:{task}"),
+            reread: format!("df2redis:reread:{task}"),
+            foreign: format!("df2redis:foreign:{task}"),
+            tmp: format!("df2redis:tmp:{task}:"),
+        }
+    }
+}
+
+/// The field with a flow's position.
+pub(super) fn lsn_field(flow: u32) -> String {
+    format!("{LSN}{flow}")
+}
+
+/// How far a task has come on the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// Nothing was ever copied: a full sync follows.
+    Nothing,
+    /// A full sync was begun and did not finish: another one follows.
+    Snapshot,
+    /// Stable sync: the target holds every entry before these positions, and none after.
+    Stable {
+        /// The master's replication id; positions of another one mean nothing.
+        replication_id: String,
+        /// By flow: the LSN of the next entry.
+        lsns: Vec<u64>,
+    },
+    /// The record is incomplete, so somebody has tampered with it: a full sync follows.
+    Damaged {
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+/// The record is of a version that this program does not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UnknownFormat(pub String);
+
+impl Stored {
+    /// Reads the fields of a record; none is no record. Allocates no more than the fields hold.
+    pub(super) fn read(fields: &HashMap<String, String>) -> Result<Self, UnknownFormat> {
+        let text = |name: &str| fields.get(name).map(String::as_str);
+        match text("format") {
+            Some(FORMAT) => {}
+            Some(other) => return Err(UnknownFormat(other.to_owned())),
+            None if fields.is_empty() => return Ok(Self::Nothing),
+            None => {
+                return Ok(Self::Damaged {
+                    what: "it has no format",
+                });
+            }
+        }
+        Ok(match text(PHASE) {
+            None | Some("claimed") => Self::Nothing,
+            Some("snapshot") => Self::Snapshot,
+            Some("stable") => match (text("replid"), lsns(fields)) {
+                (Some(replid), Some(lsns)) if !replid.is_empty() => Self::Stable {
+                    replication_id: replid.to_owned(),
+                    lsns,
+                },
+                (None | Some(_), Some(_)) => Self::Damaged {
+                    what: "it has no replication id",
+                },
+                (_, None) => Self::Damaged {
+                    what: "a flow's position is missing",
+                },
+            },
+            Some(_) => Self::Damaged {
+                what: "its phase is unknown",
+            },
+        })
+    }
+}
+
+/// The fields that say that stable sync has begun, besides the positions.
+pub(super) fn stable_fields(replication_id: &str, flows: u32) -> [(&'static str, String); 3] {
+    [
+        (PHASE, "stable".to_owned()),
+        ("replid", replication_id.to_owned()),
+        ("flows", flows.to_string()),
+    ]
+}
+
+/// The positions of all flows. `None` if one is missing or no number.
+fn lsns(fields: &HashMap<String, String>) -> Option<Vec<u64>> {
+    let flows: u32 = fields.get("flows")?.parse().ok()?;
+    // Ends at the first one that is missing.
+    let found = (0..flows).map_while(|flow| fields.get(&lsn_field(flow))?.parse().ok());
+    let found: Vec<u64> = found.collect();
+    (flows > 0 && found.len() as u64 == u64::from(flows)).then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn record(replid: &str, lsns: &[u64]) -> HashMap<String, String> {
+        let mut fields: HashMap<String, String> = [("format", FORMAT), ("task", "t")]
+            .map(|(name, text)| (name.to_owned(), text.to_owned()))
+            .into();
+        for (flow, lsn) in (0..).zip(lsns) {
+            fields.insert(lsn_field(flow), lsn.to_string());
+        }
+        for (name, text) in stable_fields(replid, lsns.len() as u32) {
+            fields.insert(name.to_owned(), text);
+        }
+        fields
+    }
+
+    #[test]
+    fn positions_count_only_in_stable_sync_and_only_in_a_known_format() {
+        let mut fields = record("abc", &[7, 8]);
+        for (phase, stored) in [
+            ("claimed", Stored::Nothing),
+            ("snapshot", Stored::Snapshot),
+            (
+                "else",
+                Stored::Damaged {
+                    what: "its phase is unknown",
+                },
+            ),
+        ] {
+            fields.insert("phase".to_owned(), phase.to_owned());
+            assert_eq!(Stored::read(&fields), Ok(stored));
+        }
+        fields.insert("format".to_owned(), "2".to_owned());
+        assert_eq!(Stored::read(&fields), Err(UnknownFormat("2".to_owned())));
+        fields.remove("format");
+        assert!(matches!(Stored::read(&fields), Ok(Stored::Damaged { .. })));
+        assert_eq!(Stored::read(&HashMap::new()), Ok(Stored::Nothing));
+    }
+
+    #[test]
+    fn a_flow_count_that_nothing_stands_behind_costs_nothing() {
+        let mut fields = record("abc", &[7, 8]);
+        fields.insert("flows".to_owned(), u32::MAX.to_string());
+        assert!(matches!(Stored::read(&fields), Ok(Stored::Damaged { .. })));
+        fields.insert("flows".to_owned(), "0".to_owned());
+        assert!(matches!(Stored::read(&fields), Ok(Stored::Damaged { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn positions_are_read_as_they_were_written(
+            replication_id in "[0-9a-f]{1,40}",
+            lsns in prop::collection::vec(any::<u64>(), 1..40),
+        ) {
+            let stored = Stored::read(&record(&replication_id, &lsns));
+            prop_assert_eq!(stored, Ok(Stored::Stable { replication_id, lsns }));
+        }
+
+        #[test]
+        fn a_record_that_lost_or_changed_a_field_is_never_taken_for_other_positions(
+            lsns in prop::collection::vec(any::<u64>(), 1..9),
+            hit in any::<prop::sample::Index>(),
+            instead in prop::option::of("[^0-9]{0,5}"),
+        ) {
+            let mut fields = record("abc", &lsns);
+            let mut names: Vec<_> = fields
+                .keys()
+                .filter(|name| name.as_str() == "flows" || name.starts_with(LSN))
+                .cloned()
+                .collect();
+            names.sort();
+            let name = hit.get(&names).clone();
+            match instead {
+                Some(text) => fields.insert(name, text),
+                None => fields.remove(&name),
+            };
+            let is_damaged = matches!(Stored::read(&fields), Ok(Stored::Damaged { .. }));
+            prop_assert!(is_damaged);
+        }
+
+        #[test]
+        fn any_fields_are_read_without_harm(
+            fields in prop::collection::hash_map("format|phase|replid|flows|lsn:[0-9]", "1|stable|.{0,20}", 0..9),
+        ) {
+            if let Ok(Stored::Stable { lsns, .. }) = Stored::read(&fields) {
+                prop_assert!(lsns.len() < fields.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! How a session begins: both ends reached, the fence taken, and what the target holds decides where to go on.
+//!
+//! ```text
+//!  positions of this master process, of these flows and of this mapping ──► ask to resume ──► granted: journal
+//!  anything else ───────────────────────────────────────────────────────────┐      │ refused on some flow
+//!                                                                           ▼      ▼
+//!                                                                      full sync, from the start
+//! ```
+//!
+//! Invariant: nothing but what was read together with the fence decides; what an earlier session of this process knew is
+//!   forgotten.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use slog::{Logger, info, warn};
+use tokio::sync::watch;
+
+use crate::config::{Positions, Reaction};
+use crate::entry::unix_ms;
+use crate::logging::fields;
+use crate::source::dragonfly::{
+    self, Flow, Master, Monitor, Registered, Resuming, Session, Start, Syncing,
+};
+use crate::target::{Control, Fence, Fenced, Ownership, Profile, Settings, Stored, Taken, Writer};
+
+use super::barrier::Barrier;
+use super::context::{Context, Losses};
+use super::error::TaskError;
+use super::session::{Setup, read_clock};
+use super::settings;
+use super::status::{Phase, Status};
+
+/// Both ends reached, nothing moving yet.
+pub(super) struct Opened {
+    pub(super) context: Arc<Context>,
+    pub(super) flows: Vec<(Flow, Writer)>,
+    pub(super) begun: Begun,
+    pub(super) monitor: Monitor,
+    pub(super) source: dragonfly::Settings,
+}
+
+/// What the flows carry first.
+pub(super) enum Begun {
+    /// Their snapshots.
+    Snapshot(Syncing),
+    /// The journal, from these positions on.
+    Journal(Resuming, Vec<u64>),
+}
+
+/// Why everything is copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Reason {
+    First,
+    Unfinished,
+    Damaged(&'static str),
+    NotKept,
+    OtherMaster,
+    OtherFlows { stored: usize, flows: u32 },
+    OtherMapping,
+    Release,
+    Backlog { flows: Vec<u32> },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::First => write!(f, "nothing was copied before"),
+            Self::Unfinished => write!(f, "the last full sync did not finish"),
+            Self::Damaged(what) => write!(f, "the positions on the target are damaged: {what}"),
+            Self::NotKept => write!(f, "target.positions is \"none\""),
+            Self::OtherMaster => {
+                write!(f, "the source was started anew since, or is another one")
+            }
+            Self::OtherFlows { stored, flows } => {
+                write!(f, "the source has {flows} shards now, and had {stored}")
+            }
+            Self::OtherMapping => {
+                write!(f, "source, databases or filters of the task have changed")
+            }
+            Self::Release => write!(f, "this release of the source cannot resume"),
+            Self::Backlog { flows } => {
+                let flows: Vec<_> = flows.iter().map(u32::to_string).collect();
+                write!(
+                    f,
+                    "the source no longer has what was written since, on flow {}",
+                    flows.join(", ")
+                )
+            }
+        }
+    }
+}
+
+/// The positions to resume at, or why that cannot be asked for.
+fn resumable(
+    stored: Option<&Stored>,
+    same_mapping: bool,
+    master: &Master,
+) -> Result<Vec<u64>, Reason> {
+    match stored {
+        None => Err(Reason::NotKept),
+        Some(Stored::Nothing) => Err(Reason::First),
+        Some(Stored::Snapshot) => Err(Reason::Unfinished),
+        Some(Stored::Damaged { what }) => Err(Reason::Damaged(what)),
+        Some(Stored::Stable { .. }) if !same_mapping => Err(Reason::OtherMapping),
+        Some(Stored::Stable { replication_id, .. }) if *replication_id != master.id => {
+            Err(Reason::OtherMaster)
+        }
+        Some(Stored::Stable { lsns, .. }) if lsns.len() as u64 != u64::from(master.flows) => {
+            Err(Reason::OtherFlows {
+                stored: lsns.len(),
+                flows: master.flows,
+            })
+        }
+        Some(Stored::Stable { .. }) if !master.resumes() => Err(Reason::Release),
+        Some(Stored::Stable { lsns, .. }) => Ok(lsns.clone()),
+    }
+}
+
+/// Reaches both ends and registers the flows.
+pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
+    let task = &setup.task;
+    let source = settings::source(task);
+    let target = settings::target(task);
+    let mut control = Control::connect(&target).await?;
+    let profile = Profile::read(&mut control).await?;
+    setup.reporter.target_is(&profile.features.to_string());
+    info!(setup.log, "target reached"; fields::ADDR => target.endpoint.to_string(),
+        fields::SERVER => profile.features.to_string());
+    let mut session = Session::open(&source).await?;
+    let master = session.master().clone();
+    let mut monitor = session.monitor().await?;
+    let release = master.release.as_deref().unwrap_or("release unknown");
+    setup.reporter.source_is(&format!("Dragonfly {release}"));
+    info!(setup.log, "source reached"; fields::ADDR => source.endpoint.to_string(),
+        fields::SERVER => release,
+        fields::FLOWS => master.flows, fields::SESSION => master.sync_id.clone());
+    warn_of(setup.log, &profile);
+
+    let taken = take_fence(setup, &mut control, &target).await?;
+    let wanted = settings::wanted(task, profile.databases, source.endpoint.to_string());
+    let ownership = Ownership::establish(&mut control, &target, wanted, unix_ms()).await?;
+    let status = Arc::new(Status::new(master.flows));
+    // Before the first entry, whose receipt is dated by it.
+    read_clock(&mut monitor, &status).await?;
+
+    let stored = taken.as_ref().map(|taken| &taken.stored);
+    let wanted = resumable(stored, ownership.is_same_mapping(), &master);
+    let (registration, decided) = register(session, &source, wanted).await?;
+    let began = match &decided {
+        Ok(lsns) => format!("resumed at {}", positions(lsns)),
+        Err(reason) => format!("full sync, since {reason}"),
+    };
+    setup.reporter.began(&began);
+    match &decided {
+        Ok(lsns) => info!(setup.log, "resuming where the target is";
+            fields::POSITION => positions(lsns), fields::FLOWS => master.flows),
+        Err(reason) => full_sync_needed(setup, reason, &ownership),
+    }
+
+    let fence = taken.map(|taken| taken.fence);
+    if decided.is_err() {
+        expect_keys(setup, &mut monitor, &status).await?;
+        match &fence {
+            Some(fence) => fence.begin_snapshot(&mut control, unix_ms()).await?,
+            None => {
+                let phase = ownership.set_phase(&mut control, "snapshot", unix_ms());
+                phase.await?;
+            }
+        }
+    }
+    let resumed = decided.ok();
+    let writers = writers(setup, &target, &fence, &master, resumed.as_deref()).await?;
+    let context = Arc::new(Context {
+        task: task.clone(),
+        features: profile.features.clone(),
+        barrier: Barrier::new(master.flows),
+        ghosts: Arc::default(),
+        ownership,
+        master_id: master.id.clone(),
+        fence,
+        control: tokio::sync::Mutex::new(control),
+        losses: Losses::default(),
+        copied: watch::Sender::new(0),
+        spoilt: watch::Sender::new(None),
+        status,
+    });
+    let registered = match registration {
+        Registration::Done(registered) => registered,
+        Registration::ToDo(session) => session.register(&Start::Full).await?,
+    };
+    let (begun, flows) = begin(registered, resumed).await?;
+    setup.reporter.session_counts(context.status.clone());
+    if matches!(begun, Begun::Snapshot(_)) {
+        setup.reporter.enter(Phase::Snapshot);
+        info!(setup.log, "full sync started"; fields::FLOWS => master.flows,
+            fields::KEYS => context.status.expected_keys.load(Ordering::Relaxed));
+    }
+    Ok(Opened {
+        context,
+        flows: flows.into_iter().zip(writers).collect(),
+        begun,
+        monitor,
+        source,
+    })
+}
+
+/// A session with its flows, or one that still has to ask for them: for a snapshot, once the target is told.
+enum Registration {
+    Done(Registered),
+    ToDo(Session),
+}
+
+/// Asks the master to resume, where that makes sense; the positions it grants, or why it does not.
+async fn register(
+    session: Session,
+    source: &dragonfly::Settings,
+    wanted: Result<Vec<u64>, Reason>,
+) -> Result<(Registration, Result<Vec<u64>, Reason>), TaskError> {
+    let lsns = match wanted {
+        Ok(lsns) => lsns,
+        Err(reason) => return Ok((Registration::ToDo(session), Err(reason))),
+    };
+    let master = session.master().clone();
+    match session.register(&Start::Resume(lsns.clone())).await? {
+        granted @ Registered::Resumable(_) => Ok((Registration::Done(granted), Ok(lsns))),
+        full @ Registered::Full(_) => {
+            let flows = (0..master.flows).collect();
+            Ok((Registration::Done(full), Err(Reason::Backlog { flows })))
+        }
+        Registered::Mixed { full } => {
+            let session = Session::open(source).await?;
+            if session.master().id != master.id || session.master().flows != master.flows {
+                return Err(TaskError::Moved);
+            }
+            Ok((
+                Registration::ToDo(session),
+                Err(Reason::Backlog { flows: full }),
+            ))
+        }
+    }
+}
+
+/// Has the flows begin with what was granted.
+async fn begin(
+    registered: Registered,
+    resumed: Option<Vec<u64>>,
+) -> Result<(Begun, Vec<Flow>), TaskError> {
+    match (registered, resumed) {
+        (Registered::Resumable(resumable), Some(lsns)) => {
+            let (resuming, flows) = resumable.flows();
+            Ok((Begun::Journal(resuming, lsns), flows))
+        }
+        (Registered::Full(full), None) => {
+            let (syncing, flows) = full.sync().await?;
+            Ok((Begun::Snapshot(syncing), flows))
+        }
+        // A snapshot was asked for, so nothing else can have been granted.
+        _ => Err(TaskError::Moved),
+    }
+}
+
+/// The right to write, and what the target holds; nothing where no positions are kept.
+async fn take_fence(
+    setup: &Setup<'_>,
+    control: &mut Control,
+    target: &Settings,
+) -> Result<Option<Taken>, TaskError> {
+    let task = &setup.task;
+    if task.target.positions == Positions::None {
+        return Ok(None);
+    }
+    let taken = Fence::take(control, target).await?;
+    if let Some(first) = taken.failed.first()
+        && task.policy.on_error == Reaction::Stop
+    {
+        return Err(TaskError::Unsettled {
+            count: taken.failed.len(),
+            first: first.to_string(),
+            file: task.file.clone(),
+        });
+    }
+    Ok(Some(taken))
+}
+
+fn full_sync_needed(setup: &Setup<'_>, reason: &Reason, ownership: &Ownership) {
+    info!(setup.log, "full sync needed"; fields::REASON => reason.to_string());
+    if !ownership.is_first() {
+        warn!(
+            setup.log,
+            "this task has written to the target before: a new full sync overwrites in place, \
+             and keys deleted at the source meanwhile stay on the target"
+        );
+    }
+}
+
+/// Notes how many keys there are to copy, if the source tells.
+async fn expect_keys(
+    setup: &Setup<'_>,
+    monitor: &mut Monitor,
+    status: &Status,
+) -> Result<(), TaskError> {
+    if let Some(keyspace) = monitor.keyspace().await? {
+        let filter = &setup.task.filter;
+        let allowed = keyspace.iter().filter(|(db, _)| filter.allows_db(*db));
+        let keys = allowed.map(|(_, keys)| *keys).sum();
+        status.expected_keys.store(keys, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// A connection to the target for each flow.
+async fn writers(
+    setup: &Setup<'_>,
+    target: &Settings,
+    fence: &Option<Fence>,
+    master: &Master,
+    resumed: Option<&[u64]>,
+) -> Result<Vec<Writer>, TaskError> {
+    let errors = settings::errors(&setup.task)?;
+    let mut writers = Vec::with_capacity(master.flows as usize);
+    for flow in 0..master.flows {
+        let limits = settings::writing(&setup.task, master.flows);
+        let stored = resumed.and_then(|lsns| lsns.get(flow as usize).copied());
+        let fenced = fence.clone().map(|fence| Fenced {
+            fence,
+            flow,
+            stored,
+        });
+        writers.push(Writer::connect(target, limits, errors.clone(), fenced).await?);
+    }
+    Ok(writers)
+}
+
+fn positions(lsns: &[u64]) -> String {
+    let lsns: Vec<_> = lsns.iter().map(u64::to_string).collect();
+    lsns.join(" ")
+}
+
+/// What the operator should know of a target before anything is written to it.
+fn warn_of(log: &Logger, profile: &Profile) {
+    if let Some(eviction) = profile.eviction.as_ref()
+        && eviction != "noeviction"
+        && profile.max_memory.is_some()
+    {
+        warn!(log, "the target evicts keys when it is full"; fields::REASON => eviction.clone(),
+            fields::HINT => "set maxmemory-policy noeviction on the target");
+    }
+    if profile.is_replica {
+        warn!(
+            log,
+            "the target is a replica and refuses writes until it is promoted"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn master(release: Option<&str>) -> Master {
+        Master {
+            id: "a".repeat(40),
+            sync_id: "SYNC1".to_owned(),
+            flows: 2,
+            version_number: Some(5),
+            release: release.map(str::to_owned),
+            lineage: None,
+        }
+    }
+
+    fn stable(id: &str, lsns: &[u64]) -> Stored {
+        Stored::Stable {
+            replication_id: id.repeat(40),
+            lsns: lsns.to_vec(),
+        }
+    }
+
+    #[test]
+    fn only_positions_of_this_process_these_flows_and_this_mapping_are_resumed() {
+        let now = master(Some("df-v1.40.1"));
+        let decide = |stored: &Stored| resumable(Some(stored), true, &now);
+        assert_eq!(decide(&stable("a", &[7, 8])), Ok(vec![7, 8]));
+        assert_eq!(decide(&Stored::Nothing), Err(Reason::First));
+        assert_eq!(decide(&Stored::Snapshot), Err(Reason::Unfinished));
+        assert_eq!(decide(&stable("b", &[7, 8])), Err(Reason::OtherMaster));
+        let other = Reason::OtherFlows {
+            stored: 3,
+            flows: 2,
+        };
+        assert_eq!(decide(&stable("a", &[7, 8, 9])), Err(other));
+        let remapped = resumable(Some(&stable("a", &[7, 8])), false, &now);
+        assert_eq!(remapped, Err(Reason::OtherMapping));
+        assert_eq!(resumable(None, true, &now), Err(Reason::NotKept));
+        for release in [None, Some("df-v1.34.2")] {
+            let decided = resumable(Some(&stable("a", &[7, 8])), true, &master(release));
+            assert_eq!(decided, Err(Reason::Release));
+        }
+    }
+}

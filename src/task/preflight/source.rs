@@ -1,0 +1,244 @@
+//! What the source says of itself.
+
+use crate::config::Task;
+use crate::process::Exit;
+use crate::source::dragonfly::{Monitor, Probe, Settings, SourceError, release_number};
+
+use super::finding::{Finding, bytes, counted};
+use super::recommended;
+
+/// The releases whose protocol is known, as minor numbers of v1.
+const KNOWN: std::ops::RangeInclusive<u16> = 14..=40;
+
+/// What could be learnt. Whatever the source does not tell is `None`.
+#[derive(Debug, Default)]
+pub(super) struct Source {
+    /// Such as `df-v1.40.1`.
+    release: Option<String>,
+    /// What the user lacks for replication.
+    missing: Vec<&'static str>,
+    flows: Option<u32>,
+    /// `master`, or something else.
+    role: Option<String>,
+    is_cluster: bool,
+    knows_time: bool,
+    /// Keys per database.
+    pub(super) keyspace: Option<Vec<(u32, u64)>>,
+    /// Bytes in use.
+    pub(super) used_memory: Option<u64>,
+    settings: Vec<(&'static str, String)>,
+}
+
+impl Source {
+    /// Asks. Nothing here writes, blocks, or starts a full sync.
+    pub(super) async fn read(settings: &Settings) -> Result<Self, SourceError> {
+        let Probe { missing, master } = Probe::run(settings).await?;
+        let mut monitor = Monitor::open(settings).await?;
+        let replication = monitor.info("replication").await?.unwrap_or_default();
+        let server = monitor.info("server").await?.unwrap_or_default();
+        let memory = monitor.info("memory").await?.unwrap_or_default();
+        let mut source = Self {
+            release: monitor.release().await?,
+            missing,
+            flows: master.map(|master| master.flows),
+            role: field(&replication, "role").map(str::to_owned),
+            is_cluster: field(&server, "redis_mode") == Some("cluster"),
+            knows_time: monitor.time_ms().await?.is_some(),
+            keyspace: monitor.keyspace().await?,
+            used_memory: field(&memory, "used_memory").and_then(|bytes| bytes.parse().ok()),
+            settings: Vec::new(),
+        };
+        for name in recommended::names() {
+            if let Some(value) = monitor.setting(name).await? {
+                source.settings.push((name, value));
+            }
+        }
+        // INFO shows this one where CONFIG GET does not.
+        if !source
+            .settings
+            .iter()
+            .any(|(name, _)| *name == "cache_mode")
+            && let Some(mode) = field(&memory, "cache_mode")
+        {
+            let value = (mode == "cache").to_string();
+            source.settings.push(("cache_mode", value));
+        }
+        monitor.close().await;
+        Ok(source)
+    }
+
+    /// What that means for the task.
+    pub(super) fn findings(&self, task: &Task) -> Vec<Finding> {
+        let mut findings = vec![self.itself()];
+        let release = self.release.as_deref().and_then(release_number);
+        if let Some((major, minor)) = release
+            && (major != 1 || !KNOWN.contains(&minor))
+        {
+            let what =
+                format!("source: release v{major}.{minor} is not one that df2redis was made for");
+            let advice = "try it with a copy first; v1.14 to v1.40 are known";
+            findings.push(Finding::warning(what).advise(advice));
+        }
+        if self.is_cluster {
+            let what = "source: a node of a cluster, which is a master of its own";
+            findings.push(
+                Finding::note(what)
+                    .advise("run one task for each node, and move no slots meanwhile"),
+            );
+        }
+        findings.extend(self.permissions(task));
+        findings.push(self.data());
+        findings.extend(recommended::findings(release, &self.settings));
+        findings.push(
+            Finding::note("source: commands that no replica can follow during the full sync")
+                .advise("run no FLUSHALL, FLUSHDB, DFLY LOAD or DEBUG POPULATE there before the task is stable"),
+        );
+        findings
+    }
+
+    fn itself(&self) -> Finding {
+        let release = self.release.as_deref().unwrap_or("of an unknown release");
+        let flows = match self.flows {
+            Some(flows) => counted(flows.into(), "flow"),
+            None => "number of flows not visible".to_owned(),
+        };
+        match self.role.as_deref() {
+            // It accepts replicas all the same, or it would have said so.
+            Some(role) if role != "master" => Finding::warning(format!(
+                "source: Dragonfly {release}, {flows}, a replica itself (role {role})"
+            ))
+            .advise("name its master as source.address"),
+            Some(_) => Finding::ok(format!("source: Dragonfly {release}, a master, {flows}")),
+            None => Finding::ok(format!("source: Dragonfly {release}, {flows}")),
+        }
+    }
+
+    fn permissions(&self, task: &Task) -> Vec<Finding> {
+        let user = user(task.source.credentials.as_ref());
+        let mut findings = Vec::new();
+        match self.missing.is_empty() {
+            true => findings.push(Finding::ok(
+                "source: the user may do what replication needs (PING, REPLCONF, DFLY)",
+            )),
+            false => {
+                let what = format!(
+                    "source: the user lacks {}, which replication needs",
+                    self.missing.join(" ")
+                );
+                let advice = format!(
+                    "on the source: ACL SETUSER {user} {}",
+                    self.missing.join(" ")
+                );
+                findings.push(Finding::error(Exit::Permission, what).advise(advice));
+            }
+        }
+        let optional = [
+            (
+                self.keyspace.is_some(),
+                "+info",
+                "without it release, number of keys and memory are unknown, and progress has no total",
+            ),
+            (
+                self.knows_time,
+                "+time",
+                "without it expiry times count by the clock of this machine",
+            ),
+        ];
+        for (_, permission, risk) in optional.into_iter().filter(|(has, _, _)| !has) {
+            let what = format!("source: the user lacks {permission}: {risk}");
+            let advice = format!("on the source: ACL SETUSER {user} {permission}");
+            findings.push(Finding::note(what).advise(advice));
+        }
+        findings
+    }
+
+    fn data(&self) -> Finding {
+        let memory = match self.used_memory {
+            Some(used) => format!("{} of memory in use", bytes(used)),
+            None => "memory not visible".to_owned(),
+        };
+        match &self.keyspace {
+            None => Finding::note(format!("source: number of keys not visible, {memory}")),
+            Some(keyspace) => {
+                let keys = keyspace.iter().map(|(_, keys)| *keys).sum();
+                let databases: Vec<String> = keyspace
+                    .iter()
+                    .map(|(db, keys)| format!("{keys} in database {db}"))
+                    .collect();
+                let databases = match databases.is_empty() {
+                    true => String::new(),
+                    false => format!(" ({})", databases.join(", ")),
+                };
+                Finding::ok(format!(
+                    "source: about {}{databases}, {memory}",
+                    counted(keys, "key")
+                ))
+            }
+        }
+    }
+}
+
+/// A field of an INFO answer.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim_end)
+}
+
+/// The ACL user, as ACL SETUSER wants it.
+pub(super) fn user(credentials: Option<&crate::config::Credentials>) -> &str {
+    credentials
+        .and_then(|credentials| credentials.username.as_deref())
+        .unwrap_or("default")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Grade;
+    use super::super::task_with;
+    use super::*;
+
+    #[track_caller]
+    fn assert_found(source: &Source, grade: Grade, text: &str) {
+        let findings = source.findings(&task_with(""));
+        let found = findings
+            .iter()
+            .any(|finding| finding.grade == grade && finding.what.contains(text));
+        assert!(found, "{text} in {findings:?}");
+    }
+
+    #[test]
+    fn strange_sources_are_told_apart() {
+        let of = |release: &str| Source {
+            release: Some(release.to_owned()),
+            ..Source::default()
+        };
+        let unknown = "is not one that df2redis was made for";
+        assert_found(&of("df-v1.13.0"), Grade::Warning, unknown);
+        assert_found(&of("df-v2.20.0"), Grade::Warning, unknown);
+        let known = of("df-v1.14.0").findings(&task_with(""));
+        assert!(known.iter().all(|finding| !finding.what.contains(unknown)));
+        let cluster = Source {
+            is_cluster: true,
+            ..Source::default()
+        };
+        assert_found(&cluster, Grade::Note, "a node of a cluster");
+        let cascaded = Source {
+            role: Some("replica".to_owned()),
+            flows: Some(1),
+            ..Source::default()
+        };
+        assert_found(
+            &cascaded,
+            Grade::Warning,
+            "1 flow, a replica itself (role replica)",
+        );
+    }
+
+    #[test]
+    fn fields_of_info_are_found_by_their_whole_name() {
+        let info = "# Memory\r\nused_memory_human:5M\r\nused_memory:5242880\r\n";
+        assert_eq!(field(info, "used_memory"), Some("5242880"));
+        assert_eq!(field(info, "used"), None);
+    }
+}

@@ -1,0 +1,592 @@
+//! The fence and the positions, against real servers: who may write, what is stored with it, and what is seen of
+//! everything that happens to either.
+
+use df2redis::target::{
+    Control, ErrorPolicy, Failed, Fence, Fenced, Kind, Limits, Settings, Stored, TargetError,
+    Tolerate, Writer,
+};
+
+use crate::held_link::HeldLink;
+use crate::server::{Server, drive_once, entry, push, record, settled};
+use crate::support::eventually;
+
+/// A task behind its fence, in stable sync with one flow at position 0.
+pub struct Following {
+    pub control: Control,
+    pub fence: Fence,
+    pub writer: Writer,
+}
+
+pub async fn fenced(
+    settings: &Settings,
+    fence: &Fence,
+    flow: u32,
+    stored: Option<u64>,
+    policy: ErrorPolicy,
+) -> Result<Writer, TargetError> {
+    let fence = fence.clone();
+    let fenced = Fenced {
+        fence,
+        flow,
+        stored,
+    };
+    Writer::connect(settings, Limits::default(), policy, Some(fenced)).await
+}
+
+/// Follows over `way`, with the control connection directly to the server.
+pub async fn follow_over(server: &Server, way: &Settings, policy: ErrorPolicy) -> Following {
+    let settings = Settings {
+        endpoint: server.settings().endpoint,
+        ..way.clone()
+    };
+    let mut control = Control::connect(&settings).await.unwrap();
+    let fence = Fence::take(&mut control, &settings).await.unwrap().fence;
+    fence.begin_snapshot(&mut control, 1).await.unwrap();
+    let mut writer = fenced(way, &fence, 0, None, policy).await.unwrap();
+    writer.mark(0);
+    writer.store();
+    settled(&mut writer).await;
+    fence
+        .begin_stable(&mut control, "master", 1, 1)
+        .await
+        .unwrap();
+    Following {
+        control,
+        fence,
+        writer,
+    }
+}
+
+pub async fn follow(server: &Server) -> Following {
+    with_claim(server);
+    follow_over(server, &server.settings(), ErrorPolicy::Stop).await
+}
+
+/// The part of the record that is written with the claim.
+pub fn with_claim(server: &Server) {
+    let () = server.ask(&["HSET", "df2redis:position:test", "format", "1"]);
+}
+
+pub async fn taken(server: &Server) -> (Fence, Stored, Vec<Failed>) {
+    let settings = server.settings();
+    let mut control = Control::connect(&settings).await.unwrap();
+    let taken = Fence::take(&mut control, &settings).await.unwrap();
+    (taken.fence, taken.stored, taken.failed)
+}
+
+fn stable(lsns: &[u64]) -> Stored {
+    Stored::Stable {
+        replication_id: "master".to_owned(),
+        lsns: lsns.to_vec(),
+    }
+}
+
+const POSITION: &str = "df2redis:position:test";
+const FENCE: &str = "df2redis:fence:test";
+
+/// A hundred increments are swallowed by the network, their process is gone, and another one goes on from what the
+/// target holds.
+async fn a_hundred(is_fenced: bool, late_before_resuming: bool) -> (u64, String) {
+    let server = Server::start();
+    with_claim(&server);
+    let link = HeldLink::to(server.redis.port());
+    let mut way = server.settings();
+    way.endpoint = link.address().parse().unwrap();
+    let Following { mut writer, .. } = follow_over(&server, &way, ErrorPolicy::Stop).await;
+    if !is_fenced {
+        writer = Writer::connect(&way, Limits::default(), ErrorPolicy::Stop, None)
+            .await
+            .unwrap();
+        // Its databases are known, so that the increments are sent at once.
+        push(&mut writer, Kind::Entry, 0, &[b"SET", b"n", b"0"], None);
+        settled(&mut writer).await;
+    }
+    let first = |writer: &mut Writer| {
+        for lsn in 0..100 {
+            entry(writer, lsn, &["INCR", "n"]);
+        }
+    };
+    link.hold();
+    first(&mut writer);
+    let end: &[u8] = if is_fenced {
+        b"$5\r\nphase\r\n"
+    } else {
+        b"EXEC\r\n"
+    };
+    while !link.holds(end) {
+        drive_once(&mut writer).await;
+        tokio::task::yield_now().await;
+    }
+    assert!(writer.counters().in_flight_bytes > 0, "they are unanswered");
+    drop(writer);
+
+    let (fence, stored, _) = taken(&server).await;
+    assert_eq!(stored, stable(&[0]), "nothing of them has arrived");
+    let mut link = Some(link);
+    let mut late = String::new();
+    if late_before_resuming {
+        late = link.take().unwrap().release();
+    }
+    let mut writer = fenced(&server.settings(), &fence, 0, Some(0), ErrorPolicy::Stop)
+        .await
+        .unwrap();
+    first(&mut writer);
+    settled(&mut writer).await;
+    if let Some(link) = link {
+        late = link.release();
+    }
+    assert_eq!(taken(&server).await.1, stable(&[100]));
+    (server.ask(&["GET", "n"]), late)
+}
+
+#[tokio::test]
+async fn bytes_of_a_dead_process_that_arrive_late_have_no_effect() {
+    for before in [true, false] {
+        let (n, late) = a_hundred(true, before).await;
+        assert_eq!(n, 100);
+        assert!(
+            late.contains("+QUEUED\r\n*-1\r\n"),
+            "they did arrive, and were not executed: {late}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn half_a_transaction_has_no_effect() {
+    let server = Server::start();
+    with_claim(&server);
+    let link = HeldLink::to(server.redis.port());
+    let mut way = server.settings();
+    way.endpoint = link.address().parse().unwrap();
+    let Following { mut writer, .. } = follow_over(&server, &way, ErrorPolicy::Stop).await;
+    link.hold();
+    for lsn in 0..100 {
+        entry(&mut writer, lsn, &["INCR", "n"]);
+    }
+    while !link.holds(b"$5\r\nphase\r\n") {
+        drive_once(&mut writer).await;
+        tokio::task::yield_now().await;
+    }
+    link.halve();
+    let late = link.release();
+    assert!(
+        late.contains("+QUEUED\r\n+QUEUED\r\n"),
+        "half of it arrived: {late}"
+    );
+    let error = writer.settle().await.unwrap_err();
+    assert!(matches!(error, TargetError::Lost { .. }), "{error}");
+    assert_eq!(taken(&server).await.1, stable(&[0]));
+    assert_eq!(server.ask::<u64>(&["EXISTS", "n"]), 0);
+}
+
+#[tokio::test]
+async fn without_the_fence_the_same_bytes_count_twice() {
+    let (n, late) = a_hundred(false, false).await;
+    assert_eq!(n, 200, "{late}");
+}
+
+#[tokio::test]
+async fn the_position_moves_with_the_writes_it_covers() {
+    let server = Server::start();
+    let Following { mut writer, .. } = follow(&server).await;
+    for round in 1..=5u64 {
+        for lsn in (round - 1) * 700..round * 700 {
+            entry(&mut writer, lsn, &["INCR", "n"]);
+        }
+        settled(&mut writer).await;
+        assert_eq!(writer.stored(), Some(round * 700));
+        assert_eq!(taken_position(&server), round * 700);
+    }
+    assert_eq!(server.ask::<u64>(&["GET", "n"]), 3_500);
+}
+
+fn taken_position(server: &Server) -> u64 {
+    server.ask(&["HGET", POSITION, "lsn:0"])
+}
+
+#[tokio::test]
+async fn at_every_moment_the_position_tells_how_often_was_counted() {
+    let server = Server::start();
+    let Following { mut writer, .. } = follow(&server).await;
+    let () = server.ask(&["SET", "n", "0"]);
+    let mut reader = server.redis.client();
+    let mut seen = std::collections::BTreeSet::new();
+    for lsn in 0..5_000u64 {
+        entry(&mut writer, lsn, &["INCR", "n"]);
+        if lsn % 7 == 0 {
+            drive_once(&mut writer).await;
+            tokio::task::yield_now().await;
+        }
+        if lsn % 11 == 0 {
+            reader.ok(&["MULTI"]);
+            reader.ok(&["GET", "n"]);
+            reader.ok(&["HGET", POSITION, "lsn:0"]);
+            let both = reader.ok(&["EXEC"]);
+            let both: Vec<_> = both.items().iter().map(|item| item.text()).collect();
+            assert_eq!(both[0], both[1]);
+            seen.insert(both[0].clone());
+        }
+    }
+    settled(&mut writer).await;
+    assert!(seen.len() > 20, "it was looked at while it moved: {seen:?}");
+}
+
+#[tokio::test]
+async fn a_position_without_a_command_is_stored_when_asked_for_and_once() {
+    let server = Server::start();
+    let Following { mut writer, .. } = follow(&server).await;
+    let stores = || -> String { server.ask(&["INFO", "commandstats"]) };
+    let count = |text: String| -> u64 {
+        let line = text.split("cmdstat_hset:calls=").nth(1).unwrap();
+        line.split(',').next().unwrap().parse().unwrap()
+    };
+    let before = count(stores());
+    writer.mark(5);
+    assert_eq!(
+        (writer.applied(), writer.stored()),
+        (Some(5), Some(0)),
+        "applied, and not stored"
+    );
+    assert!(writer.is_settled());
+    for _ in 0..3 {
+        writer.store();
+    }
+    settled(&mut writer).await;
+    writer.store();
+    assert!(writer.is_settled());
+    assert_eq!(taken_position(&server), 5);
+    assert_eq!(count(stores()), before + 1);
+    // Behind records it goes with them.
+    record(&mut writer, "k", "v");
+    writer.mark(9);
+    writer.store();
+    entry(&mut writer, 9, &["INCR", "n"]);
+    settled(&mut writer).await;
+    assert_eq!(taken_position(&server), 10);
+    assert_eq!(count(stores()), before + 2);
+}
+
+#[tokio::test]
+async fn keys_in_other_databases_than_the_positions_are_behind_the_fence_too() {
+    let server = Server::start();
+    let mut settings = server.settings();
+    settings.position_db = 5;
+    let () = server.ask_in(5, &["HSET", POSITION, "format", "1"]);
+    let following = follow_over(&server, &settings, ErrorPolicy::Stop).await;
+    let Following {
+        mut writer, fence, ..
+    } = following;
+    for lsn in 0..300u64 {
+        let db = (lsn % 3) as u32 + 4;
+        push(&mut writer, Kind::Entry, db, &[b"INCR", b"n"], Some(lsn));
+        writer.mark(lsn + 1);
+        if lsn % 50 == 0 {
+            push(&mut writer, Kind::Record, 7, &[b"SET", b"k", b"v"], None);
+            settled(&mut writer).await;
+        }
+    }
+    settled(&mut writer).await;
+    for db in 4..=6 {
+        assert_eq!(server.ask_in::<u64>(db, &["GET", "n"]), 100, "{db}");
+    }
+    assert_eq!(server.ask_in::<u64>(5, &["HGET", POSITION, "lsn:0"]), 300);
+    // Records there are kept out as strictly as entries.
+    let mut control = Control::connect(&settings).await.unwrap();
+    Fence::take(&mut control, &settings).await.unwrap();
+    push(&mut writer, Kind::Record, 7, &[b"SET", b"late", b"v"], None);
+    let error = writer.settle().await.unwrap_err();
+    assert!(matches!(error, TargetError::TakenOver { .. }), "{error}");
+    assert_eq!(server.ask_in::<u64>(7, &["EXISTS", "late"]), 0);
+    drop(fence);
+}
+
+#[tokio::test]
+async fn whoever_takes_the_fence_last_goes_on_and_the_other_one_is_told_by_whom() {
+    let server = Server::start();
+    let Following {
+        mut writer,
+        mut control,
+        fence: first,
+    } = follow(&server).await;
+    entry(&mut writer, 0, &["INCR", "n"]);
+    settled(&mut writer).await;
+    let (second, stored, _) = taken(&server).await;
+    assert_eq!(stored, stable(&[1]));
+    entry(&mut writer, 1, &["INCR", "n"]);
+    let error = writer.settle().await.unwrap_err();
+    let expected = format!("process {} on host ", std::process::id());
+    assert!(
+        matches!(&error, TargetError::TakenOver { holder, .. } if holder.starts_with(&expected))
+    );
+    assert!(!error.is_temporary());
+    let error = first.move_all(&mut control, &[7]).await.unwrap_err();
+    assert!(matches!(error, TargetError::TakenOver { .. }), "{error}");
+    let mut late = fenced(&server.settings(), &first, 0, Some(1), ErrorPolicy::Stop)
+        .await
+        .unwrap();
+    entry(&mut late, 1, &["INCR", "n"]);
+    let error = late.settle().await.unwrap_err();
+    assert!(matches!(error, TargetError::TakenOver { .. }), "{error}");
+    assert_eq!(server.ask::<u64>(&["GET", "n"]), 1);
+    let mut writer = fenced(&server.settings(), &second, 0, Some(1), ErrorPolicy::Stop)
+        .await
+        .unwrap();
+    entry(&mut writer, 1, &["INCR", "n"]);
+    settled(&mut writer).await;
+    assert_eq!(server.ask::<u64>(&["GET", "n"]), 2);
+    assert_eq!(taken_position(&server), 2);
+}
+
+#[tokio::test]
+async fn a_snapshot_stops_soon_after_another_process_has_taken_the_fence() {
+    let server = Server::start();
+    let Following { mut writer, .. } = follow(&server).await;
+    for n in 0..100 {
+        record(&mut writer, &format!("before{n}"), "v");
+    }
+    settled(&mut writer).await;
+    taken(&server).await;
+    record(&mut writer, "in flight", "v");
+    let error = writer.settle().await.unwrap_err();
+    assert!(matches!(error, TargetError::TakenOver { .. }), "{error}");
+    assert_eq!(
+        server.ask::<u64>(&["EXISTS", "in flight"]),
+        1,
+        "one batch may be too late"
+    );
+}
+
+#[tokio::test]
+async fn what_somebody_does_to_the_tasks_own_keys_is_seen_with_the_next_transaction() {
+    let server = Server::start();
+    let swaps: &[&[&str]] = &[&["SWAPDB", "0", "1"], &["SWAPDB", "0", "1"]];
+    let gone = "df2redis:fence:test is gone";
+    let harms: [(&[&[&str]], &str, u64); 5] = [
+        (&[&["FLUSHALL"]], gone, 0),
+        (&[&["DEL", FENCE]], gone, 1),
+        (&[&["SWAPDB", "0", "1"]], gone, 0),
+        (swaps, "its dataset was replaced", 1),
+        // Nothing else is wrong, so the next transaction is executed, and the one after it is not.
+        (&[&["DEL", POSITION]], "df2redis:position:test is gone", 2),
+    ];
+    for (harm, what, counted) in harms {
+        let () = server.ask(&["FLUSHALL"]);
+        let Following { mut writer, .. } = follow(&server).await;
+        entry(&mut writer, 0, &["INCR", "n"]);
+        settled(&mut writer).await;
+        for words in harm {
+            let () = server.ask(words);
+        }
+        entry(&mut writer, 1, &["INCR", "n"]);
+        let error = writer.settle().await.unwrap_err();
+        assert!(
+            matches!(&error, TargetError::Vanished { what: seen, .. } if seen == what),
+            "{what}: {error}"
+        );
+        assert!(error.is_temporary());
+        let n: Option<u64> = server.ask(&["GET", "n"]);
+        assert_eq!(n.unwrap_or(0), counted, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_position_that_is_not_the_one_that_was_read_is_not_gone_on_from() {
+    let server = Server::start();
+    for (stored, what) in [
+        (Some(7), "the position of flow 0 is 0, and 7 was stored"),
+        (None, "the position of flow 0 is 0, and none was stored"),
+    ] {
+        let Following { fence, .. } = follow(&server).await;
+        let mut writer = fenced(&server.settings(), &fence, 0, stored, ErrorPolicy::Stop)
+            .await
+            .unwrap();
+        entry(&mut writer, 7, &["INCR", "n"]);
+        let error = writer.settle().await.unwrap_err();
+        assert!(
+            matches!(&error, TargetError::Vanished { what: seen, .. } if seen == what),
+            "{error}"
+        );
+        assert_eq!(server.ask::<u64>(&["EXISTS", "n"]), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_restarted_server_is_not_written_to_with_old_positions() {
+    let mut server = Server::start();
+    let Following { fence, .. } = follow(&server).await;
+    server.redis.restart();
+    let error = fenced(&server.settings(), &fence, 0, Some(0), ErrorPolicy::Stop)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, TargetError::Replaced { .. }), "{error}");
+    // Even one that holds the same fence again.
+    let () = server.ask(&["SET", FENCE, "x"]);
+    let mut control = Control::connect(&server.settings()).await.unwrap();
+    let error = fence.move_all(&mut control, &[1]).await.unwrap_err();
+    assert!(!matches!(error, TargetError::Refused { .. }), "{error}");
+    assert_eq!(server.ask::<u64>(&["EXISTS", POSITION]), 0);
+}
+
+#[tokio::test]
+async fn a_dataset_that_changes_its_history_ends_the_connection() {
+    let server = Server::start();
+    let Following {
+        mut control, fence, ..
+    } = follow(&server).await;
+    let () = server.ask(&["REPLICAOF", "127.0.0.1", "1"]);
+    let () = server.ask(&["REPLICAOF", "NO", "ONE"]);
+    let error = fence.move_all(&mut control, &[1]).await.unwrap_err();
+    assert!(matches!(error, TargetError::Replaced { .. }), "{error}");
+    let error = fenced(&server.settings(), &fence, 0, Some(0), ErrorPolicy::Stop)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, TargetError::Replaced { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_target_that_became_a_replica_ends_the_connection_with_records_and_with_entries() {
+    for kind in [Kind::Record, Kind::Entry] {
+        let server = Server::start();
+        let Following { mut writer, .. } = follow(&server).await;
+        let () = server.ask(&["REPLICAOF", "127.0.0.1", "1"]);
+        push(&mut writer, kind, 0, &[b"SET", b"k", b"v"], Some(0));
+        let error = writer.settle().await.unwrap_err();
+        assert!(
+            matches!(&error, TargetError::Unready { answer, .. } if answer.contains("READONLY")),
+            "{error}"
+        );
+        assert!(error.is_temporary());
+    }
+}
+
+#[tokio::test]
+async fn a_full_target_is_waited_for_behind_the_fence_and_every_entry_counts_once() {
+    let server = Server::start();
+    let Following { mut writer, .. } = follow(&server).await;
+    let mut lsn = 0;
+    while writer.counters().retries < 5 {
+        let () = server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+        for _ in 0..50 {
+            entry(&mut writer, lsn, &["INCR", "n"]);
+            lsn += 1;
+        }
+        writer.drive().await.unwrap();
+        let () = server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+        settled(&mut writer).await;
+        assert!(lsn < 100_000, "the target never refused");
+    }
+    assert_eq!(server.ask::<u64>(&["GET", "n"]), lsn);
+    assert_eq!(taken_position(&server), lsn);
+}
+
+#[tokio::test]
+async fn a_record_tells_how_far_a_full_sync_has_come() {
+    let server = Server::start();
+    assert_eq!(taken(&server).await.1, Stored::Nothing);
+    with_claim(&server);
+    let settings = server.settings();
+    let mut control = Control::connect(&settings).await.unwrap();
+    let fence = Fence::take(&mut control, &settings).await.unwrap().fence;
+    fence.begin_snapshot(&mut control, 1).await.unwrap();
+    let mut writers = Vec::new();
+    for flow in 0..3 {
+        let writer = fenced(&settings, &fence, flow, None, ErrorPolicy::Stop).await;
+        writers.push(writer.unwrap());
+    }
+    for (writer, base) in writers.iter_mut().zip([10, 20, 30]) {
+        record(writer, "k", "v");
+        writer.mark(base);
+        writer.store();
+        settled(writer).await;
+        assert_eq!(writer.stored(), Some(base));
+    }
+    let stored = |server: &Server| -> Vec<String> { server.ask(&["HGETALL", POSITION]) };
+    assert!(stored(&server).contains(&"snapshot".to_owned()));
+    fence
+        .begin_stable(&mut control, "master", 3, 2)
+        .await
+        .unwrap();
+    entry(&mut writers[1], 20, &["INCR", "n"]);
+    settled(&mut writers[1]).await;
+    fence.move_all(&mut control, &[11, 22, 33]).await.unwrap();
+    for (writer, next) in writers.iter_mut().zip([11, 22, 33]) {
+        writer.stands_at(next);
+        writer.store();
+        entry(writer, next, &["INCR", "n"]);
+        settled(writer).await;
+        assert_eq!(writer.applied(), Some(next + 1));
+    }
+    let (fence, all, _) = taken(&server).await;
+    assert_eq!(all, stable(&[12, 23, 34]));
+    assert_eq!(server.ask::<u64>(&["GET", "n"]), 4);
+    // The next full sync begins with nothing.
+    fence.begin_snapshot(&mut control, 3).await.unwrap();
+    assert!(
+        !stored(&server)
+            .iter()
+            .any(|field| field.starts_with("lsn:"))
+    );
+    assert_eq!(taken(&server).await.1, Stored::Snapshot);
+    let () = server.ask(&["HSET", POSITION, "format", "9"]);
+    let error = Fence::take(&mut control, &settings).await.unwrap_err();
+    assert!(
+        matches!(&error, TargetError::Record { what, .. } if what.contains("\"9\"")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn an_empty_transaction_proves_that_transactions_are_permitted_before_anything_is_written() {
+    let server = Server::start();
+    let Following { fence, .. } = follow(&server).await;
+    let () = server.ask(&[
+        "ACL", "SETUSER", "copier", "on", ">p", "~*", "+@all", "-multi",
+    ]);
+    let mut settings = server.settings();
+    settings.username = Some("copier".to_owned());
+    settings.password = Some(df2redis::net::Secret::new(b"p".to_vec()));
+    let mut writer = fenced(&settings, &fence, 0, Some(0), ErrorPolicy::Stop)
+        .await
+        .unwrap();
+    entry(&mut writer, 0, &["INCR", "n"]);
+    let error = writer.settle().await.unwrap_err();
+    assert!(
+        matches!(&error, TargetError::Permission { command, .. } if command == "MULTI"),
+        "{error}"
+    );
+    assert_eq!(server.ask::<u64>(&["EXISTS", "n"]), 0);
+    let mut control = Control::connect(&settings).await.unwrap();
+    let error = fence.move_all(&mut control, &[8]).await.unwrap_err();
+    assert!(
+        matches!(&error, TargetError::Permission { command, .. } if command == "MULTI"),
+        "{error}"
+    );
+    assert_eq!(taken_position(&server), 0);
+}
+
+#[tokio::test]
+async fn large_values_and_tolerated_errors_pass_behind_the_fence() {
+    let server = Server::start();
+    let Following { mut writer, .. } = follow(&server).await;
+    let mut large = df2redis::entry::SpillWriter::create_in(server.redis.dir()).unwrap();
+    large.write(&vec![b'x'; 8 << 20]).unwrap();
+    let large = large.finish();
+    for lsn in 0..4 {
+        let out = writer.begin(Kind::Entry, 0, Tolerate::Nothing);
+        out.command(3, Some(lsn));
+        out.word(b"APPEND");
+        out.word(b"big");
+        out.word_in_file(&large);
+        let out = writer.begin(Kind::Entry, 0, Tolerate::NoSuchKey);
+        out.command(3, Some(lsn));
+        for word in [&b"RENAME"[..], b"gone", b"there"] {
+            out.word(word);
+        }
+        writer.mark(lsn + 1);
+    }
+    settled(&mut writer).await;
+    assert_eq!(server.ask::<u64>(&["STRLEN", "big"]), 32 << 20);
+    assert_eq!(taken_position(&server), 4);
+    assert!(taken(&server).await.2.is_empty());
+    eventually("the connection is idle", || writer.is_settled());
+}
