@@ -43,7 +43,11 @@ impl Source {
     }
 
     fn batch(&mut self) -> Batch {
-        let items = (0..COMMANDS).map(|command| {
+        self.batch_of(COMMANDS)
+    }
+
+    fn batch_of(&mut self, commands: u64) -> Batch {
+        let items = (0..commands).map(|command| {
             let start = command as u32 * (WORDS as u32 + 4) + 4;
             let lsn = Some(self.next + command);
             let len = WORDS as u32;
@@ -56,10 +60,11 @@ impl Source {
             })
         });
         let items = items.collect();
-        self.next += COMMANDS;
+        self.next += commands;
+        let len = commands as usize * (WORDS + 4);
         Batch {
             // As from a socket: bytes that are not shared with the batch before.
-            bytes: Bytes::copy_from_slice(&self.bytes),
+            bytes: Bytes::copy_from_slice(self.bytes.get(..len).unwrap_or_default()),
             items,
             received_at_ms: 0,
             share: Share::none(),
@@ -224,7 +229,7 @@ async fn to_disk(spool: &Spool, batches: u64) -> Result<()> {
 }
 
 /// Percentiles of the time from push to the other side, in microseconds, of batches that come one by one.
-async fn latency(dir: Option<&Path>) -> Result<String> {
+async fn latency(dir: Option<&Path>, commands: u64) -> Result<String> {
     const ROUNDS: usize = 4000;
     let mut times = Vec::with_capacity(ROUNDS);
     let (sent, mut starts) = mpsc::unbounded_channel();
@@ -237,7 +242,7 @@ async fn latency(dir: Option<&Path>) -> Result<String> {
             let pushing = tokio::spawn(async move {
                 for _ in 0..ROUNDS {
                     pause().await;
-                    let batch = source.batch();
+                    let batch = source.batch_of(commands);
                     let _ = sent.send(Instant::now());
                     if let Err(error) = inlet.push(batch).await {
                         return Err(error.to_string());
@@ -256,7 +261,7 @@ async fn latency(dir: Option<&Path>) -> Result<String> {
             let pushing = tokio::spawn(async move {
                 for _ in 0..ROUNDS {
                     pause().await;
-                    let batch = source.batch();
+                    let batch = source.batch_of(commands);
                     let _ = sent.send(Instant::now());
                     if sender.send(batch).await.is_err() {
                         break;
@@ -338,14 +343,17 @@ async fn run() -> Result<()> {
         return Err(format!("{read} bytes came back instead of {bytes}").into());
     }
     drop((outlet, spool));
-    println!(
-        "  latency through a channel        {}",
-        latency(None).await?
-    );
-    println!(
-        "  latency through the spool        {}",
-        latency(Some(dir)).await?
-    );
+    for commands in [1, COMMANDS] {
+        println!("  latency of batches of {commands}");
+        println!(
+            "    through a channel        {}",
+            latency(None, commands).await?
+        );
+        println!(
+            "    through the spool        {}",
+            latency(Some(dir), commands).await?
+        );
+    }
     Ok(())
 }
 
