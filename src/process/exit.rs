@@ -16,7 +16,7 @@ pub enum Exit {
     Unknown,
     /// The command line is wrong.
     Usage,
-    /// What came from the source cannot be understood or copied.
+    /// What came from the source cannot be understood or copied, or the target refused it.
     BadInput,
     /// A server is not available, and it was said not to try again.
     Unavailable,
@@ -90,7 +90,9 @@ impl Exit {
                 "status, stop, wait, log-level: unknown, no answer, or not allowed to ask"
             }
             Self::Usage => "wrong command line",
-            Self::BadInput => "the source sent what cannot be understood or copied",
+            Self::BadInput => {
+                "the source sent what cannot be understood or copied, or the target refused it"
+            }
             Self::Unavailable => {
                 "a server is not available; replicate: and retry.max_elapsed is over"
             }
