@@ -29,8 +29,8 @@ pub enum Command {
     ///
     /// Runs until it is stopped: in the foreground, or with --daemon detached from terminal and session. SIGTERM, SIGINT
     /// (Ctrl-C) and SIGQUIT finish what is in flight, for at most task.shutdown_timeout, and end with exit code 0; a
-    /// second one ends at once. SIGHUP is ignored: a lost session does not end a task. Every start copies the whole
-    /// dataset again.
+    /// second one ends at once. SIGHUP is ignored: a lost session does not end a task. A start goes on where the target
+    /// is, if the source still has all that was written since; else it copies the whole dataset again.
     Replicate(Box<Replicate>),
     /// Show what tasks are doing
     ///

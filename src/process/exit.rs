@@ -18,7 +18,7 @@ pub enum Exit {
     Usage,
     /// What came from the source cannot be understood or copied, or the target refused it.
     BadInput,
-    /// A server is not available, and it was said not to try again.
+    /// A server is not available, and it was said not to try again; or another process has taken over the task.
     Unavailable,
     /// A defect of df2redis.
     Internal,
@@ -94,7 +94,7 @@ impl Exit {
                 "the source sent what cannot be understood or copied, or the target refused it"
             }
             Self::Unavailable => {
-                "a server is not available; replicate: and retry.max_elapsed is over"
+                "a server is not available; replicate: and retry.max_elapsed is over, or the task was taken over"
             }
             Self::Internal => "a defect of df2redis",
             Self::CannotCreate => {
