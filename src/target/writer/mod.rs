@@ -3,7 +3,7 @@
 //! Invariants: items take effect in the order they were pushed; a transaction is sent only when
 //!   nothing is unanswered, and nothing is sent behind it; what may have been executed is sent
 //!   again only if it is a record, and then from its item's first command on. Behind a
-//!   [fence](Fence), entries take effect in the transaction that stores the position they reach, and none does
+//!   [fence](super::Fence), entries take effect in the transaction that stores the position they reach, and none does
 //!   once the fence is another's; records that were on their way then still do.
 //! Units: bytes of memory for the window and batches; times are `Duration`.
 //!
