@@ -58,6 +58,7 @@ check-dragonfly: tools ## the end-to-end tests against the real Dragonfly in $DR
 
 bench: tools-redis ## speed and memory, against the target's own ingest limit
 	$(CARGO) bench --locked --bench replicate
+	$(CARGO) bench --locked --bench spool
 
 man: ## the generated parts of manual page and completions
 	$(CARGO) run --locked --quiet --example documents

@@ -2,8 +2,9 @@
 //!
 //! The binary is a thin shell around this library; tests and benches use the same doors.
 //! Rooms, from the wire up: [`net`] opens sockets, [`resp`] speaks the client protocol,
-//! [`rdb`] reads and writes values, [`entry`] is what a source yields, [`commands`] knows what a
-//! journalled command means, [`source`] and [`target`] are the two ends, [`task`] joins them.
+//! [`rdb`] reads and writes values, [`entry`] is what a source yields, [`spool`] holds that on disk
+//! until the target has it, [`commands`] knows what a journalled command means, [`source`] and
+//! [`target`] are the two ends, [`task`] joins them.
 
 pub mod admin;
 pub mod cli;
@@ -16,5 +17,6 @@ pub mod process;
 pub mod rdb;
 pub mod resp;
 pub mod source;
+pub mod spool;
 pub mod target;
 pub mod task;

@@ -25,6 +25,8 @@ mod resume;
 mod scenarios;
 #[path = "dragonfly/settle.rs"]
 mod settle;
+#[path = "dragonfly/spool.rs"]
+mod spool;
 #[path = "dragonfly/stop.rs"]
 mod stop;
 #[path = "dragonfly/terminal.rs"]

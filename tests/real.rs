@@ -73,6 +73,14 @@ fn a_flushdb_during_the_snapshot_starts_it_again() {
 }
 
 #[test]
+fn kills_under_load_lose_and_repeat_nothing() {
+    for flows in [1, 3] {
+        let source = dragonfly(flows);
+        scenarios::kills_lose_and_repeat_nothing(&source, &RedisServer::start(), 10, || ());
+    }
+}
+
+#[test]
 fn sigterm_in_stable_sync_finishes_what_is_in_flight() {
     scenarios::a_stop_drains(&dragonfly(3), &RedisServer::start());
 }

@@ -37,11 +37,19 @@ impl Program {
     /// # Errors
     /// When it cannot be started.
     pub fn start(source: u16, target: u16) -> Result<Self> {
+        Self::start_with(source, target, "transaction")
+    }
+
+    /// Starts it with this `target.positions`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_with(source: u16, target: u16, positions: &str) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let config = dir.path().join("bench.toml");
         let text = format!(
             "[source]\naddress = \"127.0.0.1:{source}\"\n[target]\naddress = \"127.0.0.1:{target}\"\nexclusive = true\n\
-             [limits]\nmemory = \"{}MiB\"\n[log]\nconsole = \"never\"\n",
+             positions = \"{positions}\"\n[limits]\nmemory = \"{}MiB\"\n[log]\nconsole = \"never\"\n",
             BUDGET >> 20
         );
         fs::write(&config, text)?;

@@ -21,6 +21,10 @@ const WARM_UP: Duration = Duration::from_millis(500);
 
 /// Time between two lag marks on a flow.
 const MARK_EVERY: Duration = Duration::from_millis(5);
+/// Entries per second of a quiet source: most batches hold one.
+const QUIET: u64 = 1_000;
+/// How `target.positions` can be set.
+const POSITIONS: [&str; 2] = ["transaction", "none"];
 /// How long lag is measured in each run, at full scale.
 const LAG_SECONDS: f64 = 5.0;
 
@@ -45,33 +49,45 @@ struct Run {
 pub fn measure(count: usize, scale: f64, runs: usize) -> Result<()> {
     let journal = Journal::new(count);
     let entries: usize = journal.lanes.iter().map(|lane| lane.ends.len()).sum();
-    let (mut limits, mut follows) = (Vec::new(), Vec::new());
+    let (mut limits, mut follows, mut bare) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..runs {
         let target = RedisServer::start();
         limits.push(entries as f64 / blast(target.port(), &journal.lanes)?.as_secs_f64());
-        follows.push(follow(&journal)?);
+        let [with, without] = POSITIONS;
+        follows.push(follow(&journal, with)?);
+        bare.push(follow(&journal, without)?);
     }
-    let rates: Vec<f64> = follows
-        .iter()
-        .map(|run| entries as f64 / run.took.as_secs_f64())
-        .collect();
+    let rates_of = |follows: &[Run]| -> Vec<f64> {
+        let rate = |run: &Run| entries as f64 / run.took.as_secs_f64();
+        follows.iter().map(rate).collect()
+    };
+    let (rates, bare_rates) = (rates_of(&follows), rates_of(&bare));
     let half = median(&rates) / 2.0;
     let seconds = (LAG_SECONDS * scale.min(1.0)).max(0.5);
     let slow = Journal::new((half * seconds) as usize);
     let lags = (0..runs)
-        .map(|_| lag(&slow, half as u64))
+        .map(|_| lag(&slow, half as u64, POSITIONS[0]))
         .collect::<Result<Vec<Lags>>>()?;
+    let quiet = Journal::new((QUIET as f64 * seconds) as usize);
+    let mut quiet_lags = [Vec::new(), Vec::new()];
+    for _ in 0..runs {
+        for (lags, positions) in quiet_lags.iter_mut().zip(POSITIONS) {
+            lags.push(lag(&quiet, QUIET, positions)?.p50);
+        }
+    }
+    let [quiet_lags, bare_quiet_lags] = quiet_lags;
     let part = median(&rates) / median(&limits);
+    let kept = median(&rates) / median(&bare_rates);
     let per_entry = |of: &dyn Fn(&Run) -> Duration| {
         follows
             .iter()
             .map(|run| of(run).as_secs_f64() * 1e6 / entries as f64)
             .collect::<Vec<_>>()
     };
-    let peaks = follows
-        .iter()
-        .map(|run| run.used.peak as f64 / f64::from(1 << 20))
-        .collect();
+    let peaks = |follows: &[Run]| -> Vec<f64> {
+        let peak = |run: &Run| run.used.peak as f64 / f64::from(1 << 20);
+        follows.iter().map(peak).collect()
+    };
     let memory = (BUDGET >> 20) + 16 + FLOWS as u64;
     let of = |at: &dyn Fn(&Lags) -> f64| lags.iter().map(at).collect::<Vec<_>>();
     table::print(
@@ -83,6 +99,13 @@ pub fn measure(count: usize, scale: f64, runs: usize) -> Result<()> {
             Row::new("(b) df2redis", "entries/s", rates),
             Row::new("(b) / (a): part of the limit's rate", "of 1", vec![part])
                 .goal(Goal::AtLeast(0.7)),
+            Row::new("(c) with positions = \"none\"", "entries/s", bare_rates),
+            Row::new(
+                "(b) / (c): what positions leave of the rate",
+                "of 1",
+                vec![kept],
+            )
+            .goal(Goal::AtLeast(0.95)),
             Row::new(
                 "processor time of df2redis",
                 "us/entry",
@@ -93,7 +116,9 @@ pub fn measure(count: usize, scale: f64, runs: usize) -> Result<()> {
                 "us/entry",
                 per_entry(&|run| run.own_cpu),
             ),
-            Row::new("most memory of df2redis", "MiB", peaks).goal(Goal::AtMost(memory as f64)),
+            Row::new("most memory of df2redis", "MiB", peaks(&follows))
+                .goal(Goal::AtMost(memory as f64)),
+            Row::new("  with positions = \"none\"", "MiB", peaks(&bare)),
             Row::new(
                 format!("lag at {half:.0} entries/s, p50"),
                 "ms",
@@ -106,7 +131,9 @@ pub fn measure(count: usize, scale: f64, runs: usize) -> Result<()> {
                 "ms",
                 of(&|lags| lags.cold),
             ),
-            Row::new("  marks", "seen", of(&|lags| lags.marks as f64)),
+            Row::new(format!("lag at {QUIET} entries/s, p50"), "ms", quiet_lags),
+            Row::new("  with positions = \"none\"", "ms", bare_quiet_lags),
+            Row::new("marks", "seen", of(&|lags| lags.marks as f64)),
         ],
     );
     Ok(())
@@ -169,10 +196,10 @@ fn key_on(name: &str, flow: usize) -> String {
 }
 
 /// A source, a target and df2redis in stable sync between them.
-fn in_stable_sync() -> Result<(Source, RedisServer, Program)> {
+fn in_stable_sync(positions: &str) -> Result<(Source, RedisServer, Program)> {
     let source = Source::holding(&Dataset::new(), &[])?;
     let target = RedisServer::start();
-    let mut program = Program::start(source.port(), target.port())?;
+    let mut program = Program::start_with(source.port(), target.port(), positions)?;
     let mut observer = source.client();
     program.wait("stable sync", Duration::from_millis(2), || {
         replica_state(&mut observer) == "online"
@@ -180,9 +207,9 @@ fn in_stable_sync() -> Result<(Source, RedisServer, Program)> {
     Ok((source, target, program))
 }
 
-/// (b)
-fn follow(journal: &Journal) -> Result<Run> {
-    let (source, target, mut program) = in_stable_sync()?;
+/// (b) and (c)
+fn follow(journal: &Journal, positions: &str) -> Result<Run> {
+    let (source, target, mut program) = in_stable_sync(positions)?;
     let mut client = target.client();
     let own_before = own_cpu();
     let started = Instant::now();
@@ -214,8 +241,8 @@ struct Lags {
 }
 
 /// Plays the journal at a rate, and notes how long each mark takes from the source to the target.
-fn lag(journal: &Journal, per_second: u64) -> Result<Lags> {
-    let (source, target, mut program) = in_stable_sync()?;
+fn lag(journal: &Journal, per_second: u64, positions: &str) -> Result<Lags> {
+    let (source, target, mut program) = in_stable_sync(positions)?;
     let mut client = target.client();
     let keys: Vec<String> = (0..FLOWS).map(|flow| key_on("mark", flow)).collect();
     let over = AtomicBool::new(false);

@@ -14,8 +14,8 @@ use super::glob::Glob;
 use super::load::check_name;
 use super::servers;
 use super::task::{
-    Conflict, Console, Filter, Limits, Log, LogFormat, MemberExpiry, OnUnsupported, Policy,
-    Reaction, Retry, Rotate, Severity, Target, Task,
+    Conflict, Console, Filter, Limits, Log, LogFormat, MemberExpiry, OnFull, OnUnsupported, Policy,
+    Reaction, Retry, Rotate, Severity, Spool, SpoolSync, Target, Task,
 };
 
 /// Database numbers that Redis can be configured to have.
@@ -34,6 +34,9 @@ const LEAST_LOG: u64 = 1 << 20;
 
 /// How many rotated logs can be kept.
 const ROTATED: Range<u32> = 0..1_001;
+
+/// The smallest useful spool: several segments for many flows.
+const LEAST_SPOOL: u64 = 64 << 20;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -109,6 +112,7 @@ pub(super) fn task(
     let target = servers::target(&target_section, around);
     let policy = policy(&root.table("policy"));
     let limits = limits(&root.table("limits"));
+    let spool = spool(&root.table("spool"));
     let retry = retry(&root.table("retry"));
     let log = log(&root.table("log"), around);
     if let (Some(target), Some(filter)) = (&target, &filter) {
@@ -131,6 +135,7 @@ pub(super) fn task(
         filter: filter?,
         policy: policy?,
         limits: limits?,
+        spool: spool?,
         retry: retry?,
         log: log?,
         warnings: Vec::new(),
@@ -339,6 +344,34 @@ fn on_unsupported(section: &Section<'_>) -> Option<OnUnsupported> {
 fn limits(section: &Section<'_>) -> Option<Limits> {
     Some(Limits {
         memory: section.size("memory", LEAST_MEMORY)?,
+    })
+}
+
+fn spool(section: &Section<'_>) -> Option<Spool> {
+    let max_size = section.size("max_size", LEAST_SPOOL);
+    let min_free = section.size("min_free", 0);
+    let keep = section.duration("keep", Duration::ZERO, DAY);
+    let sync = section.choice(
+        "sync",
+        &[
+            ("interval", SpoolSync::Interval),
+            ("always", SpoolSync::Always),
+            ("never", SpoolSync::Never),
+        ],
+    );
+    let on_full = section.choice(
+        "on_full",
+        &[
+            ("disconnect", OnFull::Disconnect),
+            ("throttle", OnFull::Throttle),
+        ],
+    );
+    Some(Spool {
+        max_size: max_size?,
+        min_free: min_free?,
+        keep: keep?,
+        sync: sync?,
+        on_full: on_full?,
     })
 }
 

@@ -123,6 +123,16 @@ pub const TABLES: &[Table] = &[
         keys: &[key("memory", "size", Some("64MiB"))],
     },
     Table {
+        name: "spool",
+        keys: &[
+            key("max_size", "size", Some("10GiB")),
+            key("min_free", "size", Some("1GiB")),
+            key("keep", "duration", Some("60s")),
+            key("sync", "string", Some("interval")),
+            key("on_full", "string", Some("disconnect")),
+        ],
+    },
+    Table {
         name: "retry",
         keys: &[
             key("initial", "duration", Some("200ms")),
@@ -179,7 +189,7 @@ mod tests {
         assert_eq!(
             top,
             [
-                "task", "source", "target", "filter", "policy", "limits", "retry", "log"
+                "task", "source", "target", "filter", "policy", "limits", "spool", "retry", "log"
             ]
         );
         assert_eq!(children("source").collect::<Vec<_>>(), ["tls"]);

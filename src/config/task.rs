@@ -32,6 +32,8 @@ pub struct Task {
     pub policy: Policy,
     /// How much the task may use.
     pub limits: Limits,
+    /// What may wait on disk for the target.
+    pub spool: Spool,
     /// How long to wait between attempts.
     pub retry: Retry,
     /// Where the log goes, and what goes there.
@@ -225,6 +227,41 @@ pub enum MemberExpiry {
 pub struct Limits {
     /// Bytes read and not yet answered for, over the whole task.
     pub memory: u64,
+}
+
+/// What may wait on disk for the target, in the state directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spool {
+    /// Most bytes on disk.
+    pub max_size: u64,
+    /// Bytes that are left free on the file system.
+    pub min_free: u64,
+    /// How long applied entries are kept.
+    pub keep: Duration,
+    /// When entries are put on the device.
+    pub sync: SpoolSync,
+    /// What happens when there is no room.
+    pub on_full: OnFull,
+}
+
+/// When spooled entries are put on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpoolSync {
+    /// About once a second, in the background.
+    Interval,
+    /// Before they count as spooled.
+    Always,
+    /// When the system pleases.
+    Never,
+}
+
+/// What happens when the spool is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFull {
+    /// Let go of the source, go on applying, and synchronise anew afterwards.
+    Disconnect,
+    /// Read from the source no faster than the target takes.
+    Throttle,
 }
 
 /// How long to wait between attempts: doubling from `initial` to `max`.

@@ -49,6 +49,15 @@ impl Budget {
         let permit = self.free.clone().acquire_many_owned(wanted).await.ok();
         Share { _permit: permit }
     }
+
+    /// Takes `bytes` if they are free.
+    pub fn try_take(&self, bytes: usize) -> Option<Share> {
+        let wanted = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.total);
+        let permit = self.free.clone().try_acquire_many_owned(wanted).ok()?;
+        Some(Share {
+            _permit: Some(permit),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -60,6 +69,11 @@ mod tests {
         let budget = Budget::new(100);
         let share = budget.take(1_000).await;
         assert_eq!(budget.used(), 100);
+        assert!(budget.try_take(1).is_none());
+        drop(share);
+        assert_eq!(budget.used(), 0);
+        let share = budget.try_take(60);
+        assert!(share.is_some() && budget.try_take(41).is_none());
         drop(share);
         assert_eq!(budget.used(), 0);
     }

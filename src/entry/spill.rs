@@ -16,6 +16,16 @@ pub struct Spill {
 }
 
 impl Spill {
+    /// `len` bytes of `file` from `start` on, which the caller knows to be there and to stay.
+    pub fn within(file: Arc<File>, start: u64, len: u64) -> Self {
+        Self { file, start, len }
+    }
+
+    /// Offset of the first byte in its file.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
     /// Size in bytes.
     pub fn len(&self) -> u64 {
         self.len

@@ -14,7 +14,7 @@ mod service_manager;
 mod signals;
 mod stop;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use core_dump::forbid_core_dumps;
 pub use detach::{Detach, DetachError, Side, detach};

@@ -24,7 +24,7 @@ const PLACE: &str = "DF2REDIS_TEST_PLACE";
 const PANICKED: i32 = 101;
 
 /// The command for the `#[ignore]`d test of this full name.
-pub(super) fn command(test: &str, part: &str, place: &Path) -> Command {
+pub(crate) fn command(test: &str, part: &str, place: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["--exact", test, "--ignored", "--nocapture", "--quiet"])
@@ -34,7 +34,7 @@ pub(super) fn command(test: &str, part: &str, place: &Path) -> Command {
 }
 
 /// A shell that first does `script` and then becomes `command`.
-pub(super) fn after(script: &str, command: &Command) -> Command {
+pub(crate) fn after(script: &str, command: &Command) -> Command {
     let mut shell = Command::new("sh");
     shell
         .args(["-c", &format!("{script}; exec \"$@\""), "sh"])
@@ -47,7 +47,7 @@ pub(super) fn after(script: &str, command: &Command) -> Command {
 }
 
 /// The body of such a test: `act` gets its part and its place, in a process with one thread.
-pub(super) fn play(act: impl FnOnce(&str, &Path)) {
+pub(crate) fn play(act: impl FnOnce(&str, &Path)) {
     let part = std::env::var(PART).expect("started by another test");
     let place = PathBuf::from(std::env::var_os(PLACE).expect("started by another test"));
     #[expect(unsafe_code, reason = "fork(2) has no safe form")]
@@ -67,14 +67,14 @@ pub(super) fn play(act: impl FnOnce(&str, &Path)) {
 }
 
 /// In the child: says a line to the parent.
-pub(super) fn say(line: impl std::fmt::Display) {
+pub(crate) fn say(line: impl std::fmt::Display) {
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "\n{MARK}{line}").unwrap();
     stdout.flush().unwrap();
 }
 
 /// In the child: waits for the parent's next line; `None` when the parent says no more.
-pub(super) fn hear() -> Option<String> {
+pub(crate) fn hear() -> Option<String> {
     let mut line = String::new();
     match std::io::stdin().read_line(&mut line).unwrap() {
         0 => None,
@@ -83,7 +83,7 @@ pub(super) fn hear() -> Option<String> {
 }
 
 /// A running child. Killed and waited for when dropped.
-pub(super) struct Other {
+pub(crate) struct Other {
     /// The test framework's process, which ends with the child's code.
     framework: Child,
     pid: Pid,
@@ -92,7 +92,7 @@ pub(super) struct Other {
 }
 
 impl Other {
-    pub(super) fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut framework = command.spawn().unwrap();
         let mut stdout = BufReader::new(framework.stdout.take().unwrap());
@@ -105,19 +105,19 @@ impl Other {
         }
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         u32::try_from(self.pid.as_raw()).unwrap()
     }
 
     /// The next line it says; fails when it has ended instead.
     #[track_caller]
-    pub(super) fn says(&mut self) -> String {
+    pub(crate) fn says(&mut self) -> String {
         line(&mut self.stdout)
             .unwrap_or_else(|| panic!("it ended without a word: {:?}", self.framework.wait()))
     }
 
     /// Everything it says until nobody has its output open any more.
-    pub(super) fn says_at_last(&mut self) -> Vec<String> {
+    pub(crate) fn says_at_last(&mut self) -> Vec<String> {
         let mut all = String::new();
         self.stdout.read_to_string(&mut all).unwrap();
         let lines = all.lines().filter_map(|line| line.strip_prefix(MARK));
@@ -125,16 +125,16 @@ impl Other {
     }
 
     /// Says it a line.
-    pub(super) fn tell(&mut self, line: &str) {
+    pub(crate) fn tell(&mut self, line: &str) {
         writeln!(self.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
-    pub(super) fn gets(&self, signal: Signal) {
+    pub(crate) fn gets(&self, signal: Signal) {
         kill(self.pid, signal).unwrap();
     }
 
     /// Says no more, and waits for its end.
-    pub(super) fn ends(&mut self) -> ExitStatus {
+    pub(crate) fn ends(&mut self) -> ExitStatus {
         self.stdin = None;
         self.framework.wait().unwrap()
     }

@@ -237,7 +237,7 @@ impl TargetError {
             Self::Answer { .. } => "a proxy in between, or a server that is no Redis or Valkey",
             Self::Refused { recorded: true, .. } => {
                 "repair the cause on the target; then \"df2redis retry\" repeats the entry, or \
-                 \"df2redis skip\" gives it up"
+                 \"df2redis skip\" gives it up; set policy.on_error = \"skip\" to record such entries and go on"
             }
             Self::Refused { .. } => {
                 "repair the cause on the target, or set policy.on_error = \"skip\" to record such \

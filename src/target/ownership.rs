@@ -12,7 +12,7 @@ use super::claim::{Claim, Owned};
 use super::error::TargetError;
 use super::fence::Fence;
 use super::outgoing::Outgoing;
-use super::position::{FORMAT, Names, POSITIONS};
+use super::position::{FORMAT, Names, PHASE, POSITIONS};
 use super::settings::{Control, Settings};
 use super::slot::slot_of;
 
@@ -311,6 +311,10 @@ impl Ownership {
             ("updated_ms", &now),
         ];
         fields.extend(mapping.iter().map(|(name, text)| (*name, text.as_str())));
+        // In the same command: positions under another claim must not outlive the old one.
+        if !self.same_mapping && !self.first {
+            fields.push((PHASE, "snapshot"));
+        }
         self.write(control, &fields).await
     }
 

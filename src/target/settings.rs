@@ -54,6 +54,8 @@ pub struct Control {
     addr: String,
     /// The current database; unknown while a transaction with other ones has no answer.
     db: Option<u32>,
+    /// A transaction was opened and has not ended: if it was cancelled, what is sent now would become a part of it.
+    in_transaction: bool,
     driver: AbortHandle,
 }
 
@@ -79,6 +81,7 @@ impl Control {
                 connection,
                 addr: addr.clone(),
                 db: Some(0),
+                in_transaction: false,
                 driver: tokio::spawn(driver).abort_handle(),
             };
             control.log_in(settings).await?;
@@ -135,6 +138,7 @@ impl Control {
         if self.db == Some(db) {
             return Ok(());
         }
+        self.may_ask()?;
         let answer: Result<(), RedisError> = redis::cmd("SELECT")
             .arg(db)
             .query_async(&mut self.connection)
@@ -155,12 +159,24 @@ impl Control {
         }
     }
 
+    fn may_ask(&self) -> Result<(), TargetError> {
+        match self.in_transaction {
+            true => Err(TargetError::Lost {
+                addr: self.addr.clone(),
+                unanswered: 1,
+                cause: std::io::Error::other("a transaction was left open"),
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// Sends one command. `doing` is a phrase that fits after "while".
     pub(super) async fn ask<T: FromRedisValue>(
         &mut self,
         doing: &str,
         command: &redis::Cmd,
     ) -> Result<T, TargetError> {
+        self.may_ask()?;
         let answer = command.query_async(&mut self.connection).await;
         answer.map_err(|error| self.error(doing, &name_of(command), error))
     }
@@ -172,6 +188,7 @@ impl Control {
         name: &str,
         commands: &redis::Pipeline,
     ) -> Result<T, TargetError> {
+        self.may_ask()?;
         let answer = commands.query_async(&mut self.connection).await;
         answer.map_err(|error| self.error(doing, name, error))
     }
@@ -202,7 +219,8 @@ impl Control {
     /// Runs `there` in database `db` and then `here` in the current one, as one transaction. Yields all answers,
     /// each of which may be an error; `None` if a watched key was changed, and nothing was executed.
     ///
-    /// `MULTI` goes ahead alone: were it refused, what follows it would be executed by itself.
+    /// `MULTI` goes ahead alone: were it refused, what follows it would be executed by itself. Not cancel safe:
+    /// afterwards the connection answers nothing any more.
     pub(super) async fn transact(
         &mut self,
         doing: &str,
@@ -218,11 +236,19 @@ impl Control {
         commands.extend_from_slice(there);
         commands.extend(elsewhere.map(select));
         commands.extend_from_slice(here);
-        () = self.ask(doing, &redis::cmd("MULTI")).await?;
+        self.may_ask()?;
+        self.in_transaction = true;
+        let opened: Result<(), RedisError> =
+            redis::cmd("MULTI").query_async(&mut self.connection).await;
+        if let Err(error) = opened {
+            self.in_transaction = false;
+            return Err(self.error(doing, "MULTI", error));
+        }
         // Until it is answered, whether it was executed is unknown, and so is the database.
         self.db = None;
         commands.push(redis::cmd("EXEC"));
         let mut replies = self.answers(&commands).await?;
+        self.in_transaction = false;
         let executed = replies.pop();
         commands.pop();
         self.db = home;

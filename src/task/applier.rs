@@ -2,8 +2,7 @@
 //! acknowledged.
 //!
 //! Reading the source is another task's work ([`crate::source::dragonfly`]); between the two stands
-//! a channel whose batches carry their share of the memory budget. Whatever replaces that channel
-//! one day (a spool on disk) changes neither side.
+//! the spool, whose batches carry their share of its memory.
 //!
 //! Invariants: items take effect in the order they arrived; only positions that the target has
 //!   answered for are acknowledged; at a global command nothing of this flow is applied before all
@@ -15,13 +14,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use slog::{Logger, info, warn};
-use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::commands::Global;
 use crate::entry::{Batch, Item};
 use crate::logging::fields;
 use crate::source::dragonfly::Acknowledger;
+use crate::spool::Outlet;
 use crate::target::{Kind, Notice, Tolerate, Writer};
 
 use super::barrier::{Meeting, Role};
@@ -136,16 +135,13 @@ impl Applier {
     /// open as long as the acknowledger, which comes back: a master ends all flows when one closes.
     pub(super) async fn run(
         mut self,
-        batches: mpsc::Receiver<Batch>,
+        batches: Outlet,
     ) -> Result<(FlowEnd, Acknowledger), TaskError> {
         let end = self.apply_all(batches).await?;
         Ok((end, self.acknowledger))
     }
 
-    async fn apply_all(
-        &mut self,
-        mut batches: mpsc::Receiver<Batch>,
-    ) -> Result<FlowEnd, TaskError> {
+    async fn apply_all(&mut self, mut batches: Outlet) -> Result<FlowEnd, TaskError> {
         let mut timer = interval(ACKNOWLEDGE_EVERY);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pending: Option<Pending> = None;
@@ -197,9 +193,12 @@ impl Applier {
                 driven = self.writer.drive() => {
                     driven?;
                     self.progressed().await;
+                    if let Some(stored) = self.writer.stored().filter(|_| self.copied) {
+                        batches.applied(stored);
+                    }
                 }
-                batch = batches.recv(), if open && pending.is_none() && self.writer.has_room() => {
-                    match batch {
+                batch = batches.next(), if open && pending.is_none() && self.writer.has_room() => {
+                    match batch.map_err(TaskError::Unspooling)? {
                         Some(batch) => {
                             let foreign = self.foreign_of(&batch).await?;
                             pending = Some(Pending { batch, next: 0, foreign });

@@ -3,6 +3,7 @@
 use crate::net::ConnectError;
 use crate::process::Exit;
 use crate::source::dragonfly::SourceError;
+use crate::spool::{Full, PushError, ReadError, SpoolError};
 use crate::target::TargetError;
 
 use super::barrier::Disagreement;
@@ -85,6 +86,23 @@ pub enum TaskError {
         /// The task file.
         file: std::path::PathBuf,
     },
+    /// The spool cannot be opened.
+    #[error("cannot open the spool: {0}")]
+    Spool(#[source] SpoolError),
+    /// The spool cannot be written.
+    #[error("cannot write to the spool: {0}")]
+    Spooling(#[source] PushError),
+    /// The spool cannot be read.
+    #[error("cannot read the spool: {0}")]
+    Unspooling(#[source] ReadError),
+    /// The target was slower than the source for longer than the spool lasts.
+    #[error("the spool is full{}: {full}", if *.in_snapshot { " before the snapshot was in the target" } else { "" })]
+    SpoolFull {
+        /// What was needed and what there was.
+        full: Full,
+        /// During a full sync, which would only fill it again.
+        in_snapshot: bool,
+    },
     /// The source became another one between two questions.
     #[error("the source was started anew while the session was opened")]
     Moved,
@@ -124,7 +142,11 @@ impl TaskError {
             | Self::Malformed { .. }
             | Self::Damaged { .. }
             | Self::Moved
+            | Self::Spool(_)
+            | Self::Spooling(_)
+            | Self::Unspooling(_)
             | Self::Panicked(_) => true,
+            Self::SpoolFull { in_snapshot, .. } => !in_snapshot,
             Self::Unsupported { .. }
             | Self::Unsettled { .. }
             | Self::State { .. }
@@ -132,6 +154,11 @@ impl TaskError {
             | Self::Stuck
             | Self::Undrained => false,
         }
+    }
+
+    /// Whether another process goes on with the task, so that trying again would only take it from there.
+    pub fn is_displaced(&self) -> bool {
+        matches!(self, Self::Target(TargetError::TakenOver { .. }))
     }
 
     /// What an operator can do about it.
@@ -149,6 +176,14 @@ impl TaskError {
             Self::Undrained => {
                 Some("the next start goes on where the target is; a longer task.shutdown_timeout gives a slow target time".to_owned())
             }
+            Self::Spool(_) | Self::Spooling(_) | Self::Unspooling(_) => {
+                Some("check space, permissions and health of the disk of task.state_dir".to_owned())
+            }
+            Self::SpoolFull { .. } => Some(
+                "raise spool.max_size or free space, or slow the source down with its setting \
+                 snapshot_egress_limit_bytes, or set spool.on_full to \"throttle\""
+                    .to_owned(),
+            ),
             Self::Unsettled { file, .. } => {
                 let file = file.display();
                 Some(format!(
@@ -180,6 +215,9 @@ impl TaskError {
                 _ => Exit::Unavailable,
             },
             Self::Undrained | Self::Moved => Exit::Temporary,
+            Self::Spool(_) | Self::Spooling(_) | Self::Unspooling(_) | Self::SpoolFull { .. } => {
+                Exit::Io
+            }
             Self::Stuck | Self::Panicked(_) => Exit::Internal,
         }
     }
@@ -236,7 +274,6 @@ fn target_exit(error: &TargetError) -> Exit {
         TargetError::Lost { .. }
         | TargetError::Silent { .. }
         | TargetError::Unready { .. }
-        | TargetError::TakenOver { .. }
         | TargetError::Vanished { .. }
         | TargetError::Replaced { .. } => Exit::Unavailable,
         TargetError::Refused { .. } => Exit::BadInput,
@@ -244,7 +281,7 @@ fn target_exit(error: &TargetError) -> Exit {
         | TargetError::Cluster { .. }
         | TargetError::TooOld { .. }
         | TargetError::Overlap { .. } => Exit::Config,
-        TargetError::Conflict { .. } => Exit::CannotCreate,
+        TargetError::Conflict { .. } | TargetError::TakenOver { .. } => Exit::CannotCreate,
         TargetError::Record { .. } => Exit::Protocol,
         TargetError::DeadLetter { .. } | TargetError::Spill(_) => Exit::Io,
     }

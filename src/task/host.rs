@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A failure "for good" is one that trying again at once does not mend, such as a wrong password. Somebody may mend it
-//! at the server, so as long as the process lives for other tasks' sake it is tried again now and then.
+//! at the server, so as long as the process lives for other tasks' sake it is tried again now and then; but not a task
+//! that another process has taken over, which would take it back and forth.
 
 use std::any::Any;
 use std::future::{Future, pending};
@@ -170,6 +171,11 @@ where
             }
             // It never gives up: there is no limit.
             let wait = backoff.failed(Instant::now()).unwrap_or(RESTARTS.max);
+            let wait = match failure.is_displaced() {
+                // As long as the others go on.
+                true => Duration::MAX,
+                false => wait,
+            };
             match self.pause(&failure, wait, stop.clone()).await {
                 Paused::Over => self.hosted.reporter.restarted(),
                 Paused::Stopped => return Ok(()),
@@ -201,8 +207,12 @@ where
                 return Paused::Nobody;
             }
         }
-        error!(log, "task ended by an error, it is started again later";
-            fields::ERROR => chain(failure), fields::WAIT_MS => millis(wait), fields::Hint(failure.hint()));
+        match failure.is_displaced() {
+            true => error!(log, "task ended, another process goes on with it";
+                fields::ERROR => chain(failure), fields::Hint(failure.hint())),
+            false => error!(log, "task ended by an error, it is started again later";
+                fields::ERROR => chain(failure), fields::WAIT_MS => millis(wait), fields::Hint(failure.hint())),
+        }
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop != Stop::Run) => Paused::Stopped,

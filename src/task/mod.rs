@@ -4,6 +4,7 @@
 //! the source still has what came since, and else with a full sync, which overwrites in place.
 
 mod applier;
+mod backlog;
 mod backoff;
 mod barrier;
 mod context;
@@ -36,7 +37,7 @@ use crate::process::Stop;
 pub use error::{TaskError, chain};
 pub use host::{Hosted, host};
 pub use preflight::{Finding, Grade, Preflight, TypeForm, preflight};
-pub use report::{Flow, Lag, LastError, PerSecond, Report, Server};
+pub use report::{Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport};
 pub use reporter::{Reporter, Stage};
 pub use settle::{Settling, failed, forget, records};
 pub use status::Phase;

@@ -23,8 +23,10 @@ use crate::logging::fields;
 use crate::source::dragonfly::{
     self, Flow, Master, Monitor, Registered, Resuming, Session, Start, Syncing,
 };
+use crate::spool::{Identity, Outlet, Spool};
 use crate::target::{Control, Fence, Fenced, Ownership, Profile, Settings, Stored, Taken, Writer};
 
+use super::backlog::Backlog;
 use super::barrier::Barrier;
 use super::context::{Context, Losses};
 use super::error::TaskError;
@@ -35,7 +37,8 @@ use super::status::{Phase, Status};
 /// Both ends reached, nothing moving yet.
 pub(super) struct Opened {
     pub(super) context: Arc<Context>,
-    pub(super) flows: Vec<(Flow, Writer)>,
+    pub(super) flows: Vec<(Flow, Writer, Outlet)>,
+    pub(super) spool: Spool,
     pub(super) begun: Begun,
     pub(super) monitor: Monitor,
     pub(super) source: dragonfly::Settings,
@@ -147,7 +150,20 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
 
     let stored = taken.as_ref().map(|taken| &taken.stored);
     let wanted = resumable(stored, ownership.is_same_mapping(), &master);
-    let (registration, decided) = register(session, &source, wanted).await?;
+    let identity = Identity {
+        master: master.id.clone(),
+        flows: master.flows,
+    };
+    let mut backlog = None;
+    if let Ok(lsns) = &wanted {
+        backlog = Some(Backlog::resumed(setup, identity.clone(), lsns).await?);
+    }
+    let next = backlog.as_ref().map(Backlog::next).transpose()?;
+    let (registration, decided) = register(session, &source, wanted, next).await?;
+    let backlog = match backlog.filter(|_| decided.is_ok()) {
+        Some(backlog) => backlog,
+        None => Backlog::empty(task, identity).await?,
+    };
     let began = match &decided {
         Ok(lsns) => format!("resumed at {}", positions(lsns)),
         Err(reason) => format!("full sync, since {reason}"),
@@ -199,7 +215,13 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     }
     Ok(Opened {
         context,
-        flows: flows.into_iter().zip(writers).collect(),
+        flows: flows
+            .into_iter()
+            .zip(writers)
+            .zip(backlog.outlets)
+            .map(|((flow, writer), outlet)| (flow, writer, outlet))
+            .collect(),
+        spool: backlog.spool,
         begun,
         monitor,
         source,
@@ -217,13 +239,16 @@ async fn register(
     session: Session,
     source: &dragonfly::Settings,
     wanted: Result<Vec<u64>, Reason>,
+    next: Option<Vec<u64>>,
 ) -> Result<(Registration, Result<Vec<u64>, Reason>), TaskError> {
     let lsns = match wanted {
         Ok(lsns) => lsns,
         Err(reason) => return Ok((Registration::ToDo(session), Err(reason))),
     };
     let master = session.master().clone();
-    match session.register(&Start::Resume(lsns.clone())).await? {
+    // What is in the spool need not come again.
+    let next = next.unwrap_or_else(|| lsns.clone());
+    match session.register(&Start::Resume(next)).await? {
         granted @ Registered::Resumable(_) => Ok((Registration::Done(granted), Ok(lsns))),
         full @ Registered::Full(_) => {
             let flows = (0..master.flows).collect();

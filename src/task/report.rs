@@ -63,6 +63,8 @@ pub struct Report {
     pub rates: PerSecond,
     /// How far the target is behind the source, by its slowest flow; none before stable sync.
     pub lag: Option<Lag>,
+    /// What waits on disk for the target; none while there is no session.
+    pub spool: Option<SpoolReport>,
     /// By flow number; empty while there is no session.
     pub flows: Vec<Flow>,
     /// How many times the source's positions were read into `flows` in this session.
@@ -119,6 +121,24 @@ pub struct Lag {
     pub entries: u64,
     /// Age of the oldest of them, milliseconds; with none: the time of the newest batch from receipt to reply.
     pub ms: u64,
+}
+
+/// What waits on disk for the target, and what was applied and is kept for a while.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SpoolReport {
+    /// On disk, bytes.
+    pub bytes: u64,
+    /// Of these, applied and kept for a target that comes back older.
+    pub kept_bytes: u64,
+    /// The most there may be, bytes.
+    pub max_bytes: u64,
+    /// Free on the file system, bytes, as far as known.
+    pub free_bytes: u64,
+    /// Age of the oldest entry that is not applied, milliseconds; none if all are.
+    pub oldest_ms: Option<i64>,
+    /// Flows that are read back from disk, because the target is slower than the source.
+    pub flows_behind: u32,
 }
 
 /// One flow.

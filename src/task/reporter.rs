@@ -16,7 +16,7 @@ use crate::logging::fields;
 
 use super::error::{TaskError, chain};
 use super::progress::resident_bytes;
-use super::report::{Flow, Lag, LastError, PerSecond, Report, Server};
+use super::report::{Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport};
 use super::status::{Phase, Status};
 
 /// How far a task has come, for whoever waits for that. Falls back when a session ends.
@@ -56,6 +56,7 @@ struct State {
     began: Option<String>,
     rates: PerSecond,
     lag: Option<Lag>,
+    spool: Option<SpoolReport>,
     last_error: Option<LastError>,
 }
 
@@ -121,6 +122,7 @@ impl Reporter {
             restarts: state.restarts,
             rates: state.rates,
             lag: state.lag,
+            spool: state.spool,
             last_error: state.last_error.clone(),
             began: state.began.clone(),
             memory_bytes: resident_bytes(),
@@ -200,6 +202,7 @@ impl Reporter {
             let mut state = self.state();
             state.sessions += 1;
             state.session = None;
+            state.spool = None;
         }
         self.enter(Phase::Connecting);
     }
@@ -230,10 +233,11 @@ impl Reporter {
     }
 
     /// What was measured last.
-    pub(super) fn measured(&self, rates: PerSecond, lag: Option<Lag>) {
+    pub(super) fn measured(&self, rates: PerSecond, lag: Option<Lag>, spool: Option<SpoolReport>) {
         let mut state = self.state();
         state.rates = rates;
         state.lag = lag;
+        state.spool = spool;
     }
 
     /// A session, or the task, ended by this.

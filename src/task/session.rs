@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use slog::{Logger, info};
+use slog::{Logger, info, warn};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::Task;
@@ -27,10 +27,12 @@ use crate::source::dragonfly::{
     self, Acknowledger, FailedFlow, Monitor, ReadSettings, SnapshotEnded, SourceError, Stable,
     Syncing,
 };
+use crate::spool::{Full, Spool};
 
 use super::applier::{Applier, FlowEnd};
+use super::backlog::{self, Fed, feed};
 use super::context::Context;
-use super::error::TaskError;
+use super::error::{TaskError, chain};
 use super::lag::LagMeter;
 use super::millis;
 use super::opening::{Begun, Opened, open};
@@ -60,6 +62,7 @@ pub(super) enum SessionEnd {
 enum Part {
     Reader(Result<(), FailedFlow>),
     Applier(FlowEnd, Acknowledger),
+    Fed(Fed),
     Stable(Box<Stable>),
 }
 
@@ -82,9 +85,10 @@ pub(super) async fn run(
         opened = Box::pin(open(setup)) => opened?,
         _ = stopping.wait_for(|stop| *stop != Stop::Run) => return Ok(SessionEnd::Stopped),
     };
-    let mut running = Running::start(setup, opened, stop.clone());
+    let mut running = Running::start(setup, opened, stop.clone())?;
     let end = running.coordinate(stop, reached_stable).await;
     setup.terminal.show(None);
+    running.close().await;
     end
 }
 
@@ -97,6 +101,12 @@ struct Running<'a> {
     ended: mpsc::Receiver<SnapshotEnded>,
     tokens: Vec<SnapshotEnded>,
     syncing: Option<Syncing>,
+    /// What stands between readers and appliers. Dropped after them.
+    spool: Option<Spool>,
+    /// Tells the readers that what comes cannot be kept.
+    letting_go: watch::Sender<bool>,
+    /// Why.
+    full: Option<Full>,
     /// Flows go on where they were, and STARTSTABLE is not confirmed yet.
     resuming: bool,
     stable: Option<Box<Stable>>,
@@ -109,10 +119,15 @@ struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    fn start(setup: &'a Setup<'a>, opened: Opened, stop: watch::Receiver<Stop>) -> Self {
+    fn start(
+        setup: &'a Setup<'a>,
+        opened: Opened,
+        stop: watch::Receiver<Stop>,
+    ) -> Result<Self, TaskError> {
         let Opened {
             context,
             flows,
+            spool,
             begun,
             monitor,
             source,
@@ -127,17 +142,29 @@ impl<'a> Running<'a> {
         let threshold = settings::threshold(&setup.task, count);
         let mut read = ReadSettings::new(setup.task.state_dir.clone(), threshold);
         read.clock_offset_ms = context.status.clock_offset_ms.clone();
-        for (flow, writer) in flows {
+        let letting_go = watch::Sender::new(false);
+        for (flow, writer, outlet) in flows {
             let number = flow.flow();
             let (reader, acknowledger) = flow.split();
             let (batches, received) = mpsc::channel(BATCHES_AHEAD);
-            let budget = Budget::new(settings::reading(&setup.task, count));
+            // Only what is on its way into the spool, which has a budget of its own.
+            let budget = Budget::new(settings::arriving(&setup.task, count));
+            let inlet = spool.inlet(number).map_err(TaskError::Spool)?;
+            let on_full = setup.task.spool.on_full;
+            parts.spawn(async move {
+                let fed = Box::pin(feed(received, inlet, on_full)).await?;
+                Ok(Part::Fed(fed))
+            });
             let read = read.clone();
             let ended = ended_sender.clone();
             let mut stop = stop.clone();
+            let mut let_go = letting_go.subscribe();
             let stopped = async move {
-                // The sender outlives every session.
-                let _ = stop.wait_for(|stop| *stop != Stop::Run).await;
+                tokio::select! {
+                    // The senders outlive every part.
+                    _ = stop.wait_for(|stop| *stop != Stop::Run) => {}
+                    _ = let_go.wait_for(|let_go| *let_go) => {}
+                }
             };
             parts.spawn(async move {
                 let read = Box::pin(reader.run(batches, ended, budget, read, stopped)).await;
@@ -150,7 +177,7 @@ impl<'a> Running<'a> {
                 applier.resumes_at(*next);
             }
             parts.spawn(async move {
-                let (end, acknowledger) = Box::pin(applier.run(received)).await?;
+                let (end, acknowledger) = Box::pin(applier.run(outlet)).await?;
                 Ok(Part::Applier(end, acknowledger))
             });
         }
@@ -171,9 +198,12 @@ impl<'a> Running<'a> {
                 None
             }
         };
-        Self {
+        Ok(Self {
             setup,
             resuming: resumed.is_some(),
+            spool: Some(spool),
+            letting_go,
+            full: None,
             parts,
             ended,
             tokens: Vec::with_capacity(count as usize),
@@ -185,7 +215,7 @@ impl<'a> Running<'a> {
             rates: Rates::default(),
             started: now,
             context,
-        }
+        })
     }
 
     async fn coordinate(
@@ -276,11 +306,39 @@ impl<'a> Running<'a> {
                 self.appliers_left = self.appliers_left.saturating_sub(1);
                 self.done.push(acknowledger);
             }
+            Part::Fed(Fed::Whole) => {}
+            Part::Fed(Fed::Full(full)) => self.let_go(full)?,
             // A reader that ends without an error was stopped, or lost its applier: that one's
             // result says why.
             Part::Reader(read) => read.map_err(|failed| failed.cause)?,
         }
         Ok(())
+    }
+
+    /// The spool is full: what is in it is applied, and then everything is copied again. In a snapshot that would only
+    /// fill it again.
+    fn let_go(&mut self, full: Full) -> Result<(), TaskError> {
+        let in_snapshot = self.setup.reporter.phase() == Phase::Snapshot;
+        if in_snapshot {
+            return Err(TaskError::SpoolFull { full, in_snapshot });
+        }
+        if self.full.replace(full).is_none() {
+            warn!(self.setup.log, "the spool is full, letting go of the source and applying what is there";
+                fields::REASON => full.to_string());
+        }
+        self.letting_go.send_replace(true);
+        Ok(())
+    }
+
+    /// Ends all parts, then the spool, which has to be closed before another session opens it.
+    async fn close(mut self) {
+        self.parts.shutdown().await;
+        if let Some(spool) = self.spool.take() {
+            let finished = spawn_blocking(move || spool.finish()).await;
+            if let Ok(Err(error)) = finished {
+                warn!(self.setup.log, "cannot write the rest of the spool"; fields::ERROR => chain(&error));
+            }
+        }
     }
 
     /// All appliers have ended, and everything they sent is answered. Nothing if a reader's error
@@ -296,7 +354,13 @@ impl<'a> Running<'a> {
                 self.context.flush(&global, db, &[], self.setup.log).await?;
                 Ok(Some(SessionEnd::FlushedEarly))
             }
-            None => Ok(stopping.then_some(SessionEnd::Stopped)),
+            None => match self.full {
+                Some(full) if !stopping => Err(TaskError::SpoolFull {
+                    full,
+                    in_snapshot: false,
+                }),
+                _ => Ok(stopping.then_some(SessionEnd::Stopped)),
+            },
         }
     }
 
@@ -360,9 +424,12 @@ impl<'a> Running<'a> {
             sessions: self.setup.reporter.sessions(),
         };
         self.rates.look(now, moment.totals);
+        let offset = self.context.status.clock_offset_ms.load(Ordering::Relaxed);
+        let spool = self.spool.as_ref();
+        let spool = spool.map(|spool| backlog::report(spool, &self.setup.task, offset));
         self.setup
             .reporter
-            .measured(self.rates.recent(), moment.lag);
+            .measured(self.rates.recent(), moment.lag, spool);
         moment
     }
 

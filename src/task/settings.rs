@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  limits.memory / flows = one flow's part:
-//!    1/2  read and not yet handed to the writer
+//!    1/2  in the spool's memory: read and not yet handed to the writer, or being written
 //!    1/4  handed to the writer and not yet answered for
 //!    1/4  one value, command or compressed blob being put together
 //! ```
@@ -109,9 +109,14 @@ fn part(task: &Task, flows: u32) -> usize {
     usize::try_from(task.limits.memory / u64::from(flows.max(1))).unwrap_or(usize::MAX)
 }
 
-/// Bytes a flow may have read and not yet handed to its writer.
+/// Bytes a flow may have in its spool's memory.
 pub(super) fn reading(task: &Task, flows: u32) -> u64 {
     (part(task, flows) / 2).max(LEAST) as u64
+}
+
+/// Bytes a flow may have read and not yet handed to the spool.
+pub(super) fn arriving(task: &Task, flows: u32) -> u64 {
+    (part(task, flows) / 8).max(LEAST) as u64
 }
 
 /// Bytes from which on a value of a flow goes to a file.

@@ -3,27 +3,13 @@
 //! Each test says which way was taken: a full sync would end in the same state, and prove nothing.
 
 use crate::df2redis::Task;
-use crate::support::{Client, RedisServer, SimulatedDragonfly, compare, eventually};
+use crate::scenarios::{kills_lose_and_repeat_nothing, unrepeatable as write};
+use crate::support::{RedisServer, SimulatedDragonfly, compare, eventually};
 use nix::sys::signal::Signal;
 
 /// A source that clients can write to, and that a task can leave.
 fn source() -> SimulatedDragonfly {
     SimulatedDragonfly::options().backing_store().start()
-}
-
-/// Writes that make a difference when they are lost or repeated, on a few keys of three databases.
-fn write(client: &mut Client, round: usize) {
-    let n = (round % 7).to_string();
-    let key = |name: &str| format!("{name}:{n}");
-    client.ok(&["SELECT", &(round % 3).to_string()]);
-    client.ok(&["INCR", &key("count")]);
-    client.ok(&["APPEND", &key("text"), &format!("{round} ")]);
-    client.ok(&["RPUSH", &key("list"), &round.to_string()]);
-    client.ok(&["LPOP", &key("list2")]);
-    client.ok(&["RPUSH", &key("list2"), "a", &round.to_string()]);
-    client.ok(&["HINCRBY", &key("hash"), "field", "3"]);
-    client.ok(&["ZINCRBY", &key("zset"), "0.1", "member"]);
-    client.ok(&["RENAME", &key("text"), &key("text")]);
 }
 
 #[track_caller]
@@ -55,33 +41,12 @@ fn a_restart_goes_on_where_the_target_is() {
 #[test]
 fn kills_under_load_lose_and_repeat_nothing() {
     let (source, target) = (source(), RedisServer::start());
-    let task = Task::between(&source.address(), &target.address());
-    let mut client = source.client();
-    task.start_stable().stop();
-    let mut round = 0;
-    for kill in 0..12 {
-        let mut running = task.start();
-        running.wait_stable();
-        assert_eq!(running.count_logged("resuming where the target is"), 1);
-        // So that what was sent is on its way when it is killed.
-        for _ in 0..40 + kill * 7 {
-            write(&mut client, round);
-            round += 1;
-        }
-        running.signal(Signal::SIGKILL);
-        drop(running);
-        write(&mut client, round);
-        round += 1;
+    kills_lose_and_repeat_nothing(&source, &target, 12, || {
         // A real master has noticed long before anybody starts it again.
         eventually("the source has noticed", || source.replicas() == 0);
         let _ = source.take_violations();
-    }
-    let mut running = task.start();
-    running.wait_stable();
-    source.wait_acked();
-    equal(&source, &target);
+    });
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 13));
-    running.stop();
 }
 
 #[test]

@@ -8,6 +8,7 @@
 
 use crate::df2redis::Task;
 use crate::support::{Client, RedisServer, compare, eventually};
+use nix::sys::signal::Signal;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
@@ -379,4 +380,58 @@ pub fn a_copy_under_writes(
     let lines = std::fs::read_to_string(task.log_path()).expect("a log");
     assert!(!lines.contains("WARN"), "{lines}");
     assert_eq!(lines.matches("full sync started").count(), 1, "one session");
+}
+
+/// Writes that make a difference when they are lost or repeated, on a few keys of three databases.
+pub fn unrepeatable(client: &mut Client, round: usize) {
+    let n = (round % 7).to_string();
+    let key = |name: &str| format!("{name}:{n}");
+    client.ok(&["SELECT", &(round % 3).to_string()]);
+    client.ok(&["INCR", &key("count")]);
+    client.ok(&["APPEND", &key("text"), &format!("{round} ")]);
+    client.ok(&["RPUSH", &key("list"), &round.to_string()]);
+    client.ok(&["LPOP", &key("list2")]);
+    client.ok(&["RPUSH", &key("list2"), "a", &round.to_string()]);
+    client.ok(&["HINCRBY", &key("hash"), "field", "3"]);
+    client.ok(&["ZINCRBY", &key("zset"), "0.1", "member"]);
+    client.ok(&["RENAME", &key("text"), &key("text")]);
+}
+
+/// Kills the program again and again while it is followed by writes that are not safe to repeat. `killed` waits until
+/// the source knows.
+#[track_caller]
+pub fn kills_lose_and_repeat_nothing(
+    source: &impl Source,
+    target: &RedisServer,
+    kills: usize,
+    killed: impl Fn(),
+) {
+    let address = format!("127.0.0.1:{}", source.port());
+    let task = Task::between(&address, &target.address());
+    let mut client = Client::connect(source.port());
+    task.start_stable().stop();
+    let mut round = 0;
+    for kill in 0..kills {
+        let mut running = task.start();
+        running.wait_stable();
+        assert_eq!(running.count_logged("resuming where the target is"), 1);
+        // So that what was sent is on its way when it is killed.
+        for _ in 0..40 + kill * 7 {
+            unrepeatable(&mut client, round);
+            round += 1;
+        }
+        running.signal(Signal::SIGKILL);
+        drop(running);
+        unrepeatable(&mut client, round);
+        round += 1;
+        killed();
+    }
+    let mut running = task.start();
+    running.wait_stable();
+    assert_eq!(running.count_logged("resuming where the target is"), 1);
+    unrepeatable(&mut client, round);
+    eventually("an equal copy", || {
+        compare(source.oracle(), target.port()).is_empty()
+    });
+    running.stop();
 }

@@ -107,6 +107,33 @@ fn a_terminal_shows_a_bar_in_the_snapshot_and_the_lag_afterwards() {
 }
 
 #[test]
+fn a_full_report_is_logged_on_request() {
+    let source = SimulatedDragonfly::start();
+    let target = RedisServer::start();
+    let task = Task::between(&source.address(), &target.address());
+    let mut running = task.start_stable();
+    for n in 0..10 {
+        source.journal(0, ["SET", "k", &n.to_string()]);
+    }
+    source.wait_acked();
+    running.signal(Signal::SIGUSR2);
+    let line = running.wait_logged("INFO status, ");
+    for part in [
+        "task: copy",
+        "phase: stable sync",
+        "entries: 10",
+        "sessions: 1",
+    ] {
+        assert!(line.contains(part), "{part:?} in {line}");
+    }
+    let flow = source.flow_of("k");
+    let line = running.wait_logged(&format!("INFO status of a flow, flow: {flow}"));
+    assert!(line.contains("position: 11"), "{line}");
+    assert!(!running.log().contains("stopping"), "{}", running.log());
+    running.stop();
+}
+
+#[test]
 fn the_log_tells_each_phase_and_a_summary_every_ten_seconds() {
     let source = SimulatedDragonfly::options()
         .dataset(Dataset::strings(1000, 100))

@@ -153,8 +153,8 @@ fn a_large_value_takes_disk_and_not_memory() {
     });
     running.is_modest();
     eventually(
-        "only lock, last status and control socket are left of it",
-        || fs::read_dir(running.state()).is_ok_and(|dir| dir.count() == 3),
+        "only lock, last status, control socket and spool are left of it",
+        || fs::read_dir(running.state()).is_ok_and(|dir| dir.count() == 4),
     );
     running.stops();
 }

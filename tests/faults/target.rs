@@ -199,3 +199,29 @@ fn a_target_that_comes_back_empty_is_filled_again() {
     ]);
     running.stops();
 }
+
+#[test]
+fn a_second_process_takes_over_and_the_first_one_ends_with_73_and_says_by_whom() {
+    let (source, target) = (source(), RedisServer::start());
+    let mut first = Task::between(&source, &target).start();
+    first.follows(1);
+    let mut second = Task::between(&source, &target).start();
+    // Nothing is written meanwhile: the first one notices when it keeps its connections alive.
+    let by = format!("process {} on host ", second.pid());
+    let ended = first.ended();
+    ended.with(
+        73,
+        &[
+            "another process of this task has taken over the target",
+            &target.address(),
+            &by,
+            "only one process can run a task",
+        ],
+    );
+    let mut writer = source.client();
+    for n in 0..300 {
+        writer.ok(&["INCR", &format!("n:{}", n % 7)]);
+    }
+    second.ends_equal(&source, &target);
+    second.stops();
+}

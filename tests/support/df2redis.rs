@@ -70,11 +70,20 @@ impl Task {
         let names = entries.into_iter().flatten().flatten();
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
         let is_usual = |name: &String| {
-            [".lock", ".status.json", ".sock"]
+            [".lock", ".status.json", ".sock", "spool"]
                 .iter()
                 .any(|end| name.ends_with(end))
         };
         names.filter(|name| !is_usual(name)).collect()
+    }
+
+    /// Bytes in the files of the task's spool.
+    #[must_use]
+    pub fn spooled_bytes(&self) -> u64 {
+        let entries = fs::read_dir(self.dir.path().join("state/spool").join(&self.name));
+        let entries = entries.into_iter().flatten().flatten();
+        let sizes = entries.map(|entry| entry.metadata().map_or(0, |about| about.len()));
+        sizes.sum()
     }
 
     /// The command that runs the task, its file written.
@@ -298,6 +307,11 @@ impl Df2redis {
         let status = status.expect("just seen");
         assert_eq!(status.signal(), None, "{status}");
         status.code().expect("an exit code")
+    }
+
+    /// Waits until a signal has ended it.
+    pub fn wait_killed(&mut self) {
+        let _ = self.child.wait();
     }
 
     /// Stops it as an operator does, who expects it to end well within 10 s.

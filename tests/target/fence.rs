@@ -1,12 +1,16 @@
 //! The fence and the positions, against real servers: who may write, what is stored with it, and what is seen of
 //! everything that happens to either.
 
+use std::task::Poll;
+use std::time::Duration;
+
 use df2redis::target::{
-    Control, ErrorPolicy, Failed, Fence, Fenced, Kind, Limits, Settings, Stored, TargetError,
-    Tolerate, Writer,
+    Conflict, Control, ErrorPolicy, Failed, Fence, Fenced, Kind, Limits, Ownership, Settings,
+    Stored, TargetError, Tolerate, Writer,
 };
 
 use crate::held_link::HeldLink;
+use crate::ownership::{owned, wanted};
 use crate::server::{Server, drive_once, entry, push, record, settled};
 use crate::support::eventually;
 
@@ -390,6 +394,31 @@ async fn what_somebody_does_to_the_tasks_own_keys_is_seen_with_the_next_transact
 }
 
 #[tokio::test]
+async fn positions_do_not_outlive_the_claim_they_belong_to() {
+    let server = Server::start();
+    let settings = server.settings();
+    let mut control = Control::connect(&settings).await.unwrap();
+    for (mapping, same, expected) in [
+        ("0=0", true, stable(&[0])),
+        ("0=0", true, stable(&[0])),
+        ("0=1", false, Stored::Snapshot),
+    ] {
+        if server.ask::<u64>(&["EXISTS", POSITION]) == 0 {
+            let mut wanted = wanted(owned(&[0], "*"), Conflict::Overwrite);
+            wanted.mapping = mapping.to_owned();
+            let establishing = Ownership::establish(&mut control, &settings, wanted, 1);
+            establishing.await.unwrap();
+            follow_over(&server, &settings, ErrorPolicy::Stop).await;
+        }
+        let mut wanted = wanted(owned(&[0], "*"), Conflict::Overwrite);
+        wanted.mapping = mapping.to_owned();
+        let establishing = Ownership::establish(&mut control, &settings, wanted, 1);
+        assert_eq!(establishing.await.unwrap().is_same_mapping(), same);
+        assert_eq!(taken(&server).await.1, expected);
+    }
+}
+
+#[tokio::test]
 async fn a_position_that_is_not_the_one_that_was_read_is_not_gone_on_from() {
     let server = Server::start();
     for (stored, what) in [
@@ -477,6 +506,46 @@ async fn a_full_target_is_waited_for_behind_the_fence_and_every_entry_counts_onc
     }
     assert_eq!(server.ask::<u64>(&["GET", "n"]), lsn);
     assert_eq!(taken_position(&server), lsn);
+}
+
+#[tokio::test]
+async fn a_control_transaction_that_was_given_up_swallows_nothing_that_comes_later() {
+    let server = Server::start();
+    let Following {
+        mut control, fence, ..
+    } = follow(&server).await;
+    let mut refused = 0;
+    for polls in 1u64.. {
+        let lsns = [polls];
+        let mut moving = Box::pin(fence.move_all(&mut control, &lsns));
+        let mut left = polls;
+        let moved = std::future::poll_fn(|cx| match moving.as_mut().poll(cx) {
+            Poll::Ready(moved) => Poll::Ready(Some(moved)),
+            Poll::Pending if left == 1 => Poll::Ready(None),
+            Poll::Pending => {
+                left -= 1;
+                Poll::Pending
+            }
+        });
+        let moved = tokio::time::timeout(Duration::from_secs(60), moved).await;
+        let moved = moved.expect("moved within 60 s");
+        drop(moving);
+        if let Some(moved) = moved {
+            moved.unwrap();
+            break;
+        }
+        // Either it is usable, or it says that it is not: it never answers for what it has not done.
+        match fence.move_all(&mut control, &[1_000]).await {
+            Ok(()) => assert_eq!(taken_position(&server), 1_000),
+            Err(error) => {
+                let said = df2redis::task::chain(&error);
+                assert!(said.contains("a transaction was left open"), "{said}");
+                refused += 1;
+                control = Control::connect(&server.settings()).await.unwrap();
+            }
+        }
+    }
+    assert!(refused > 0, "none was given up within its transaction");
 }
 
 #[tokio::test]

@@ -143,6 +143,18 @@ fn movement(lines: &mut Lines, report: &Report) {
         let text = format!("{entries} entries, {} ms, flow {}", lag.ms, lag.flow);
         lines.row("lag", &text);
     }
+    if let Some(spool) = &report.spool {
+        let (bytes, most) = (BinaryBytes(spool.bytes), BinaryBytes(spool.max_bytes));
+        let mut text = format!("{bytes} of {most}");
+        // Writing to a string does not fail.
+        if let Some(oldest) = spool.oldest_ms {
+            let _ = write!(text, ", oldest entry {oldest} ms");
+        }
+        if spool.flows_behind > 0 {
+            let _ = write!(text, ", the target is slower than the source");
+        }
+        lines.row("spool", &text);
+    }
     let per_second = |rate: f64| HumanCount(rate.round() as u64);
     let bytes = BinaryBytes(report.rates.bytes.round() as u64);
     let rate = match report.phase {

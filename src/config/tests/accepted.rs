@@ -26,6 +26,14 @@ fn the_smallest_file_gets_every_default() {
     assert_eq!(task.policy.on_unsupported.command, Reaction::Stop);
     assert_eq!(task.policy.on_member_expiry, MemberExpiry::Drop);
     assert_eq!(task.limits.memory, 64 << 20);
+    let expected = Spool {
+        max_size: 10 << 30,
+        min_free: 1 << 30,
+        keep: Duration::from_secs(60),
+        sync: SpoolSync::Interval,
+        on_full: OnFull::Disconnect,
+    };
+    assert_eq!(task.spool, expected);
     assert_eq!(task.retry.initial, Duration::from_millis(200));
     assert_eq!(task.retry.max, Duration::from_secs(30));
     assert_eq!(task.retry.max_elapsed, None);
@@ -84,6 +92,12 @@ on_unsupported = { json = "skip", command = "stop" }
 on_member_expiry = "stop"
 [limits]
 memory = "1GiB"
+[spool]
+max_size = "64MiB"
+min_free = "0B"
+keep = "0s"
+sync = "always"
+on_full = "throttle"
 [retry]
 initial = "1s"
 max = "1s"
@@ -133,6 +147,14 @@ console = "never"
     assert_eq!(task.policy.on_unsupported.bloom, Reaction::Stop);
     assert_eq!(task.policy.on_member_expiry, MemberExpiry::Stop);
     assert_eq!(task.limits.memory, 1 << 30);
+    let expected = Spool {
+        max_size: 64 << 20,
+        min_free: 0,
+        keep: Duration::ZERO,
+        sync: SpoolSync::Always,
+        on_full: OnFull::Throttle,
+    };
+    assert_eq!(task.spool, expected);
     assert_eq!(task.retry.max_elapsed, Some(Duration::from_secs(3_600)));
     assert_eq!(task.log.dir, Path::new("/srv/log"));
     assert_eq!(task.log.level, Severity::Debug);

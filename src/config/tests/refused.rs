@@ -77,7 +77,7 @@ fn a_misspelt_key_or_table_is_refused_with_the_likely_one() {
     assert_eq!(
         complaints(&format!("zebra = 1\naddress = 2\n{LEAST}")),
         [
-            "orders.toml:1:1: zebra: unknown key, expected one of the tables task, source, target, filter, policy, limits, retry, log",
+            "orders.toml:1:1: zebra: unknown key, expected one of the tables task, source, target, filter, policy, limits, spool, retry, log",
             "orders.toml:2:1: address: unknown key here, it belongs into [source]",
         ]
     );
@@ -176,7 +176,7 @@ fn a_value_that_means_nothing_is_refused_with_what_would() {
     );
     assert_eq!(
         complaints(
-            "[source]\ntype = \"redis\"\naddress = \"df\"\nannounce_ip = \"me\"\nannounce_port = 0\n[target]\ntype = \"redis-cluster\"\naddress = \"::1:6379\"\ndb_map = { a = 1, \"1\" = \"2\" }\n[limits]\nmemory = \"1MiB\"\n"
+            "[source]\ntype = \"redis\"\naddress = \"df\"\nannounce_ip = \"me\"\nannounce_port = 0\n[target]\ntype = \"redis-cluster\"\naddress = \"::1:6379\"\ndb_map = { a = 1, \"1\" = \"2\" }\n[limits]\nmemory = \"1MiB\"\n[spool]\nmax_size = \"1MiB\"\nkeep = \"2days\"\nsync = \"allways\"\non_full = \"drop\"\n"
         ),
         [
             "orders.toml:2:8: source.type: \"redis\" is not known here, expected \"dragonfly\"",
@@ -188,6 +188,10 @@ fn a_value_that_means_nothing_is_refused_with_what_would() {
             "orders.toml:9:12: target.db_map.a: is not a database number, expected \"source\" = target, such as \"0\" = 1",
             "orders.toml:9:25: target.db_map.1: is a string, expected a number from 0 to 2147483646",
             "orders.toml:11:10: limits.memory: \"1MiB\" is too small, expected at least \"16MiB\"",
+            "orders.toml:13:12: spool.max_size: \"1MiB\" is too small, expected at least \"64MiB\"",
+            "orders.toml:14:8: spool.keep: \"2days\" is out of range, expected a duration from \"0s\" to \"1day\"",
+            "orders.toml:15:8: spool.sync: \"allways\" is not one of \"interval\", \"always\", \"never\", did you mean \"always\"?",
+            "orders.toml:16:11: spool.on_full: \"drop\" is not known here, expected one of \"disconnect\", \"throttle\"",
         ]
     );
 }

@@ -156,7 +156,7 @@ fn a_second_attempt_in_the_same_process_is_refused_and_takes_nothing_away() {
 #[test]
 fn of_processes_that_race_exactly_one_wins_and_nothing_is_left() {
     const RACERS: usize = 4;
-    const ROUNDS: usize = 50;
+    const ROUNDS: usize = 1_000;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pid");
     let mut racers: Vec<Other> = (0..RACERS).map(|_| other("race", &path)).collect();

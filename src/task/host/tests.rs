@@ -13,6 +13,8 @@ use crate::task::Stage;
 enum Act {
     Panic,
     Fail,
+    /// Another process takes the task over.
+    Displaced,
     /// Ends well when told to drain.
     Run,
     /// Heeds no drain, and ends undrained when told to end at once.
@@ -100,6 +102,10 @@ async fn act(
             db: 0,
             cause: "as told".to_owned(),
         }),
+        Act::Displaced => Err(TaskError::Target(crate::target::TargetError::TakenOver {
+            addr: "b:2".to_owned(),
+            holder: "PID 7 on another host".to_owned(),
+        })),
         Act::Run => {
             reporter.enter(Phase::Stable);
             let _ = stop.wait_for(|stop| *stop >= Stop::Drain).await;
@@ -162,6 +168,17 @@ async fn a_task_that_fails_for_good_is_tried_again_while_another_runs() {
     let scene = Scene::of(&[&[Act::Fail, Act::Fail, Act::Run], &[Act::Run]]);
     let running = tokio::spawn(scene.run());
     scene.until(|scene| scene.starts(0) == 3).await;
+    scene.stop.send_replace(Stop::Drain);
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_another_process_has_taken_over_is_not_taken_back() {
+    let scene = Scene::of(&[&[Act::Displaced], &[Act::Run]]);
+    let running = tokio::spawn(scene.run());
+    scene.until(|scene| scene.starts(0) == 1).await;
+    sleep(RESTARTS.max * 100).await;
+    assert_eq!(scene.starts(0), 1);
     scene.stop.send_replace(Stop::Drain);
     running.await.unwrap().unwrap();
 }
