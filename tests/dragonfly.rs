@@ -23,6 +23,8 @@ mod preflight;
 mod resume;
 #[path = "dragonfly/scenarios.rs"]
 mod scenarios;
+#[path = "dragonfly/settle.rs"]
+mod settle;
 #[path = "dragonfly/spool.rs"]
 mod spool;
 #[path = "dragonfly/stop.rs"]

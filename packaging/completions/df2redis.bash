@@ -20,6 +20,9 @@ _df2redis() {
             df2redis,config)
                 cmd="df2redis__subcmd__config"
                 ;;
+            df2redis,forget)
+                cmd="df2redis__subcmd__forget"
+                ;;
             df2redis,help)
                 cmd="df2redis__subcmd__help"
                 ;;
@@ -28,6 +31,12 @@ _df2redis() {
                 ;;
             df2redis,replicate)
                 cmd="df2redis__subcmd__replicate"
+                ;;
+            df2redis,retry)
+                cmd="df2redis__subcmd__retry"
+                ;;
+            df2redis,skip)
+                cmd="df2redis__subcmd__skip"
                 ;;
             df2redis,status)
                 cmd="df2redis__subcmd__status"
@@ -53,6 +62,9 @@ _df2redis() {
             df2redis__subcmd__help,config)
                 cmd="df2redis__subcmd__help__subcmd__config"
                 ;;
+            df2redis__subcmd__help,forget)
+                cmd="df2redis__subcmd__help__subcmd__forget"
+                ;;
             df2redis__subcmd__help,help)
                 cmd="df2redis__subcmd__help__subcmd__help"
                 ;;
@@ -61,6 +73,12 @@ _df2redis() {
                 ;;
             df2redis__subcmd__help,replicate)
                 cmd="df2redis__subcmd__help__subcmd__replicate"
+                ;;
+            df2redis__subcmd__help,retry)
+                cmd="df2redis__subcmd__help__subcmd__retry"
+                ;;
+            df2redis__subcmd__help,skip)
+                cmd="df2redis__subcmd__help__subcmd__skip"
                 ;;
             df2redis__subcmd__help,status)
                 cmd="df2redis__subcmd__help__subcmd__status"
@@ -81,7 +99,7 @@ _df2redis() {
 
     case "${cmd}" in
         df2redis)
-            opts="-h -V --help --version replicate status stop wait log-level config help"
+            opts="-h -V --help --version replicate status stop wait log-level retry skip forget config help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -172,8 +190,30 @@ _df2redis() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        df2redis__subcmd__forget)
+            opts="-h -V --config --task-name --yes --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --task-name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         df2redis__subcmd__help)
-            opts="replicate status stop wait log-level config help"
+            opts="replicate status stop wait log-level retry skip forget config help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -214,6 +254,20 @@ _df2redis() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        df2redis__subcmd__help__subcmd__forget)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         df2redis__subcmd__help__subcmd__help)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -243,6 +297,34 @@ _df2redis() {
             return 0
             ;;
         df2redis__subcmd__help__subcmd__replicate)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        df2redis__subcmd__help__subcmd__retry)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        df2redis__subcmd__help__subcmd__skip)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -376,6 +458,50 @@ _df2redis() {
                     return 0
                     ;;
                 --ready-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        df2redis__subcmd__retry)
+            opts="-h -V --config --task-name --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --task-name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        df2redis__subcmd__skip)
+            opts="-h -V --config --task-name --all --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --task-name)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -29,8 +29,8 @@ pub enum Command {
     ///
     /// Runs until it is stopped: in the foreground, or with --daemon detached from terminal and session. SIGTERM, SIGINT
     /// (Ctrl-C) and SIGQUIT finish what is in flight, for at most task.shutdown_timeout, and end with exit code 0; a
-    /// second one ends at once. SIGHUP is ignored: a lost session does not end a task. Every start copies the whole
-    /// dataset again.
+    /// second one ends at once. SIGHUP is ignored: a lost session does not end a task. A start goes on where the target
+    /// is, if the source still has all that was written since; else it copies the whole dataset again.
     Replicate(Box<Replicate>),
     /// Show what tasks are doing
     ///
@@ -53,6 +53,23 @@ pub enum Command {
     /// Prints what each logs from now on. Exit code: 0 changed, 3 a task does not run, 4 unknown, 64 no such module; of
     /// several tasks the highest.
     LogLevel(LogLevel),
+    /// Run again what the target refused
+    ///
+    /// For a task that does not run. Runs each recorded entry again, exactly once and in their order, and says what
+    /// became of it. Exit code: 0 nothing is left, 65 one was refused again or cannot be repeated, 73 the task runs.
+    Retry(Retry),
+    /// Give up what the target refused
+    ///
+    /// For a task that does not run. Removes the records of the entries that are named, so that the task goes on
+    /// without them; without --all and ID only lists them. Exit code: 0 done, 64 no entry has such an ID, 73 the task
+    /// runs.
+    Skip(Skip),
+    /// Remove what a task keeps of itself on the target
+    ///
+    /// For a task that does not run, here or anywhere. Without --yes only lists its keys, df2redis:*:TASK: positions,
+    /// refused entries, claim and fence. What was copied stays, and the next start is a full sync. Exit code: 0 done, 73
+    /// the task runs.
+    Forget(Forget),
     /// Look at task files
     Config(ConfigArguments),
 }
@@ -197,6 +214,51 @@ pub enum WantedLevel {
     Default,
     /// This and everything more severe.
     Level(Severity),
+}
+
+/// Which one task, by its file and name.
+#[derive(Debug, Clone, Args)]
+pub struct OneTask {
+    /// The task file, or a directory whose *.toml are task files
+    #[arg(long, value_name = "PATH", default_value = "/etc/df2redis")]
+    pub config: PathBuf,
+    /// The task of this name, where there are several. For a task file that does not name its task: the name [default:
+    /// the file's name without .toml]
+    #[arg(long, value_name = "NAME")]
+    pub task_name: Option<String>,
+}
+
+/// Arguments of `retry`.
+#[derive(Debug, Args)]
+pub struct Retry {
+    /// Which task.
+    #[command(flatten)]
+    pub task: OneTask,
+}
+
+/// Arguments of `skip`.
+#[derive(Debug, Args)]
+pub struct Skip {
+    /// Which task.
+    #[command(flatten)]
+    pub task: OneTask,
+    /// All entries
+    #[arg(long, conflicts_with = "ids")]
+    pub all: bool,
+    /// The entry of this ID, as the list shows it; can be given several times
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
+}
+
+/// Arguments of `forget`.
+#[derive(Debug, Args)]
+pub struct Forget {
+    /// Which task.
+    #[command(flatten)]
+    pub task: OneTask,
+    /// Remove them
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// Arguments of `config`.

@@ -1,11 +1,15 @@
 //! Command line definitions, and one file per subcommand. Answers go to standard output, everything else to
 //! standard error; a reader that goes away ends nothing.
 
+mod alone;
 mod arguments;
 mod config;
+mod forget;
 mod log_level;
 mod replicate;
+mod retry;
 mod running;
+mod skip;
 mod status;
 mod stop;
 mod wait;
@@ -52,6 +56,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, prepared: io::Result<(
         Ok(Arguments {
             command: Command::LogLevel(arguments),
         }) => log_level::run(&arguments),
+        Ok(Arguments {
+            command: Command::Retry(arguments),
+        }) => retry::run(&arguments),
+        Ok(Arguments {
+            command: Command::Skip(arguments),
+        }) => skip::run(&arguments),
+        Ok(Arguments {
+            command: Command::Forget(arguments),
+        }) => forget::run(&arguments),
         Err(error) => {
             // Help and version are no errors, and go to standard output.
             let asked = !error.use_stderr();

@@ -16,13 +16,14 @@ pub enum Exit {
     Unknown,
     /// The command line is wrong.
     Usage,
-    /// What came from the source cannot be understood or copied.
+    /// What came from the source cannot be understood or copied, or the target refused it.
     BadInput,
     /// A server is not available, and it was said not to try again.
     Unavailable,
     /// A defect of df2redis.
     Internal,
-    /// Something cannot be created: a lock that somebody holds, a target that is not empty.
+    /// Something cannot be created: a lock that somebody holds, a target that is not empty; or another process has taken
+    /// over the task.
     CannotCreate,
     /// Reading or writing a file failed.
     Io,
@@ -90,13 +91,15 @@ impl Exit {
                 "status, stop, wait, log-level: unknown, no answer, or not allowed to ask"
             }
             Self::Usage => "wrong command line",
-            Self::BadInput => "the source sent what cannot be understood or copied",
+            Self::BadInput => {
+                "the source sent what cannot be understood or copied, or the target refused it"
+            }
             Self::Unavailable => {
                 "a server is not available; replicate: and retry.max_elapsed is over"
             }
             Self::Internal => "a defect of df2redis",
             Self::CannotCreate => {
-                "the task runs already, a file cannot be created, or the target is not empty"
+                "the task runs already or was taken over, a file cannot be created, or the target is not empty"
             }
             Self::Io => "reading or writing a file failed",
             Self::Temporary => "not now; the same later may succeed",

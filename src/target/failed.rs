@@ -27,7 +27,8 @@ use serde::{Deserialize, Serialize};
 use super::error::TargetError;
 use super::fence::Fence;
 use super::outgoing::Outgoing;
-use super::settings::{Control, text_of};
+use super::position::Names;
+use super::settings::{Control, Settings, text_of};
 
 /// Bytes of a command's words that are recorded; of one with more only the first words.
 const LIMIT: u64 = 1 << 20;
@@ -72,17 +73,9 @@ pub enum Retried {
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = |n: usize| self.words.get(n).map(Vec::as_slice).unwrap_or_default();
-        write!(
-            f,
-            "{} of key \"{}\" in database {} (flow {}, journal entry {}): {}",
-            word(0).escape_ascii(),
-            word(1).escape_ascii(),
-            self.db,
-            self.flow,
-            self.lsn,
-            self.answer
-        )
+        let (command, answer) = (self.command(), &self.answer);
+        let Self { flow, lsn, .. } = self;
+        write!(f, "{command} (flow {flow}, journal entry {lsn}): {answer}")
     }
 }
 
@@ -191,9 +184,35 @@ impl Failed {
         let read = fields.iter().map(|(id, json)| Self::read(id, json));
         let mut all = read.collect::<Result<Vec<_>, _>>()?;
         all.sort_by(|one, other| {
-            (one.flow, one.lsn, &one.id).cmp(&(other.flow, other.lsn, &other.id))
+            let place = |failed: &Self| (failed.flow, failed.lsn, failed.id.len());
+            // Of ids that begin alike the longer one has the higher number.
+            (place(one), &one.id).cmp(&(place(other), &other.id))
         });
         Ok(all)
+    }
+
+    /// Reads what is recorded, in the order of flows and LSNs, and leaves the fence alone: whoever holds it may
+    /// change the records at any time.
+    pub async fn recorded(
+        control: &mut Control,
+        settings: &Settings,
+    ) -> Result<Vec<Self>, TargetError> {
+        let names = Names::of(&settings.task);
+        control.select(settings.position_db).await?;
+        let read = cmd("HGETALL").arg(&names.failed).take();
+        let fields = control.ask("reading the failed entries", &read).await?;
+        Self::read_all(fields).map_err(|what| TargetError::Record {
+            addr: control.addr().to_owned(),
+            key: names.failed,
+            what,
+        })
+    }
+
+    /// The command in short: its name, its key and the database.
+    pub fn command(&self) -> String {
+        let word = |n: usize| self.words.get(n).map(Vec::as_slice).unwrap_or_default();
+        let (name, key) = (word(0).escape_ascii(), word(1).escape_ascii());
+        format!("{name} of key \"{key}\" in database {}", self.db)
     }
 
     /// The command that records it.
@@ -298,14 +317,24 @@ mod tests {
         let mut out = Outgoing::new();
         out.command(1, Some(0));
         out.word(b"X");
-        let places = [(1, 5, 0), (0, 100, 0), (0, 99, 1), (0, 99, 0), (1, 10, 0)];
+        let places = [
+            (1, 5, 0),
+            (0, 100, 0),
+            (0, 99, 10),
+            (0, 99, 2),
+            (0, 99, 0),
+            (1, 10, 0),
+        ];
         let fields = places.map(|place| {
             let failed = Failed::of(&out, 0, place, 0, b"ERR");
             (failed.id.clone().into_bytes(), failed.json().into_bytes())
         });
         let read = Failed::read_all(fields.into()).unwrap();
         let ids: Vec<_> = read.iter().map(|failed| failed.id.as_str()).collect();
-        assert_eq!(ids, ["0:99:0", "0:99:1", "0:100:0", "1:5:0", "1:10:0"]);
+        assert_eq!(
+            ids,
+            ["0:99:0", "0:99:2", "0:99:10", "0:100:0", "1:5:0", "1:10:0"]
+        );
     }
 
     proptest! {

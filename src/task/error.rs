@@ -77,7 +77,7 @@ pub enum TaskError {
     #[error("stopped before the target confirmed what was in flight")]
     Undrained,
     /// Entries that the target refused wait for an operator's word.
-    #[error("{count} entries that the target refused are not settled, the first: {first}")]
+    #[error("entries that the target refused are not settled: {count}, the first: {first}")]
     Unsettled {
         /// How many.
         count: usize,

@@ -21,6 +21,7 @@ mod report;
 mod reporter;
 mod session;
 mod settings;
+mod settle;
 mod status;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub use host::{Hosted, host};
 pub use preflight::{Finding, Grade, Preflight, TypeForm, preflight};
 pub use report::{Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport};
 pub use reporter::{Reporter, Stage};
+pub use settle::{Settling, failed, forget, records};
 pub use status::Phase;
 
 use backoff::Backoff;

@@ -45,7 +45,7 @@ const RECOMMENDED: &[Recommended] = &[
         since: 22,
         is_met: |value| at_least(value, TIMEOUT_MS),
         endangers: true,
-        risk: "a short stall ends the session, and a new full sync follows",
+        risk: "a short stall ends the session, and a full sync may follow",
         advice: "on the source: CONFIG SET replication_timeout 30000, or more",
     },
     Recommended {
