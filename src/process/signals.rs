@@ -36,10 +36,12 @@ pub enum Request {
 }
 
 /// Ignored from the first moment to the last: SIGHUP, sent when a session is lost; SIGPIPE, sent for a write that can
-/// just as well return an error; SIGTTOU and SIGTTIN, which would stop a background job that uses its terminal.
-const IGNORED: [Signal; 4] = [
+/// just as well return an error, and so SIGXFSZ, for one beyond the limit of file sizes; SIGTTOU and SIGTTIN, which
+/// would stop a background job that uses its terminal.
+const IGNORED: [Signal; 5] = [
     Signal::SIGHUP,
     Signal::SIGPIPE,
+    Signal::SIGXFSZ,
     Signal::SIGTTOU,
     Signal::SIGTTIN,
 ];
