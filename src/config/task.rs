@@ -290,6 +290,13 @@ pub struct Log {
     pub rotate: Option<Rotate>,
 }
 
+impl Log {
+    /// The log file of this name, as made of a task's and a command's.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.log"))
+    }
+}
+
 /// When a log file makes room for a new one, and what becomes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rotate {

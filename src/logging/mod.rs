@@ -158,7 +158,7 @@ impl Logs {
         task: &str,
         name: &str,
     ) -> Result<TaskLog, LogError> {
-        let path = settings.dir.join(format!("{name}.log"));
+        let path = settings.file(name);
         let (channel, reopen) = self.open_file(settings, &path)?;
         let to_console = match settings.console {
             config::Console::Never => None,

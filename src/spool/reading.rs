@@ -14,9 +14,6 @@ use crate::entry::{Batch, Spill};
 
 use super::record::{self, Damage, HEAD, Head, Kind, SUM};
 
-/// Spilled bodies are compared with their checksums in pieces of this size.
-const PIECE: usize = 256 << 10;
-
 /// Why nothing could be read.
 #[derive(Debug)]
 pub(super) enum ReadFault {
@@ -189,12 +186,7 @@ impl Records {
     }
 
     fn check(&self, raw: &Raw, spill: &Spill) -> Result<(), ReadFault> {
-        let mut piece = vec![
-            0;
-            PIECE
-                .min(usize::try_from(spill.len()).unwrap_or(PIECE))
-                .max(1)
-        ];
+        let mut piece = record::piece_of(spill);
         let mut sum = record::spill_sum();
         let mut at = 0;
         while at < spill.len() {

@@ -183,6 +183,15 @@ fn head_sum(head: &[u8]) -> u64 {
     digest.finalize()
 }
 
+/// Bytes of a spilled body that are read at once.
+const PIECE: usize = 256 << 10;
+
+/// Memory for a spilled body, piece by piece.
+pub(super) fn piece_of(spill: &Spill) -> Vec<u8> {
+    let len = usize::try_from(spill.len()).unwrap_or(PIECE);
+    vec![0; PIECE.min(len).max(1)]
+}
+
 /// Sums up a spilled body while it passes.
 pub(super) fn spill_sum() -> Digest {
     Digest::new(ALGORITHM)

@@ -28,9 +28,6 @@ pub(super) const HEAD: usize = 32;
 
 const MAGIC: &[u8; 8] = b"DFSPOOL1";
 
-/// Spilled bodies are copied in pieces of this size.
-const PIECE: usize = 256 << 10;
-
 /// A file of records, by name: it is opened where it is needed, so that a long backlog needs no file descriptors.
 #[derive(Debug)]
 pub(super) struct SegmentFile {
@@ -199,12 +196,7 @@ impl Active {
 
 /// Appends a spilled body and its checksum.
 fn copy(disk: &Disk, file: &File, spill: &Spill) -> io::Result<()> {
-    let mut piece = vec![
-        0;
-        PIECE
-            .min(usize::try_from(spill.len()).unwrap_or(PIECE))
-            .max(1)
-    ];
+    let mut piece = record::piece_of(spill);
     let mut sum = record::spill_sum();
     let mut at = 0;
     while at < spill.len() {

@@ -55,9 +55,9 @@ impl Backlog {
         blocking(move || {
             let settings = spool_settings(&task, identity.flows);
             let spool = Found::at(&dir(&task))?.start_anew(&identity, settings)?;
-            let outlets = (0..identity.flows).map(|flow| spool.outlet(flow)).collect();
+            let outlets = (0..identity.flows).map(|flow| spool.outlet(flow));
             Ok(Self {
-                outlets: outlets_of(outlets)?,
+                outlets: outlets.collect::<Result<_, _>>()?,
                 spool,
             })
         })
@@ -87,10 +87,8 @@ impl Backlog {
                 }
             };
             let placed = (0..identity.flows).zip(places);
-            let outlets = placed
-                .map(|(flow, next)| place(&spool, flow, next))
-                .collect();
-            let outlets = outlets_of(outlets)?;
+            let outlets = placed.map(|(flow, next)| place(&spool, flow, next));
+            let outlets = outlets.collect::<Result<_, _>>()?;
             Ok((Self { spool, outlets }, recovered))
         })
         .await?;
@@ -100,14 +98,11 @@ impl Backlog {
 
     /// By flow, the entry with which the source has to go on.
     pub(super) fn next(&self) -> Result<Vec<u64>, TaskError> {
-        let flows = 0..self.outlets.len() as u32;
-        let inlets = flows.map(|flow| self.spool.inlet(flow)).collect();
-        let inlets: Result<Vec<Inlet>, SpoolError> = inlets;
-        let inlets = inlets.map_err(TaskError::Spool)?;
-        Ok(inlets
-            .iter()
-            .map(|inlet| inlet.next_lsn().unwrap_or_default())
-            .collect())
+        let next = self.outlets.iter().map(|outlet| {
+            let inlet = self.spool.inlet(outlet.flow())?;
+            Ok(inlet.next_lsn().unwrap_or_default())
+        });
+        next.collect::<Result<_, _>>().map_err(TaskError::Spool)
     }
 }
 
@@ -125,10 +120,6 @@ fn place(spool: &Spool, flow: u32, next: u64) -> Result<Outlet, SpoolError> {
         }
         Err(error) => Err(error),
     }
-}
-
-fn outlets_of(outlets: Vec<Result<Outlet, SpoolError>>) -> Result<Vec<Outlet>, SpoolError> {
-    outlets.into_iter().collect()
 }
 
 fn tell(setup: &Setup<'_>, recovered: &[Recovered]) {

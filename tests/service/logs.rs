@@ -1,42 +1,13 @@
 //! Logs in the hands of others: logrotate in its three modes, a full disk, a terminal that stands still.
 
-use crate::place::{PROGRAM, Place};
+use crate::place::{PROGRAM, Place, Started};
 use crate::support::eventually;
 use nix::pty::{Winsize, openpty};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-
-/// Killed if a test forgets it.
-struct Started(Child);
-
-impl Started {
-    fn pid(&self) -> Pid {
-        Pid::from_raw(self.0.id().try_into().expect("a process id"))
-    }
-
-    #[track_caller]
-    fn stop(mut self) {
-        kill(self.pid(), Signal::SIGTERM).expect("it is there");
-        let mut status = None;
-        eventually("its end", || {
-            status = self.0.try_wait().expect("its state");
-            status.is_some()
-        });
-        assert_eq!(status.and_then(|status| status.code()), Some(0));
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use std::process::{Command, Stdio};
 
 /// A place whose target refuses each entry of [`refused`] for good, which is one line of the log.
 fn telling() -> Place {

@@ -1,39 +1,13 @@
 //! Those who start services: supervisor, whoever listens on a notify socket, a container's kernel.
 
-use crate::place::{PROGRAM, Place, gone, is_alive};
+use crate::place::{PROGRAM, Place, Started, gone, is_alive};
 use crate::support::eventually;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// Killed if a test forgets it.
-struct Started(Child);
-
-impl Started {
-    fn pid(&self) -> Pid {
-        Pid::from_raw(self.0.id().try_into().expect("a process id"))
-    }
-
-    #[track_caller]
-    fn ends_with(&mut self, code: i32) {
-        let mut status = None;
-        eventually("its end", || {
-            status = self.0.try_wait().expect("its state");
-            status.is_some()
-        });
-        assert_eq!(status.and_then(|status| status.code()), Some(code));
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[test]
 fn supervisor_starts_it_restarts_it_when_killed_and_stops_it_in_order() {

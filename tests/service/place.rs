@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -194,4 +194,40 @@ pub fn status_of(pid: Pid, field: &str) -> String {
         .trim_start_matches(':')
         .trim()
         .to_owned()
+}
+
+/// A process that a test has started. Killed if the test forgets it.
+pub struct Started(pub Child);
+
+impl Started {
+    /// Its number.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.0.id().try_into().expect("a process id"))
+    }
+
+    /// Waits until it has ended, with this exit code.
+    #[track_caller]
+    pub fn ends_with(&mut self, code: i32) {
+        let mut status = None;
+        eventually("its end", || {
+            status = self.0.try_wait().expect("its state");
+            status.is_some()
+        });
+        assert_eq!(status.and_then(|status| status.code()), Some(code));
+    }
+
+    /// Ends it as an operator does.
+    #[track_caller]
+    pub fn stop(mut self) {
+        kill(self.pid(), Signal::SIGTERM).expect("it is there");
+        self.ends_with(0);
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -153,7 +153,7 @@ fn log_name(task: &Task) -> String {
 }
 
 fn log_path(task: &Task) -> PathBuf {
-    task.log.dir.join(format!("{}.log", log_name(task)))
+    task.log.file(&log_name(task))
 }
 
 /// Runs the tasks in this process, which is the one that stays.
