@@ -19,6 +19,8 @@ mod large;
 mod ownership;
 #[path = "dragonfly/preflight.rs"]
 mod preflight;
+#[path = "dragonfly/reread.rs"]
+mod reread;
 #[path = "dragonfly/resume.rs"]
 mod resume;
 #[path = "dragonfly/scenarios.rs"]
