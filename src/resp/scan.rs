@@ -117,7 +117,7 @@ impl Scanner {
         self.zeros.clear();
     }
 
-    /// The elements of the last array that were 0, in order, the first being 0. At most [`ERROR_COUNT`].
+    /// The elements of the last array that were 0, in order, the first being 0. At most 2^20.
     pub fn take_zeros(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.zeros)
     }

@@ -22,7 +22,7 @@ impl Writer {
         self.patience = patience;
     }
 
-    /// Whether the target has not answered for a transaction for [`HELD_UP`]. More would only wait.
+    /// Whether the target has not answered for a transaction for 100 ms. More would only wait.
     pub fn is_held_up(&self) -> bool {
         let sent = self.queue.front().filter(|_| self.sent > 0);
         let sent = sent.filter(|batch| batch.sending.transaction);
