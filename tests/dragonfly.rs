@@ -15,6 +15,8 @@ mod flush;
 mod idle;
 #[path = "dragonfly/large.rs"]
 mod large;
+#[path = "dragonfly/late.rs"]
+mod late;
 #[path = "dragonfly/ownership.rs"]
 mod ownership;
 #[path = "dragonfly/preflight.rs"]

@@ -2,14 +2,14 @@
 //! the source deleted while nobody listened.
 
 use std::process::Output;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::df2redis::Task;
+use crate::late::{SESSIONS, a_busy_key_is_read_exactly, sessions_outlive_an_outage, visit_all};
 use crate::scenarios::seed;
 use crate::support::dragonfly::Fault;
-use crate::support::{Client, RedisServer, SimulatedDragonfly, compare, eventually};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use crate::support::{RedisServer, SimulatedDragonfly, compare, eventually};
+use nix::sys::signal::Signal;
 
 fn source() -> SimulatedDragonfly {
     SimulatedDragonfly::options().backing_store().start()
@@ -24,70 +24,18 @@ fn equal(source: &SimulatedDragonfly, target: &RedisServer) {
     );
 }
 
-fn signal(server: &RedisServer, signal: Signal) {
-    let pid = Pid::from_raw(server.pid().try_into().expect("a process id"));
-    kill(pid, signal).expect("the server is there");
-}
-
-/// What a session store does with one session: notes another visit, counts, and keeps it alive for `ttl`.
-fn visit(client: &mut Client, session: usize, visit: usize, ttl: Duration) {
-    let (key, count) = (format!("session:{session}"), format!("count:{session}"));
-    let ttl = ttl.as_millis().to_string();
-    client.ok(&["HSET", &key, &format!("visit:{visit}"), "x"]);
-    client.ok(&["PEXPIRE", &key, &ttl]);
-    client.ok(&["INCR", &count]);
-    client.ok(&["PEXPIRE", &count, &ttl]);
-    client.ok(&[
-        "SET",
-        &format!("token:{session}"),
-        &visit.to_string(),
-        "PX",
-        &ttl,
-    ]);
-}
-
-/// Sessions of this length, each visited again and again, through an outage of the target.
-fn sessions_outlive_an_outage(ttl: Duration, every: Duration, outage: Duration) {
-    const SESSIONS: usize = 20;
-    let (source, target) = (source(), RedisServer::start());
-    let task = Task::between(&source.address(), &target.address());
-    let running = task.start_stable();
-    let mut client = source.client();
-    (0..SESSIONS).for_each(|session| visit(&mut client, session, 0, ttl));
-    source.wait_acked();
-    signal(&target, Signal::SIGSTOP);
-    let began = Instant::now();
-    let mut round = 1;
-    while began.elapsed() < outage {
-        (0..SESSIONS).for_each(|session| visit(&mut client, session, round, ttl));
-        // A key that takes over the value and the end of another that the target has lost.
-        client.ok(&["RENAME", "session:0", "moved"]);
-        client.ok(&["RENAME", "moved", "session:0"]);
-        client.ok(&["COPY", "session:1", "copied", "REPLACE"]);
-        round += 1;
-        std::thread::sleep(every);
-    }
-    signal(&target, Signal::SIGCONT);
-    // They are visited on while the target catches up.
-    for late in 0..3 {
-        (0..SESSIONS).for_each(|session| visit(&mut client, session, round + late, ttl));
-        source.wait_acked();
-    }
-    (0..SESSIONS).for_each(|session| visit(&mut client, session, round + 3, ttl));
-    equal(&source, &target);
-    let there = target.client().ok(&["KEYS", "session:*"]).items().len();
-    assert_eq!(there, SESSIONS);
-    assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 0));
-    assert_eq!(running.count_logged("WARN"), 0, "{}", running.log());
-    running.stop();
-    let left = target.client().ok(&["EXISTS", "df2redis:reread:copy"]);
-    assert_eq!(left.int(), Some(0), "nothing is left to be read");
-}
-
 #[test]
 fn sessions_that_are_kept_alive_outlive_an_outage_longer_than_they_are() {
     let ms = Duration::from_millis;
-    sessions_outlive_an_outage(ms(4_000), ms(1_000), ms(7_000));
+    let times = (ms(4_000), ms(1_000), ms(7_000));
+    let source = source();
+    sessions_outlive_an_outage(&source, &RedisServer::start(), times);
+    assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 0));
+}
+
+#[test]
+fn a_key_that_is_written_all_the_time_is_read_between_two_writes() {
+    a_busy_key_is_read_exactly(&source(), &RedisServer::start());
 }
 
 #[test]
@@ -97,16 +45,17 @@ fn what_was_written_while_the_process_was_gone_comes_late_too() {
     let running = task.start_stable();
     let mut client = source.client();
     let ttl = Duration::from_millis(3_000);
-    (0..20).for_each(|session| visit(&mut client, session, 0, ttl));
+    visit_all(&mut client, 0, ttl);
     source.wait_acked();
     running.stop();
     for round in 1..5 {
         std::thread::sleep(Duration::from_millis(1_000));
-        (0..20).for_each(|session| visit(&mut client, session, round, ttl));
+        visit_all(&mut client, round, ttl);
     }
     let running = task.start_stable();
     equal(&source, &target);
-    assert_eq!(target.client().ok(&["KEYS", "session:*"]).items().len(), 20);
+    let there = target.client().ok(&["KEYS", "session:*"]).items().len();
+    assert_eq!(there, SESSIONS);
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 1));
     running.stop();
 }
