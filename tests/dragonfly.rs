@@ -11,6 +11,10 @@ mod captures;
 mod copy;
 #[path = "dragonfly/flush.rs"]
 mod flush;
+#[path = "dragonfly/half_open.rs"]
+mod half_open;
+#[path = "dragonfly/hosted.rs"]
+mod hosted;
 #[path = "dragonfly/idle.rs"]
 mod idle;
 #[path = "dragonfly/large.rs"]

@@ -257,6 +257,7 @@ fn source_exit(error: &SourceError) -> Exit {
         | SourceError::LsnMismatch { .. }
         | SourceError::WrongToken { .. } => Exit::Protocol,
         SourceError::Closed { .. }
+        | SourceError::HalfOpen { .. }
         | SourceError::NoAnswer { .. }
         | SourceError::Loading
         | SourceError::MasterChanged

@@ -30,9 +30,10 @@ use super::backlog::Backlog;
 use super::barrier::Barrier;
 use super::context::{Context, Losses};
 use super::error::TaskError;
-use super::session::{Setup, read_clock};
+use super::session::Setup;
 use super::settings;
 use super::status::{Phase, Status};
+use super::watching::read_clock;
 
 /// Both ends reached, nothing moving yet.
 pub(super) struct Opened {
@@ -346,7 +347,7 @@ async fn writers(
     let errors = settings::errors(&setup.task)?;
     let mut writers = Vec::with_capacity(master.flows as usize);
     for flow in 0..master.flows {
-        let limits = settings::writing(&setup.task, master.flows);
+        let limits = settings::writing(&setup.task, master.flows, setup.timing);
         let stored = resumed.and_then(|lsns| lsns.get(flow as usize).copied());
         let fenced = fence.clone().map(|fence| Fenced {
             fence,

@@ -24,11 +24,11 @@ use crate::entry::{Budget, unix_ms};
 use crate::logging::{Terminal, fields};
 use crate::process::Stop;
 use crate::source::dragonfly::{
-    self, Acknowledger, FailedFlow, Monitor, ReadSettings, SnapshotEnded, SourceError, Stable,
-    Syncing,
+    Acknowledger, FailedFlow, ReadSettings, SnapshotEnded, SourceError, Stable, Syncing,
 };
 use crate::spool::{Full, Spool};
 
+use super::Timing;
 use super::applier::{Applier, FlowEnd};
 use super::backlog::{self, Fed, feed};
 use super::context::Context;
@@ -40,14 +40,12 @@ use super::progress::{self, Moment, Rates};
 use super::report::Lag;
 use super::reporter::Reporter;
 use super::settings;
-use super::status::{Phase, Status};
+use super::status::Phase;
+use super::watching::{SourceWatch, keep_target_alive};
 
 /// Batches a reader may be ahead of its applier, besides what the budget allows: enough to hide
 /// the switch between the two, few enough that empty ones cost nothing.
 const BATCHES_AHEAD: usize = 32;
-
-/// How often the master's own positions are asked for.
-const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// How a session ended without an error.
 #[derive(Debug)]
@@ -64,6 +62,8 @@ enum Part {
     Applier(FlowEnd, Acknowledger),
     Fed(Fed),
     Stable(Box<Stable>),
+    /// Goes on for ever.
+    Watch,
 }
 
 /// What a session needs from outside.
@@ -72,6 +72,7 @@ pub(super) struct Setup<'a> {
     pub(super) log: &'a Logger,
     pub(super) terminal: &'a Terminal,
     pub(super) reporter: &'a Reporter,
+    pub(super) timing: Timing,
 }
 
 /// Runs one session until it is stopped, spoilt or broken. `reached_stable` is called once.
@@ -143,9 +144,11 @@ impl<'a> Running<'a> {
         let mut read = ReadSettings::new(setup.task.state_dir.clone(), threshold);
         read.clock_offset_ms = context.status.clock_offset_ms.clone();
         let letting_go = watch::Sender::new(false);
+        let mut pulses = Vec::with_capacity(flows.len());
         for (flow, writer, outlet) in flows {
             let number = flow.flow();
             let (reader, acknowledger) = flow.split();
+            pulses.push(reader.pulse());
             let (batches, received) = mpsc::channel(BATCHES_AHEAD);
             // Only what is on its way into the spool, which has a budget of its own.
             let budget = Budget::new(settings::arriving(&setup.task, count));
@@ -181,12 +184,24 @@ impl<'a> Running<'a> {
                 Ok(Part::Applier(end, acknowledger))
             });
         }
-        parts.spawn(watch_servers(
-            context.clone(),
+        let watch = SourceWatch {
+            context: context.clone(),
             monitor,
             source,
-            setup.reporter.clone(),
-        ));
+            reporter: setup.reporter.clone(),
+            pulses,
+            timing: setup.timing,
+        };
+        // Neither ends.
+        parts.spawn(async move {
+            watch.run().await;
+            Ok(Part::Watch)
+        });
+        let watch = keep_target_alive(context.clone(), setup.timing);
+        parts.spawn(async move {
+            watch.await;
+            Ok(Part::Watch)
+        });
         let now = Instant::now();
         let syncing = match begun {
             Begun::Snapshot(syncing) => Some(syncing),
@@ -306,7 +321,7 @@ impl<'a> Running<'a> {
                 self.appliers_left = self.appliers_left.saturating_sub(1);
                 self.done.push(acknowledger);
             }
-            Part::Fed(Fed::Whole) => {}
+            Part::Fed(Fed::Whole) | Part::Watch => {}
             Part::Fed(Fed::Full(full)) => self.let_go(full)?,
             // A reader that ends without an error was stopped, or lost its applier: that one's
             // result says why.
@@ -453,50 +468,5 @@ async fn lost(syncing: &mut Option<Syncing>, stable: &mut Option<Box<Stable>>) -
         (Some(syncing), _) => syncing.watch().await,
         (None, Some(stable)) => stable.watch().await,
         (None, None) => std::future::pending().await,
-    }
-}
-
-/// Notes how far the master's clock is from ours, if it tells.
-pub(super) async fn read_clock(monitor: &mut Monitor, status: &Status) -> Result<(), SourceError> {
-    let before = unix_ms();
-    if let Some(theirs) = monitor.time_ms().await? {
-        let ours = before + (unix_ms() - before) / 2;
-        status
-            .clock_offset_ms
-            .store(theirs - ours, Ordering::Relaxed);
-    }
-    Ok(())
-}
-
-/// Asks the master for its positions and its clock, and the target for a sign of life, for ever. A master that does not answer here
-/// is lost for the flows too, which notice by themselves; so this never ends a session.
-async fn watch_servers(
-    context: Arc<Context>,
-    mut monitor: Monitor,
-    source: dragonfly::Settings,
-    reporter: Reporter,
-) -> Result<Part, TaskError> {
-    let mut timer = interval(WATCH_EVERY);
-    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = timer.tick() => {}
-            () = reporter.refresh_wanted() => {}
-        }
-        let asked = async {
-            let offsets = monitor.offsets().await?;
-            for (flow, next) in context.status.flows.iter().zip(offsets) {
-                flow.source_next.store(next, Ordering::Relaxed);
-            }
-            // After the positions: whoever sees the number sees them.
-            context.status.offsets_read.fetch_add(1, Ordering::Release);
-            read_clock(&mut monitor, &context.status).await
-        };
-        if asked.await.is_err()
-            && let Ok(opened) = Monitor::open(&source).await
-        {
-            monitor = opened;
-        }
-        context.keep_alive().await;
     }
 }

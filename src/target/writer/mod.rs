@@ -16,6 +16,7 @@
 mod batch;
 mod guard;
 mod link;
+mod patience;
 mod refused;
 mod replies;
 mod retry;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use self::batch::Batch;
 use self::guard::Guard;
 use self::link::{Link, WriteError};
+use self::patience::Patience;
 use self::refused::Refused;
 use self::retry::{Retry, Trouble};
 use super::answer::{Refusal, Tolerate};
@@ -68,6 +70,8 @@ pub struct Limits {
     pub retry_initial: Duration,
     /// Longest wait.
     pub retry_max: Duration,
+    /// The connection is given up when an answer is due and nothing has been written or read for this long.
+    pub answer: Duration,
 }
 
 impl Default for Limits {
@@ -78,6 +82,7 @@ impl Default for Limits {
             batch_commands: 2048,
             retry_initial: Duration::from_millis(200),
             retry_max: Duration::from_secs(5),
+            answer: Duration::from_secs(60),
         }
     }
 }
@@ -156,6 +161,7 @@ pub struct Writer {
     /// The refusal that made the first batch of the queue one to be sent again.
     trouble: Option<Trouble>,
     retry: Retry,
+    patience: Patience,
     notices: VecDeque<Notice>,
     applied: Option<u64>,
     counters: Counters,
@@ -179,6 +185,7 @@ impl Writer {
             link,
             scanner: Scanner::new(),
             retry: Retry::new(limits.retry_initial, limits.retry_max),
+            patience: Patience::new(limits.answer),
             limits,
             policy,
             open: Batch::default(),
@@ -286,11 +293,23 @@ impl Writer {
                 return Poll::Ready(Ok(()));
             }
             match self.link.poll_read(cx) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending if self.sent > 0 => {
+                    if self.patience.poll_lost(self.link.written, cx).is_ready() {
+                        return Poll::Ready(Err(self.silent()));
+                    }
+                    return Poll::Pending;
+                }
+                Poll::Pending => {
+                    self.patience.nothing_is_due();
+                    return Poll::Pending;
+                }
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(Err(self.lost(io::ErrorKind::UnexpectedEof.into())));
                 }
-                Poll::Ready(Ok(count)) => self.take_replies(count)?,
+                Poll::Ready(Ok(count)) => {
+                    self.patience.nothing_is_due();
+                    self.take_replies(count)?;
+                }
                 Poll::Ready(Err(cause)) => return Poll::Ready(Err(self.lost(cause))),
             }
         }
@@ -390,6 +409,14 @@ impl Writer {
             && !self.queue.iter().any(is_expected)
         {
             self.open.unverified.push(db);
+        }
+    }
+
+    fn silent(&self) -> TargetError {
+        TargetError::Silent {
+            addr: self.addr.clone(),
+            doing: "writing".to_owned(),
+            after: self.limits.answer,
         }
     }
 
