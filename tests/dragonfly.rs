@@ -29,6 +29,8 @@ mod resume;
 mod scenarios;
 #[path = "dragonfly/settle.rs"]
 mod settle;
+#[path = "dragonfly/sizing.rs"]
+mod sizing;
 #[path = "dragonfly/spool.rs"]
 mod spool;
 #[path = "dragonfly/stop.rs"]

@@ -106,3 +106,8 @@ pub const PLACE: &str = "place";
 pub const THREAD: &str = "thread";
 /// One line of a backtrace.
 pub const FRAME: &str = "frame";
+
+/// Bytes in use at the source.
+pub const SOURCE_BYTES: &str = "source_bytes";
+/// Bytes that memory and spool can hold.
+pub const ROOM_BYTES: &str = "room_bytes";

@@ -20,6 +20,8 @@ pub struct Identity {
 /// The first line: format and version.
 const FORMAT: &str = "df2redis spool 1";
 const NAME: &str = "identity";
+/// The extension of damaged files that were put aside.
+pub(super) const ASIDE: &str = "corrupt";
 /// No identity is longer.
 const LONGEST: u64 = 4096;
 
@@ -76,18 +78,36 @@ pub(super) fn write(dir: &Path, identity: &Identity) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// What a spool writes, besides its identity.
+const WRITTEN: [&str; 3] = ["journal", "overflow", "new"];
+
 /// Removes everything but files kept aside.
 pub(super) fn clear(dir: &Path) -> io::Result<()> {
+    remove_files(dir, &WRITTEN).map(|_bytes| ())
+}
+
+/// Removes everything that a spool ever wrote to `dir`, and `dir` itself if that was all. Bytes that were removed.
+pub(super) fn remove(dir: &Path) -> io::Result<u64> {
+    let bytes = remove_files(dir, &[&WRITTEN[..], &[ASIDE]].concat())?;
+    use io::ErrorKind::{DirectoryNotEmpty, NotFound};
+    match fs::remove_dir(dir) {
+        Err(error) if ![NotFound, DirectoryNotEmpty].contains(&error.kind()) => Err(error),
+        _ => Ok(bytes),
+    }
+}
+
+/// Removes the identity and what has one of these extensions. Bytes that were removed.
+fn remove_files(dir: &Path, extensions: &[&str]) -> io::Result<u64> {
+    let mut bytes = 0;
     for path in files(dir)? {
-        let ours = ["journal", "overflow", "new"].into_iter().any(|ending| {
-            path.extension()
-                .is_some_and(|extension| extension == ending)
-        });
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let ours = extension.is_some_and(|extension| extensions.contains(&extension));
         if ours || path.file_name().is_some_and(|name| name == NAME) {
+            bytes += path.metadata()?.len();
             fs::remove_file(path)?;
         }
     }
-    Ok(())
+    Ok(bytes)
 }
 
 /// The files in `dir`; none if there is no such directory.

@@ -21,9 +21,10 @@ use super::error::TaskError;
 use super::report::SpoolReport;
 use super::session::Setup;
 use super::settings;
+use super::status::Status;
 
 /// Where the task's spool is.
-fn dir(task: &Task) -> PathBuf {
+pub(super) fn dir(task: &Task) -> PathBuf {
     task.state_dir.join("spool").join(&task.name)
 }
 
@@ -74,18 +75,7 @@ impl Backlog {
         let (backlog, recovered) = blocking(move || {
             let settings = spool_settings(&task, identity.flows);
             let found = Found::at(&dir(&task))?;
-            let is_ours = found.identity() == Some(&identity);
-            let opened = match is_ours {
-                true => found.resume(settings.clone())?,
-                false => None,
-            };
-            let (spool, recovered) = match opened {
-                Some(opened) => opened,
-                None => {
-                    let found = Found::at(&dir(&task))?;
-                    (found.start_anew(&identity, settings)?, Vec::new())
-                }
-            };
+            let (spool, recovered) = found.resume_of(&identity, settings)?;
             let placed = (0..identity.flows).zip(places);
             let outlets = placed.map(|(flow, next)| place(&spool, flow, next));
             let outlets = outlets.collect::<Result<_, _>>()?;
@@ -177,8 +167,10 @@ pub(super) async fn feed(
     mut batches: mpsc::Receiver<Batch>,
     mut inlet: Inlet,
     on_full: OnFull,
+    status: &Status,
 ) -> Result<Fed, TaskError> {
     while let Some(batch) = batches.recv().await {
+        status.count_received(inlet.flow(), batch.size());
         let mut pushed = inlet.push(batch).await;
         while let Err(error) = pushed {
             match (error, on_full) {

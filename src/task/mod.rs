@@ -23,6 +23,7 @@ mod session;
 mod settings;
 mod settle;
 mod silence;
+mod sizing;
 mod status;
 mod watching;
 
@@ -42,7 +43,8 @@ pub use host::{Hosted, host};
 pub use preflight::{Finding, Grade, Preflight, TypeForm, preflight};
 pub use report::{Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport};
 pub use reporter::{Reporter, Stage};
-pub use settle::{Settling, failed, forget, records};
+pub use settle::{Settling, failed, forget, forget_locally, local_state, records};
+pub use sizing::TooLarge;
 pub use status::Phase;
 
 use backoff::Backoff;

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering;
 
 use slog::{Logger, info, warn};
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 
 use crate::config::{Positions, Reaction};
 use crate::entry::unix_ms;
@@ -32,6 +33,7 @@ use super::context::{Context, Losses};
 use super::error::TaskError;
 use super::session::Setup;
 use super::settings;
+use super::sizing::{Conditions, LastFullSync};
 use super::status::{Phase, Status};
 use super::watching::read_clock;
 
@@ -43,6 +45,8 @@ pub(super) struct Opened {
     pub(super) begun: Begun,
     pub(super) monitor: Monitor,
     pub(super) source: dragonfly::Settings,
+    /// What a full sync depends on; none where none is needed.
+    pub(super) conditions: Option<Conditions>,
 }
 
 /// What the flows carry first.
@@ -161,6 +165,10 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     }
     let next = backlog.as_ref().map(Backlog::next).transpose()?;
     let (registration, decided) = register(session, &source, wanted, next).await?;
+    let conditions = match &decided {
+        Ok(_) => None,
+        Err(_) => Some(expect_to_fit(setup, &mut monitor).await?),
+    };
     let backlog = match backlog.filter(|_| decided.is_ok()) {
         Some(backlog) => backlog,
         None => Backlog::empty(task, identity).await?,
@@ -226,6 +234,7 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         begun,
         monitor,
         source,
+        conditions,
     })
 }
 
@@ -319,6 +328,32 @@ fn full_sync_needed(setup: &Setup<'_>, reason: &Reason, ownership: &Ownership) {
              and keys deleted at the source meanwhile stay on the target"
         );
     }
+}
+
+/// Refuses a full sync that cannot fit, by what the last one has shown.
+async fn expect_to_fit(setup: &Setup<'_>, monitor: &mut Monitor) -> Result<Conditions, TaskError> {
+    let now = Conditions::read(&setup.task, monitor).await?;
+    let file = LastFullSync::path(&setup.task);
+    let reading = {
+        let file = file.clone();
+        spawn_blocking(move || LastFullSync::load(&file)).await
+    };
+    let last = reading
+        .unwrap_or_else(|lost| Err(std::io::Error::other(lost)))
+        .map_err(|cause| TaskError::State {
+            dir: setup.task.state_dir.clone(),
+            cause,
+        })?;
+    match last {
+        Some(last) => last.judge(&now, file).map_err(TaskError::TooLarge)?,
+        None => {
+            if let Some(used) = now.used_memory().filter(|used| *used > now.room()) {
+                info!(setup.log, "how fast the target takes a full sync is not known yet: if it is slow, the spool gets full";
+                    fields::SOURCE_BYTES => used, fields::ROOM_BYTES => now.room());
+            }
+        }
+    }
+    Ok(now)
 }
 
 /// Notes how many keys there are to copy, if the source tells.

@@ -40,6 +40,7 @@ use super::progress::{self, Moment, Rates};
 use super::report::Lag;
 use super::reporter::Reporter;
 use super::settings;
+use super::sizing::{Conditions, Ended, LastFullSync};
 use super::status::Phase;
 use super::watching::{SourceWatch, keep_target_alive};
 
@@ -88,6 +89,13 @@ pub(super) async fn run(
     };
     let mut running = Running::start(setup, opened, stop.clone())?;
     let end = running.coordinate(stop, reached_stable).await;
+    if let Err(TaskError::SpoolFull {
+        in_snapshot: true, ..
+    }) = &end
+    {
+        running.full_sync_ended(Ended::SpoolFull);
+        running.remember_full_sync().await;
+    }
     setup.terminal.show(None);
     running.close().await;
     end
@@ -108,6 +116,10 @@ struct Running<'a> {
     letting_go: watch::Sender<bool>,
     /// Why.
     full: Option<Full>,
+    /// What the full sync depends on, until it has ended.
+    conditions: Option<Conditions>,
+    /// The full sync, when it has ended.
+    full_sync: Option<LastFullSync>,
     /// Flows go on where they were, and STARTSTABLE is not confirmed yet.
     resuming: bool,
     stable: Option<Box<Stable>>,
@@ -132,6 +144,7 @@ impl<'a> Running<'a> {
             begun,
             monitor,
             source,
+            conditions,
         } = opened;
         let mut parts = JoinSet::new();
         let resumed = match &begun {
@@ -154,8 +167,9 @@ impl<'a> Running<'a> {
             let budget = Budget::new(settings::arriving(&setup.task, count));
             let inlet = spool.inlet(number).map_err(TaskError::Spool)?;
             let on_full = setup.task.spool.on_full;
+            let status = context.status.clone();
             parts.spawn(async move {
-                let fed = Box::pin(feed(received, inlet, on_full)).await?;
+                let fed = Box::pin(feed(received, inlet, on_full, &status)).await?;
                 Ok(Part::Fed(fed))
             });
             let read = read.clone();
@@ -216,6 +230,8 @@ impl<'a> Running<'a> {
         Ok(Self {
             setup,
             resuming: resumed.is_some(),
+            conditions,
+            full_sync: None,
             spool: Some(spool),
             letting_go,
             full: None,
@@ -300,11 +316,37 @@ impl<'a> Running<'a> {
         if self.tokens.len() < self.meters.len() {
             return;
         }
+        self.full_sync_ended(Ended::Read);
         if let Some(syncing) = self.syncing.take() {
             let tokens = std::mem::take(&mut self.tokens);
             self.parts.spawn(async move {
                 Ok(Part::Stable(Box::new(syncing.start_stable(tokens).await?)))
             });
+        }
+    }
+
+    /// Takes down what the full sync has shown of both ends' rates.
+    fn full_sync_ended(&mut self, ended: Ended) {
+        if let Some(conditions) = self.conditions.take() {
+            let (totals, took) = (self.context.status.totals(), self.started.elapsed());
+            let (received, applied) = (totals.received, totals.bytes);
+            let last = LastFullSync::new(conditions, ended, received, applied, took);
+            self.full_sync = Some(last);
+        }
+    }
+
+    /// Keeps that for the next full sync, whichever process asks for it.
+    async fn remember_full_sync(&mut self) {
+        let Some(last) = self.full_sync.take() else {
+            return;
+        };
+        let file = LastFullSync::path(&self.setup.task);
+        let saving = spawn_blocking(move || last.save(&file));
+        let saved = saving
+            .await
+            .unwrap_or_else(|lost| Err(std::io::Error::other(lost)));
+        if let Err(error) = saved {
+            warn!(self.setup.log, "cannot remember how the full sync went"; fields::ERROR => chain(&error));
         }
     }
 
@@ -390,6 +432,7 @@ impl<'a> Running<'a> {
                 .begin_stable(&mut control, id, flows, unix_ms())
                 .await?;
         }
+        self.remember_full_sync().await;
         self.setup.reporter.enter(Phase::Stable);
         let totals = self.context.status.totals();
         info!(self.setup.log, "snapshot finished, following writes";
