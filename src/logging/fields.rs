@@ -111,3 +111,13 @@ pub const FRAME: &str = "frame";
 pub const SOURCE_BYTES: &str = "source_bytes";
 /// Bytes that memory and spool can hold.
 pub const ROOM_BYTES: &str = "room_bytes";
+/// On disk for the target, bytes.
+pub const SPOOL_BYTES: &str = "spool_bytes";
+/// Age of the oldest entry that is not applied, milliseconds.
+pub const OLDEST_MS: &str = "oldest_ms";
+/// Until the target has caught up, milliseconds.
+pub const EMPTY_IN_MS: &str = "empty_in_ms";
+/// How long the source's ring lasts, milliseconds.
+pub const RING_WINDOW_MS: &str = "ring_window_ms";
+/// How long the spool lasts, milliseconds.
+pub const SPOOL_WINDOW_MS: &str = "spool_window_ms";

@@ -151,6 +151,7 @@ pub(super) fn report(spool: &Spool, task: &Task, clock_offset_ms: i64) -> SpoolR
         free_bytes: status.free,
         oldest_ms: oldest.map(|oldest| now.saturating_sub(oldest).max(0)),
         flows_behind: u32::try_from(behind).unwrap_or(u32::MAX),
+        ..SpoolReport::default()
     }
 }
 

@@ -26,6 +26,7 @@ mod silence;
 mod sizing;
 mod status;
 mod watching;
+mod window;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -36,6 +36,7 @@ use super::settings;
 use super::sizing::{Conditions, LastFullSync};
 use super::status::{Phase, Status};
 use super::watching::read_clock;
+use super::window::ring_entries;
 
 /// Both ends reached, nothing moving yet.
 pub(super) struct Opened {
@@ -47,6 +48,8 @@ pub(super) struct Opened {
     pub(super) source: dragonfly::Settings,
     /// What a full sync depends on; none where none is needed.
     pub(super) conditions: Option<Conditions>,
+    /// Entries that the source keeps of each shard, if that is known.
+    pub(super) ring: Option<u64>,
 }
 
 /// What the flows carry first.
@@ -152,6 +155,7 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     let status = Arc::new(Status::new(master.flows));
     // Before the first entry, whose receipt is dated by it.
     read_clock(&mut monitor, &status).await?;
+    let ring = ring_entries(&mut monitor, &master).await?;
 
     let stored = taken.as_ref().map(|taken| &taken.stored);
     let wanted = resumable(stored, ownership.is_same_mapping(), &master);
@@ -235,6 +239,7 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         monitor,
         source,
         conditions,
+        ring,
     })
 }
 

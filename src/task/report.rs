@@ -109,6 +109,8 @@ pub struct PerSecond {
     pub bytes: f64,
     /// Journal entries confirmed by the target.
     pub entries: f64,
+    /// Bytes sent by the source.
+    pub received: f64,
 }
 
 /// A distance between source and target.
@@ -139,6 +141,15 @@ pub struct SpoolReport {
     pub oldest_ms: Option<i64>,
     /// Flows that are read back from disk, because the target is slower than the source.
     pub flows_behind: u32,
+    /// Until no flow is read back from disk any more, at the rates of the last seconds, milliseconds; none if that is
+    /// never.
+    pub empty_in_ms: Option<u64>,
+    /// How long df2redis could be stopped and still go on from the source's ring, at the source's rate of the last
+    /// seconds, milliseconds; none before stable sync, where the ring's length is not known, and without writes.
+    pub ring_window_ms: Option<u64>,
+    /// How long the target could be away before the spool is full, by that rate, milliseconds; none before stable sync
+    /// and without writes. What is written after that lasts for the ring's time more.
+    pub spool_window_ms: Option<u64>,
 }
 
 /// One flow.

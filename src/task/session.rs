@@ -37,12 +37,13 @@ use super::lag::LagMeter;
 use super::millis;
 use super::opening::{Begun, Opened, open};
 use super::progress::{self, Moment, Rates};
-use super::report::Lag;
+use super::report::{Lag, SpoolReport};
 use super::reporter::Reporter;
 use super::settings;
 use super::sizing::{Conditions, Ended, LastFullSync};
 use super::status::Phase;
 use super::watching::{SourceWatch, keep_target_alive};
+use super::window::SourceRates;
 
 /// Batches a reader may be ahead of its applier, besides what the budget allows: enough to hide
 /// the switch between the two, few enough that empty ones cost nothing.
@@ -128,6 +129,9 @@ struct Running<'a> {
     done: Vec<Acknowledger>,
     meters: Vec<LagMeter>,
     rates: Rates,
+    source_rates: SourceRates,
+    /// Entries that the source keeps of each shard, if that is known.
+    ring: Option<u64>,
     started: Instant,
 }
 
@@ -145,6 +149,7 @@ impl<'a> Running<'a> {
             monitor,
             source,
             conditions,
+            ring,
         } = opened;
         let mut parts = JoinSet::new();
         let resumed = match &begun {
@@ -244,6 +249,8 @@ impl<'a> Running<'a> {
             done: Vec::new(),
             meters: (0..count).map(|_| LagMeter::default()).collect(),
             rates: Rates::default(),
+            source_rates: SourceRates::default(),
+            ring,
             started: now,
             context,
         })
@@ -475,20 +482,37 @@ impl<'a> Running<'a> {
     /// What is known now, which is also reported.
     fn look(&mut self) -> Moment {
         let now = Instant::now();
+        let totals = self.context.status.totals();
+        self.rates.look(now, totals);
+        self.source_rates.look(now, &self.context.status);
+        let phase = self.setup.reporter.phase();
+        let spool = self.look_at_spool(phase);
         let moment = Moment {
-            phase: self.setup.reporter.phase(),
-            totals: self.context.status.totals(),
+            phase,
+            totals,
             lag: self.lag(now),
+            spool: spool.unwrap_or_default(),
             sessions: self.setup.reporter.sessions(),
         };
-        self.rates.look(now, moment.totals);
-        let offset = self.context.status.clock_offset_ms.load(Ordering::Relaxed);
-        let spool = self.spool.as_ref();
-        let spool = spool.map(|spool| backlog::report(spool, &self.setup.task, offset));
         self.setup
             .reporter
             .measured(self.rates.recent(), moment.lag, spool);
         moment
+    }
+
+    /// What waits, and how long that takes or may take.
+    fn look_at_spool(&self, phase: Phase) -> Option<SpoolReport> {
+        let task = &self.setup.task;
+        let offset = self.context.status.clock_offset_ms.load(Ordering::Relaxed);
+        let mut spool = backlog::report(self.spool.as_ref()?, task, offset);
+        let rates = self.rates.since_summary();
+        spool.note_emptying(rates.received, rates.bytes);
+        if phase == Phase::Stable
+            && let Some(writes) = self.source_rates.writes()
+        {
+            spool.note_window(self.ring, task.spool.min_free, &writes);
+        }
+        Some(spool)
     }
 
     fn show(&mut self) {
