@@ -35,6 +35,8 @@ mod sizing;
 mod spool;
 #[path = "dragonfly/stop.rs"]
 mod stop;
+#[path = "dragonfly/successor.rs"]
+mod successor;
 #[path = "dragonfly/terminal.rs"]
 mod terminal;
 #[path = "dragonfly/tls.rs"]

@@ -121,3 +121,7 @@ pub const EMPTY_IN_MS: &str = "empty_in_ms";
 pub const RING_WINDOW_MS: &str = "ring_window_ms";
 /// How long the spool lasts, milliseconds.
 pub const SPOOL_WINDOW_MS: &str = "spool_window_ms";
+/// A master's replication id.
+pub const MASTER: &str = "master";
+/// The replication id of the master in whose place another one goes on.
+pub const LAST_MASTER: &str = "last_master";

@@ -15,6 +15,8 @@ pub struct Identity {
     pub master: String,
     /// Its number of flows.
     pub flows: u32,
+    /// The master that goes on with the same positions in the place of that one, if there is one.
+    pub successor: Option<String>,
 }
 
 /// The first line: format and version.
@@ -26,6 +28,21 @@ pub(super) const ASIDE: &str = "corrupt";
 const LONGEST: u64 = 4096;
 
 impl Identity {
+    /// Of this master, and nobody went on in its place.
+    pub fn of(master: impl Into<String>, flows: u32) -> Self {
+        Self {
+            master: master.into(),
+            flows,
+            successor: None,
+        }
+    }
+
+    /// Whether positions of `master`, with this number of flows, mean what they mean here.
+    pub fn is_of(&self, master: &str, flows: u32) -> bool {
+        let named = self.master == master || self.successor.as_deref() == Some(master);
+        named && self.flows == flows
+    }
+
     /// Stands in every segment, so that a file that strayed in is found out.
     pub(super) fn sum(&self) -> u64 {
         let text = format!("{}\n{}", self.master, self.flows);
@@ -48,10 +65,12 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<(Identity, bool)>> {
         let master = field("master")?.to_owned();
         let flows = field("flows")?.parse().ok()?;
         let boot = field("boot")?;
-        Some((
-            Identity { master, flows },
-            !boot.is_empty() && boot == self::boot(),
-        ))
+        let identity = Identity {
+            master,
+            flows,
+            successor: field("successor").map(str::to_owned),
+        };
+        Some((identity, !boot.is_empty() && boot == self::boot()))
     })();
     match read.filter(|_| known) {
         Some(read) => Ok(Some(read)),
@@ -73,6 +92,9 @@ pub(super) fn write(dir: &Path, identity: &Identity) -> io::Result<()> {
         identity.flows,
         boot()
     )?;
+    if let Some(successor) = &identity.successor {
+        writeln!(file, "successor {successor}")?;
+    }
     file.sync_all()?;
     fs::rename(&aside, &path)?;
     File::open(dir)?.sync_all()

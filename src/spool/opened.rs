@@ -123,15 +123,16 @@ impl Found {
         open(self.dir, &identity, trusted, settings).map(Some)
     }
 
-    /// [Opens](Self::resume) what is there if it is this one's; anything else is removed, and it starts with nothing.
+    /// [Opens](Self::resume) what is there if its positions are those of this master; anything else is removed, and it
+    /// starts with nothing.
     pub fn resume_of(
         self,
         identity: &Identity,
         settings: Settings,
     ) -> Result<(Spool, Vec<Recovered>), SpoolError> {
         match self.identity {
-            Some((found, trusted)) if found == *identity => {
-                open(self.dir, identity, trusted, settings)
+            Some((found, trusted)) if found.is_of(&identity.master, identity.flows) => {
+                open(self.dir, &found, trusted, settings)
             }
             _ => Ok((start_anew(self.dir, identity, settings)?, Vec::new())),
         }
@@ -219,6 +220,7 @@ fn resume(
 #[derive(Debug)]
 pub struct Spool {
     pub(super) shared: Arc<Shared>,
+    identity: Identity,
     unsynced: Arc<Unsynced>,
     writing: Option<JoinHandle<Result<(), Arc<io::Error>>>>,
     syncing: Option<JoinHandle<()>>,
@@ -238,6 +240,7 @@ impl Spool {
         let mut spool = Self {
             unsynced: Arc::default(),
             shared,
+            identity: identity.clone(),
             writing: None,
             syncing: None,
         };
@@ -252,6 +255,18 @@ impl Spool {
             spool.syncing = Some(started.map_err(failed)?);
         }
         Ok(spool)
+    }
+
+    /// Notes that another master goes on with the same positions: what is there, and what comes, is of both. Blocks.
+    pub fn succeeded_by(&mut self, master: &str) -> Result<(), SpoolError> {
+        let identity = Identity {
+            successor: Some(master.to_owned()),
+            ..self.identity.clone()
+        };
+        let dir = self.shared.disk.dir();
+        identity::write(dir, &identity).map_err(|cause| failed(dir, cause))?;
+        self.identity = identity;
+        Ok(())
     }
 
     /// The flow's inlet. One at a time: when a session with the source has ended, the next one gets a new one.

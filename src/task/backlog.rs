@@ -86,6 +86,16 @@ impl Backlog {
         Ok(backlog)
     }
 
+    /// The source goes on with these positions in the place of another master.
+    pub(super) async fn succeeded_by(mut self, master: &str) -> Result<Self, TaskError> {
+        let master = master.to_owned();
+        blocking(move || {
+            self.spool.succeeded_by(&master)?;
+            Ok(self)
+        })
+        .await
+    }
+
     /// By flow, the entry with which the source has to go on.
     pub(super) fn next(&self) -> Result<Vec<u64>, TaskError> {
         let next = self.outlets.iter().map(|outlet| {
@@ -149,6 +159,7 @@ pub(super) fn report(spool: &Spool, task: &Task, clock_offset_ms: i64) -> SpoolR
         kept_bytes: status.flows.iter().map(|flow| flow.kept).sum(),
         max_bytes: task.spool.max_size,
         free_bytes: status.free,
+        unread_bytes: status.flows.iter().map(|flow| flow.unread).sum(),
         oldest_ms: oldest.map(|oldest| now.saturating_sub(oldest).max(0)),
         flows_behind: u32::try_from(behind).unwrap_or(u32::MAX),
         ..SpoolReport::default()

@@ -103,20 +103,39 @@ impl fmt::Display for Reason {
     }
 }
 
+/// Where a session is to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    /// By flow, the next LSN on the target.
+    lsns: Vec<u64>,
+    /// The positions are those of this other master: the present one may have been its replica, and go on in its place.
+    of: Option<String>,
+}
+
 /// The positions to resume at, or why that cannot be asked for.
 fn resumable(
     stored: Option<&Stored>,
     same_mapping: bool,
     master: &Master,
-) -> Result<Vec<u64>, Reason> {
+) -> Result<Wanted, Reason> {
     match stored {
         None => Err(Reason::NotKept),
         Some(Stored::Nothing) => Err(Reason::First),
         Some(Stored::Snapshot) => Err(Reason::Unfinished),
         Some(Stored::Damaged { what }) => Err(Reason::Damaged(what)),
         Some(Stored::Stable { .. }) if !same_mapping => Err(Reason::OtherMapping),
-        Some(Stored::Stable { replication_id, .. }) if *replication_id != master.id => {
-            Err(Reason::OtherMaster)
+        // A master does not tell whose replica it was.
+        Some(Stored::Stable {
+            replication_id,
+            lsns,
+        }) if *replication_id != master.id => {
+            let may_succeed = lsns.len() as u64 == u64::from(master.flows) && master.resumes();
+            may_succeed
+                .then(|| Wanted {
+                    lsns: lsns.clone(),
+                    of: Some(replication_id.clone()),
+                })
+                .ok_or(Reason::OtherMaster)
         }
         Some(Stored::Stable { lsns, .. }) if lsns.len() as u64 != u64::from(master.flows) => {
             Err(Reason::OtherFlows {
@@ -125,7 +144,10 @@ fn resumable(
             })
         }
         Some(Stored::Stable { .. }) if !master.resumes() => Err(Reason::Release),
-        Some(Stored::Stable { lsns, .. }) => Ok(lsns.clone()),
+        Some(Stored::Stable { lsns, .. }) => Ok(Wanted {
+            lsns: lsns.clone(),
+            of: None,
+        }),
     }
 }
 
@@ -159,13 +181,13 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
 
     let stored = taken.as_ref().map(|taken| &taken.stored);
     let wanted = resumable(stored, ownership.is_same_mapping(), &master);
-    let identity = Identity {
-        master: master.id.clone(),
-        flows: master.flows,
-    };
+    let identity = Identity::of(&master.id, master.flows);
+    let last_master = wanted.as_ref().ok().and_then(|wanted| wanted.of.clone());
     let mut backlog = None;
-    if let Ok(lsns) = &wanted {
-        backlog = Some(Backlog::resumed(setup, identity.clone(), lsns).await?);
+    if let Ok(Wanted { lsns, of }) = &wanted {
+        let of = of.as_ref().unwrap_or(&master.id);
+        let identity = Identity::of(of, master.flows);
+        backlog = Some(Backlog::resumed(setup, identity, lsns).await?);
     }
     let next = backlog.as_ref().map(Backlog::next).transpose()?;
     let (registration, decided) = register(session, &source, wanted, next).await?;
@@ -189,6 +211,19 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     }
 
     let fence = taken.map(|taken| taken.fence);
+    let backlog = match (&fence, last_master.filter(|_| decided.is_ok())) {
+        (Some(fence), Some(last)) => {
+            info!(setup.log, "the source goes on in the place of the master it was a replica of";
+                fields::LAST_MASTER => last, fields::MASTER => master.id.clone());
+            // First what is here, which is then of both: a kill in between finds one or the other on the target.
+            let backlog = backlog.succeeded_by(&master.id).await?;
+            fence
+                .begin_stable(&mut control, &master.id, master.flows, unix_ms())
+                .await?;
+            backlog
+        }
+        _ => backlog,
+    };
     if decided.is_err() {
         expect_keys(setup, &mut monitor, &status).await?;
         match &fence {
@@ -253,21 +288,30 @@ enum Registration {
 async fn register(
     session: Session,
     source: &dragonfly::Settings,
-    wanted: Result<Vec<u64>, Reason>,
+    wanted: Result<Wanted, Reason>,
     next: Option<Vec<u64>>,
 ) -> Result<(Registration, Result<Vec<u64>, Reason>), TaskError> {
-    let lsns = match wanted {
-        Ok(lsns) => lsns,
+    let Wanted { lsns, of } = match wanted {
+        Ok(wanted) => wanted,
         Err(reason) => return Ok((Registration::ToDo(session), Err(reason))),
     };
     let master = session.master().clone();
     // What is in the spool need not come again.
     let next = next.unwrap_or_else(|| lsns.clone());
-    match session.register(&Start::Resume(next)).await? {
+    let is_other = of.is_some();
+    let start = match of {
+        Some(of) => Start::Succeed { of, lsns: next },
+        None => Start::Resume(next),
+    };
+    match session.register(&start).await? {
         granted @ Registered::Resumable(_) => Ok((Registration::Done(granted), Ok(lsns))),
         full @ Registered::Full(_) => {
             let flows = (0..master.flows).collect();
-            Ok((Registration::Done(full), Err(Reason::Backlog { flows })))
+            let reason = match is_other {
+                true => Reason::OtherMaster,
+                false => Reason::Backlog { flows },
+            };
+            Ok((Registration::Done(full), Err(reason)))
         }
         Registered::Mixed { full } => {
             let session = Session::open(source).await?;
@@ -447,10 +491,18 @@ mod tests {
     fn only_positions_of_this_process_these_flows_and_this_mapping_are_resumed() {
         let now = master(Some("df-v1.40.1"));
         let decide = |stored: &Stored| resumable(Some(stored), true, &now);
-        assert_eq!(decide(&stable("a", &[7, 8])), Ok(vec![7, 8]));
+        let resumed = |of: Option<&str>| {
+            Ok(Wanted {
+                lsns: vec![7, 8],
+                of: of.map(|of| of.repeat(40)),
+            })
+        };
+        assert_eq!(decide(&stable("a", &[7, 8])), resumed(None));
+        // It may have been that one's replica.
+        assert_eq!(decide(&stable("b", &[7, 8])), resumed(Some("b")));
         assert_eq!(decide(&Stored::Nothing), Err(Reason::First));
         assert_eq!(decide(&Stored::Snapshot), Err(Reason::Unfinished));
-        assert_eq!(decide(&stable("b", &[7, 8])), Err(Reason::OtherMaster));
+        assert_eq!(decide(&stable("b", &[7])), Err(Reason::OtherMaster));
         let other = Reason::OtherFlows {
             stored: 3,
             flows: 2,
@@ -462,6 +514,8 @@ mod tests {
         for release in [None, Some("df-v1.34.2")] {
             let decided = resumable(Some(&stable("a", &[7, 8])), true, &master(release));
             assert_eq!(decided, Err(Reason::Release));
+            let decided = resumable(Some(&stable("b", &[7, 8])), true, &master(release));
+            assert_eq!(decided, Err(Reason::OtherMaster));
         }
     }
 }

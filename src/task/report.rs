@@ -137,6 +137,8 @@ pub struct SpoolReport {
     pub max_bytes: u64,
     /// Free on the file system, bytes, as far as known.
     pub free_bytes: u64,
+    /// On disk and still to be read back for the target, bytes.
+    pub unread_bytes: u64,
     /// Age of the oldest entry that is not applied, milliseconds; none if all are.
     pub oldest_ms: Option<i64>,
     /// Flows that are read back from disk, because the target is slower than the source.

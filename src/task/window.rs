@@ -97,10 +97,9 @@ impl SpoolReport {
     /// Notes how long it takes until no flow is read back from disk any more, with this many bytes a second received and
     /// taken by the target.
     pub(super) fn note_emptying(&mut self, received: f64, taken: f64) {
-        let waiting = self.bytes.saturating_sub(self.kept_bytes);
         self.empty_in_ms = match self.flows_behind {
             0 => Some(0),
-            _ => lasts(waiting, taken - received),
+            _ => lasts(self.unread_bytes, taken - received),
         };
     }
 
@@ -184,7 +183,7 @@ mod tests {
     fn it_is_empty_when_the_target_has_caught_up_if_it_ever_does() {
         let mut spool = SpoolReport {
             bytes: 9_000,
-            kept_bytes: 1_000,
+            unread_bytes: 8_000,
             flows_behind: 1,
             ..SpoolReport::default()
         };
