@@ -48,8 +48,8 @@ impl Pair {
     }
 }
 
-#[derive(Default)]
 struct Shared {
+    server: Mutex<String>,
     pairs: Mutex<Vec<Arc<Pair>>>,
     swallowed: AtomicU64,
     ended: AtomicBool,
@@ -69,11 +69,16 @@ impl Proxy {
     pub fn to(server: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on 127.0.0.1");
         let addr = listener.local_addr().expect("the address of a listener");
-        let shared = Arc::new(Shared::default());
-        let (accepting, server) = (Arc::clone(&shared), server.to_owned());
+        let shared = Arc::new(Shared {
+            server: Mutex::new(server.to_owned()),
+            pairs: Mutex::default(),
+            swallowed: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+        });
+        let accepting = Arc::clone(&shared);
         let acceptor = std::thread::Builder::new()
             .name("proxy".into())
-            .spawn(move || accept(&accepting, &listener, &server))
+            .spawn(move || accept(&accepting, &listener))
             .expect("a thread");
         Self {
             addr,
@@ -86,6 +91,11 @@ impl Proxy {
     #[must_use]
     pub fn address(&self) -> String {
         self.addr.to_string()
+    }
+
+    /// Leads later connections to the server at this address.
+    pub fn lead_to(&self, server: &str) {
+        server.clone_into(&mut lock(&self.shared.server));
     }
 
     /// Swallows one direction of all present connections whose client has said these words; how many there are.
@@ -122,11 +132,12 @@ impl Drop for Proxy {
     }
 }
 
-fn accept(shared: &Arc<Shared>, listener: &TcpListener, server: &str) {
+fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
     for client in listener.incoming() {
         if shared.ended.load(Ordering::SeqCst) {
             return;
         }
+        let server = lock(&shared.server).clone();
         // A server that is gone refuses, and so do we.
         if let Ok(client) = client
             && let Ok(server) = TcpStream::connect(server)
