@@ -166,32 +166,30 @@ pub(super) fn report(spool: &Spool, task: &Task, clock_offset_ms: i64) -> SpoolR
     }
 }
 
-/// What one flow's way into the spool ended with.
-pub(super) enum Fed {
-    /// The reader has ended, and everything it yielded is in.
-    Whole,
-    /// There is no room, and the source is to be let go of.
-    Full(Full),
-}
-
-/// Hands a flow's batches to its spool, until the reader has ended.
+/// Hands a flow's batches to its spool, until the reader has ended, or there is no room and the source is to be let go
+/// of, which `full` is told.
 pub(super) async fn feed(
     mut batches: mpsc::Receiver<Batch>,
     mut inlet: Inlet,
     on_full: OnFull,
     status: &Status,
-) -> Result<Fed, TaskError> {
+    full: mpsc::UnboundedSender<Full>,
+) -> Result<(), TaskError> {
     while let Some(batch) = batches.recv().await {
         status.count_received(inlet.flow(), batch.size());
         let mut pushed = inlet.push(batch).await;
         while let Err(error) = pushed {
             match (error, on_full) {
                 (PushError::Full(_), OnFull::Throttle) => inlet.room().await,
-                (PushError::Full(full), OnFull::Disconnect) => return Ok(Fed::Full(full)),
+                (PushError::Full(reason), OnFull::Disconnect) => {
+                    // The session hears it as long as it lives.
+                    let _ = full.send(reason);
+                    return Ok(());
+                }
                 (error, _) => return Err(TaskError::Spooling(error)),
             }
             pushed = inlet.flush().await;
         }
     }
-    Ok(Fed::Whole)
+    Ok(())
 }

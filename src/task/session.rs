@@ -10,6 +10,7 @@
 //!   ended by that is no error. However the session ends, the sockets to the master are closed
 //!   in order (see `wire` in the source).
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ use crate::spool::{Full, Spool};
 
 use super::Timing;
 use super::applier::{Applier, FlowEnd};
-use super::backlog::{self, Fed, feed};
+use super::backlog::{self, feed};
 use super::context::Context;
 use super::error::{TaskError, chain};
 use super::lag::LagMeter;
@@ -62,7 +63,6 @@ pub(super) enum SessionEnd {
 enum Part {
     Reader(Result<(), FailedFlow>),
     Applier(FlowEnd, Acknowledger),
-    Fed(Fed),
     Stable(Box<Stable>),
     /// Goes on for ever.
     Watch,
@@ -115,7 +115,9 @@ struct Running<'a> {
     spool: Option<Spool>,
     /// Tells the readers that what comes cannot be kept.
     letting_go: watch::Sender<bool>,
-    /// Why.
+    /// Why it cannot.
+    fulls: mpsc::UnboundedReceiver<Full>,
+    /// Why it could not, first.
     full: Option<Full>,
     /// What the full sync depends on, until it has ended.
     conditions: Option<Conditions>,
@@ -162,6 +164,7 @@ impl<'a> Running<'a> {
         let mut read = ReadSettings::new(setup.task.state_dir.clone(), threshold);
         read.clock_offset_ms = context.status.clock_offset_ms.clone();
         let letting_go = watch::Sender::new(false);
+        let (full, fulls) = mpsc::unbounded_channel();
         let mut pulses = Vec::with_capacity(flows.len());
         for (flow, writer, outlet) in flows {
             let number = flow.flow();
@@ -172,11 +175,8 @@ impl<'a> Running<'a> {
             let budget = Budget::new(settings::arriving(&setup.task, count));
             let inlet = spool.inlet(number).map_err(TaskError::Spool)?;
             let on_full = setup.task.spool.on_full;
-            let status = context.status.clone();
-            parts.spawn(async move {
-                let fed = Box::pin(feed(received, inlet, on_full, &status)).await?;
-                Ok(Part::Fed(fed))
-            });
+            let (status, full) = (context.status.clone(), full.clone());
+            let feeding = async move { feed(received, inlet, on_full, &status, full).await };
             let read = read.clone();
             let ended = ended_sender.clone();
             let mut stop = stop.clone();
@@ -188,10 +188,8 @@ impl<'a> Running<'a> {
                     _ = let_go.wait_for(|let_go| *let_go) => {}
                 }
             };
-            parts.spawn(async move {
-                let read = Box::pin(reader.run(batches, ended, budget, read, stopped)).await;
-                Ok(Part::Reader(read))
-            });
+            let reading = reader.run(batches, ended, budget, read, stopped);
+            parts.spawn(read_into_spool(Box::pin(reading), Box::pin(feeding)));
             let log = setup.log.clone();
             let mut applier = Applier::new(number, context.clone(), writer, acknowledger, log);
             let resumed = resumed.as_ref().and_then(|lsns| lsns.get(number as usize));
@@ -239,6 +237,7 @@ impl<'a> Running<'a> {
             full_sync: None,
             spool: Some(spool),
             letting_go,
+            fulls,
             full: None,
             parts,
             ended,
@@ -312,6 +311,7 @@ impl<'a> Running<'a> {
                     self.tokens.push(token);
                     self.start_stable_if_all_ended();
                 }
+                Some(full) = self.fulls.recv() => self.let_go(full)?,
                 _ = show.tick() => self.show(),
                 _ = summary.tick() => self.summarise(),
             }
@@ -370,8 +370,7 @@ impl<'a> Running<'a> {
                 self.appliers_left = self.appliers_left.saturating_sub(1);
                 self.done.push(acknowledger);
             }
-            Part::Fed(Fed::Whole) | Part::Watch => {}
-            Part::Fed(Fed::Full(full)) => self.let_go(full)?,
+            Part::Watch => {}
             // A reader that ends without an error was stopped, or lost its applier: that one's
             // result says why.
             Part::Reader(read) => read.map_err(|failed| failed.cause)?,
@@ -525,6 +524,26 @@ impl<'a> Running<'a> {
         let moment = self.look();
         let rates = self.rates.since_summary();
         progress::summarise(self.setup.log, &self.context.status, &moment, rates);
+    }
+}
+
+/// Runs a flow's reader and what brings its batches into the spool. In one task: each batch would else be handed from
+/// one thread to another.
+async fn read_into_spool(
+    mut reading: impl Future<Output = Result<(), FailedFlow>> + Unpin,
+    mut feeding: impl Future<Output = Result<(), TaskError>> + Unpin,
+) -> Result<Part, TaskError> {
+    tokio::select! {
+        read = &mut reading => {
+            if read.is_ok() {
+                feeding.await?;
+            }
+            Ok(Part::Reader(read))
+        }
+        fed = &mut feeding => {
+            fed?;
+            Ok(Part::Reader(reading.await))
+        }
     }
 }
 
