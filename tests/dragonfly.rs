@@ -19,6 +19,8 @@ mod hosted;
 mod idle;
 #[path = "dragonfly/large.rs"]
 mod large;
+#[path = "dragonfly/outage.rs"]
+mod outage;
 #[path = "dragonfly/ownership.rs"]
 mod ownership;
 #[path = "dragonfly/preflight.rs"]

@@ -235,7 +235,7 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         }
     }
     let resumed = decided.ok();
-    let writers = writers(setup, &target, &fence, &master, resumed.as_deref()).await?;
+    let writers = writers(setup, &target, &fence, master.flows, resumed.as_deref()).await?;
     let context = Arc::new(Context {
         task: task.clone(),
         features: profile.features.clone(),
@@ -346,7 +346,7 @@ async fn begin(
 }
 
 /// The right to write, and what the target holds; nothing where no positions are kept.
-async fn take_fence(
+pub(super) async fn take_fence(
     setup: &Setup<'_>,
     control: &mut Control,
     target: &Settings,
@@ -421,17 +421,17 @@ async fn expect_keys(
 }
 
 /// A connection to the target for each flow.
-async fn writers(
+pub(super) async fn writers(
     setup: &Setup<'_>,
     target: &Settings,
     fence: &Option<Fence>,
-    master: &Master,
+    flows: u32,
     resumed: Option<&[u64]>,
 ) -> Result<Vec<Writer>, TaskError> {
     let errors = settings::errors(&setup.task)?;
-    let mut writers = Vec::with_capacity(master.flows as usize);
-    for flow in 0..master.flows {
-        let limits = settings::writing(&setup.task, master.flows, setup.timing);
+    let mut writers = Vec::with_capacity(flows as usize);
+    for flow in 0..flows {
+        let limits = settings::writing(&setup.task, flows, setup.timing);
         let stored = resumed.and_then(|lsns| lsns.get(flow as usize).copied());
         let fenced = fence.clone().map(|fence| Fenced {
             fence,
@@ -443,7 +443,7 @@ async fn writers(
     Ok(writers)
 }
 
-fn positions(lsns: &[u64]) -> String {
+pub(super) fn positions(lsns: &[u64]) -> String {
     let lsns: Vec<_> = lsns.iter().map(u64::to_string).collect();
     lsns.join(" ")
 }

@@ -120,7 +120,8 @@ pub(super) fn summarise(log: &Logger, status: &Status, moment: &Moment, rates: P
     let (unsupported, reduced) = (read(&status.unsupported), read(&status.reduced));
     let spool = moment.spool;
     match moment.phase {
-        Phase::Stable => {
+        // Of which the source still takes part, while there is a session.
+        Phase::Stable | Phase::Waiting => {
             let lag = moment.lag.unwrap_or_default();
             info!(log, "summary"; fields::PHASE => moment.phase.name(),
                 fields::ENTRIES => totals.applied, fields::ENTRIES_PER_S => rates.entries.round() as u64,

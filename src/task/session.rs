@@ -10,6 +10,8 @@
 //!   ended by that is no error. However the session ends, the sockets to the master are closed
 //!   in order (see `wire` in the source).
 
+mod outage;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,7 +29,8 @@ use crate::process::Stop;
 use crate::source::dragonfly::{
     Acknowledger, FailedFlow, ReadSettings, SnapshotEnded, SourceError, Stable, Syncing,
 };
-use crate::spool::{Full, Spool};
+use crate::spool::{Full, Outlet, Spool};
+use crate::target::Writer;
 
 use super::Timing;
 use super::applier::{Applier, FlowEnd};
@@ -46,6 +49,8 @@ use super::status::Phase;
 use super::watching::{SourceWatch, keep_target_alive};
 use super::window::SourceRates;
 
+use outage::{Reopening, reopened};
+
 /// Batches a reader may be ahead of its applier, besides what the budget allows: enough to hide
 /// the switch between the two, few enough that empty ones cost nothing.
 const BATCHES_AHEAD: usize = 32;
@@ -62,7 +67,7 @@ pub(super) enum SessionEnd {
 /// What one part of a session ended with.
 enum Part {
     Reader(Result<(), FailedFlow>),
-    Applier(FlowEnd, Acknowledger),
+    Applier(FlowEnd),
     Stable(Box<Stable>),
     /// Goes on for ever.
     Watch,
@@ -106,7 +111,12 @@ pub(super) async fn run(
 struct Running<'a> {
     setup: &'a Setup<'a>,
     context: Arc<Context>,
+    /// What has to do with the source.
     parts: JoinSet<Result<Part, TaskError>>,
+    /// What has to do with the target, which may be lost and come back.
+    appliers: JoinSet<Result<Part, TaskError>>,
+    /// While the target is lost.
+    reopening: Option<Reopening<'a>>,
     /// Flows whose snapshot has ended, until there are as many as flows.
     ended: mpsc::Receiver<SnapshotEnded>,
     tokens: Vec<SnapshotEnded>,
@@ -127,8 +137,8 @@ struct Running<'a> {
     resuming: bool,
     stable: Option<Box<Stable>>,
     appliers_left: u32,
-    /// Keeps the flows open until the last one is done.
-    done: Vec<Acknowledger>,
+    /// By flow. Keep the flows open until the last one is done, whatever becomes of the appliers.
+    acknowledgers: Vec<Acknowledger>,
     meters: Vec<LagMeter>,
     rates: Rates,
     source_rates: SourceRates,
@@ -166,6 +176,8 @@ impl<'a> Running<'a> {
         let letting_go = watch::Sender::new(false);
         let (full, fulls) = mpsc::unbounded_channel();
         let mut pulses = Vec::with_capacity(flows.len());
+        let mut acknowledgers = Vec::with_capacity(flows.len());
+        let mut appliers = Vec::with_capacity(flows.len());
         for (flow, writer, outlet) in flows {
             let number = flow.flow();
             let (reader, acknowledger) = flow.split();
@@ -190,16 +202,8 @@ impl<'a> Running<'a> {
             };
             let reading = reader.run(batches, ended, budget, read, stopped);
             parts.spawn(read_into_spool(Box::pin(reading), Box::pin(feeding)));
-            let log = setup.log.clone();
-            let mut applier = Applier::new(number, context.clone(), writer, acknowledger, log);
-            let resumed = resumed.as_ref().and_then(|lsns| lsns.get(number as usize));
-            if let Some(next) = resumed {
-                applier.resumes_at(*next);
-            }
-            parts.spawn(async move {
-                let (end, acknowledger) = Box::pin(applier.run(outlet)).await?;
-                Ok(Part::Applier(end, acknowledger))
-            });
+            acknowledgers.push(acknowledger);
+            appliers.push((writer, outlet));
         }
         let watch = SourceWatch {
             context: context.clone(),
@@ -209,14 +213,8 @@ impl<'a> Running<'a> {
             pulses,
             timing: setup.timing,
         };
-        // Neither ends.
         parts.spawn(async move {
             watch.run().await;
-            Ok(Part::Watch)
-        });
-        let watch = keep_target_alive(context.clone(), setup.timing);
-        parts.spawn(async move {
-            watch.await;
             Ok(Part::Watch)
         });
         let now = Instant::now();
@@ -230,7 +228,7 @@ impl<'a> Running<'a> {
                 None
             }
         };
-        Ok(Self {
+        let mut running = Self {
             setup,
             resuming: resumed.is_some(),
             conditions,
@@ -240,19 +238,55 @@ impl<'a> Running<'a> {
             fulls,
             full: None,
             parts,
+            appliers: JoinSet::new(),
+            reopening: None,
             ended,
             tokens: Vec::with_capacity(count as usize),
             syncing,
             stable: None,
             appliers_left: count,
-            done: Vec::new(),
+            acknowledgers,
             meters: (0..count).map(|_| LagMeter::default()).collect(),
             rates: Rates::default(),
             source_rates: SourceRates::default(),
             ring,
             started: now,
             context,
-        })
+        };
+        let places = (0..).zip(appliers);
+        for (flow, (writer, outlet)) in places {
+            let next = resumed.as_ref().and_then(|lsns| lsns.get(flow).copied());
+            if let Some(acknowledger) = running.acknowledgers.get(flow).cloned() {
+                running.apply(writer, acknowledger, outlet, next);
+            }
+        }
+        running.keep_target_alive();
+        Ok(running)
+    }
+
+    /// Has a flow's way into the target begin, with the entry `next` if its snapshot is there.
+    fn apply(
+        &mut self,
+        writer: Writer,
+        acknowledger: Acknowledger,
+        outlet: Outlet,
+        next: Option<u64>,
+    ) {
+        let (flow, log) = (acknowledger.flow(), self.setup.log.clone());
+        let mut applier = Applier::new(flow, self.context.clone(), writer, acknowledger, log);
+        if let Some(next) = next {
+            applier.resumes_at(next);
+        }
+        self.appliers
+            .spawn(async move { Ok(Part::Applier(Box::pin(applier.run(outlet)).await?)) });
+    }
+
+    fn keep_target_alive(&mut self) {
+        let watch = keep_target_alive(self.context.clone(), self.setup.timing);
+        self.appliers.spawn(async move {
+            watch.await;
+            Ok(Part::Watch)
+        });
     }
 
     async fn coordinate(
@@ -306,6 +340,13 @@ impl<'a> Running<'a> {
                         reached_stable();
                     }
                 }
+                Some(part) = self.appliers.join_next() => match self.ended_part(part) {
+                    Err(error) if !stopping && self.outlives(&error) => {
+                        self.target_lost(&error).await;
+                    }
+                    ended => ended?,
+                },
+                back = reopened(&mut self.reopening) => self.target_is_back(back?)?,
                 error = lost(&mut self.syncing, &mut self.stable) => return Err(error.into()),
                 Some(token) = self.ended.recv(), if self.syncing.is_some() => {
                     self.tokens.push(token);
@@ -366,9 +407,8 @@ impl<'a> Running<'a> {
             Part::Stable(stable) => {
                 self.stable = Some(stable);
             }
-            Part::Applier(FlowEnd::Drained | FlowEnd::Spoilt, acknowledger) => {
+            Part::Applier(FlowEnd::Drained | FlowEnd::Spoilt) => {
                 self.appliers_left = self.appliers_left.saturating_sub(1);
-                self.done.push(acknowledger);
             }
             Part::Watch => {}
             // A reader that ends without an error was stopped, or lost its applier: that one's
@@ -395,6 +435,7 @@ impl<'a> Running<'a> {
 
     /// Ends all parts, then the spool, which has to be closed before another session opens it.
     async fn close(mut self) {
+        self.appliers.shutdown().await;
         self.parts.shutdown().await;
         if let Some(spool) = self.spool.take() {
             let finished = spawn_blocking(move || spool.finish()).await;
@@ -506,7 +547,7 @@ impl<'a> Running<'a> {
         let mut spool = backlog::report(self.spool.as_ref()?, task, offset);
         let rates = self.rates.since_summary();
         spool.note_emptying(rates.received, rates.bytes);
-        if phase == Phase::Stable
+        if matches!(phase, Phase::Stable | Phase::Waiting)
             && let Some(writes) = self.source_rates.writes()
         {
             spool.note_window(self.ring, task.spool.min_free, &writes);

@@ -115,12 +115,13 @@ fn a_target_whose_answers_do_not_arrive_is_connected_to_anew_and_nothing_is_repe
     // What is sent now takes effect, and nobody hears of it.
     assert!(proxy.swallow(Towards::Client, "") > source.flows());
     (30..60).for_each(|round| write(&mut client, round));
-    eventually("a resumption", || source.partial_syncs() == 1);
+    eventually("the loss of the target", || !task.last_error().is_empty());
     let error = task.last_error();
     assert!(
         error.contains("did not answer within 500ms while writing"),
         "{error}"
     );
     equal(&source, &target);
-    assert_eq!(source.full_syncs(), 1);
+    assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 0));
+    assert_eq!(task.report().sessions, 1, "the source was read on");
 }

@@ -100,7 +100,7 @@ impl Flow {
         let acknowledger = Acknowledger {
             flow,
             writer: Arc::downgrade(&writer),
-            _held: held,
+            _held: Arc::new(held),
         };
         let reader = FlowReader {
             flow,
@@ -141,13 +141,13 @@ impl Writer {
     }
 }
 
-/// Tells the source how far a flow was applied.
-#[derive(Debug)]
+/// Tells the source how far a flow was applied. Clones are one.
+#[derive(Debug, Clone)]
 pub struct Acknowledger {
     flow: u32,
     writer: Weak<Mutex<Writer>>,
-    /// Tells the reader, when dropped, that no more will be acknowledged.
-    _held: oneshot::Sender<Infallible>,
+    /// Tells the reader, when the last one is dropped, that no more will be acknowledged.
+    _held: Arc<oneshot::Sender<Infallible>>,
 }
 
 impl Acknowledger {
