@@ -320,7 +320,9 @@ impl<'a> Running<'a> {
                 // The sender outlives every session.
                 _ = stop.changed() => {
                     if *stop.borrow_and_update() == Stop::Now {
-                        return match stopping {
+                        // Both words may come at once.
+                        let is_moving = self.setup.reporter.phase() == Phase::Stable;
+                        return match stopping || is_moving {
                             true => Err(TaskError::Undrained),
                             false => Ok(SessionEnd::Stopped),
                         };

@@ -60,7 +60,7 @@ fn a_target_that_is_gone_for_longer_than_the_ring_lasts_costs_no_full_sync() {
             .for_each(|round| write(&mut client, round));
         target.restart();
         eventually("the target is back", || {
-            running.count_logged("target is back, going on where it is") == outage
+            running.count_logged("target is back, following writes") == outage
         });
         rounds
             .by_ref()

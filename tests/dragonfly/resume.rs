@@ -147,7 +147,7 @@ fn a_target_that_comes_back_older_is_followed_from_where_it_was_then() {
     // What it has taken since the dump is gone, and so are the positions behind it.
     target.restart();
     (60..90).for_each(|round| write(&mut client, round));
-    running.wait_logged("target is back, going on where it is, out of the spool");
+    running.wait_logged("target is back, following writes");
     source.wait_acked();
     equal(&source, &target);
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 0));

@@ -99,7 +99,7 @@ impl<'a> Running<'a> {
             .reporter
             .began(&format!("resumed at {positions}"));
         self.setup.reporter.enter(Phase::Stable);
-        info!(self.setup.log, "target is back, going on where it is, out of the spool";
+        info!(self.setup.log, "target is back, following writes out of the spool";
             fields::POSITION => positions);
         Ok(())
     }
