@@ -26,11 +26,12 @@ use crate::config::Task;
 use crate::entry::{Budget, unix_ms};
 use crate::logging::{Terminal, fields};
 use crate::process::Stop;
+use crate::source::dragonfly::Settings as SourceSettings;
 use crate::source::dragonfly::{
     Acknowledger, FailedFlow, ReadSettings, SnapshotEnded, SourceError, Stable, Syncing,
 };
 use crate::spool::{Full, Outlet, Spool};
-use crate::target::Writer;
+use crate::target::{Reconcile, Withheld, Writer};
 
 use super::Timing;
 use super::applier::{Applier, FlowEnd};
@@ -41,8 +42,10 @@ use super::lag::LagMeter;
 use super::millis;
 use super::opening::{Begun, Opened, open};
 use super::progress::{self, Moment, Rates};
+use super::reconcile::Reconciling;
 use super::report::{Lag, SpoolReport};
 use super::reporter::Reporter;
+use super::reread::{Suspects, read_again};
 use super::settings;
 use super::sizing::{Conditions, Ended, LastFullSync};
 use super::status::Phase;
@@ -71,6 +74,7 @@ enum Part {
     Stable(Box<Stable>),
     /// Goes on for ever.
     Watch,
+    Reconciled,
 }
 
 /// What a session needs from outside.
@@ -136,6 +140,11 @@ struct Running<'a> {
     /// Flows go on where they were, and STARTSTABLE is not confirmed yet.
     resuming: bool,
     stable: Option<Box<Stable>>,
+    /// To be begun with stable sync.
+    reconciling: Option<Reconciling>,
+    /// By flow. Keep the appliers from listening to nobody.
+    suspects: Vec<mpsc::Sender<Suspects>>,
+    source: SourceSettings,
     appliers_left: u32,
     /// By flow. Keep the flows open until the last one is done, whatever becomes of the appliers.
     acknowledgers: Vec<Acknowledger>,
@@ -162,6 +171,9 @@ impl<'a> Running<'a> {
             source,
             conditions,
             ring,
+            withheld,
+            reconcile,
+            asks,
         } = opened;
         let mut parts = JoinSet::new();
         let resumed = match &begun {
@@ -208,7 +220,7 @@ impl<'a> Running<'a> {
         let watch = SourceWatch {
             context: context.clone(),
             monitor,
-            source,
+            source: source.clone(),
             reporter: setup.reporter.clone(),
             pulses,
             timing: setup.timing,
@@ -216,6 +228,13 @@ impl<'a> Running<'a> {
         parts.spawn(async move {
             watch.run().await;
             Ok(Part::Watch)
+        });
+        let reading = read_again(source.clone(), setup.task.state_dir.clone(), asks);
+        parts.spawn(async move {
+            match reading.await {
+                Ok(never) => match never {},
+                Err(error) => Err(error.into()),
+            }
         });
         let now = Instant::now();
         let syncing = match begun {
@@ -233,6 +252,9 @@ impl<'a> Running<'a> {
             resuming: resumed.is_some(),
             conditions,
             full_sync: None,
+            source,
+            reconciling: None,
+            suspects: Vec::new(),
             spool: Some(spool),
             letting_go,
             fulls,
@@ -257,31 +279,50 @@ impl<'a> Running<'a> {
         for (flow, (writer, outlet)) in places {
             let next = resumed.as_ref().and_then(|lsns| lsns.get(flow).copied());
             if let Some(acknowledger) = running.acknowledgers.get(flow).cloned() {
-                running.apply(writer, acknowledger, outlet, next);
+                running.apply(
+                    writer,
+                    acknowledger,
+                    outlet,
+                    next.map(|next| (next, &*withheld)),
+                );
             }
         }
-        running.keep_target_alive();
+        running.stand_by(reconcile);
         Ok(running)
     }
 
-    /// Has a flow's way into the target begin, with the entry `next` if its snapshot is there.
+    /// Has a flow's way into the target begin; with this entry, and these keys withheld, if its snapshot is there.
     fn apply(
         &mut self,
         writer: Writer,
         acknowledger: Acknowledger,
         outlet: Outlet,
-        next: Option<u64>,
+        next: Option<(u64, &[Withheld])>,
     ) {
         let (flow, log) = (acknowledger.flow(), self.setup.log.clone());
-        let mut applier = Applier::new(flow, self.context.clone(), writer, acknowledger, log);
-        if let Some(next) = next {
-            applier.resumes_at(next);
+        let (suspect, suspected) = mpsc::channel(1);
+        self.suspects.push(suspect);
+        let context = self.context.clone();
+        let mut applier = Applier::new(flow, context, writer, acknowledger, suspected, log);
+        if let Some((next, withheld)) = next {
+            applier.resumes_at(next, withheld);
         }
         self.appliers
             .spawn(async move { Ok(Part::Applier(Box::pin(applier.run(outlet)).await?)) });
     }
 
-    fn keep_target_alive(&mut self) {
+    /// What there is to do besides, at once and when writes are followed.
+    fn stand_by(&mut self, reconcile: Reconcile) {
+        self.reconciling = (reconcile != Reconcile::Nothing).then(|| {
+            Reconciling::new(
+                self.context.clone(),
+                self.source.clone(),
+                self.setup.reporter.clone(),
+                self.setup.log.clone(),
+                self.suspects.clone(),
+                reconcile,
+            )
+        });
         let watch = keep_target_alive(self.context.clone(), self.setup.timing);
         self.appliers.spawn(async move {
             watch.await;
@@ -412,7 +453,7 @@ impl<'a> Running<'a> {
             Part::Applier(FlowEnd::Drained | FlowEnd::Spoilt) => {
                 self.appliers_left = self.appliers_left.saturating_sub(1);
             }
-            Part::Watch => {}
+            Part::Watch | Part::Reconciled => {}
             // A reader that ends without an error was stopped, or lost its applier: that one's
             // result says why.
             Part::Reader(read) => read.map_err(|failed| failed.cause)?,
@@ -489,13 +530,32 @@ impl<'a> Running<'a> {
             fields::TOOK_MS => millis(self.started.elapsed()),
             fields::GHOSTS => self.context.ghosts.dropped(),
             fields::NOT_OWNED => self.context.ghosts.kept());
+        self.reconcile();
         Ok(())
+    }
+
+    /// Begins to look for keys that the source no longer has, if that is due.
+    fn reconcile(&mut self) {
+        let Some(reconciling) = self.reconciling.take() else {
+            return;
+        };
+        if self.context.ghosts.are_refuted() {
+            warn!(self.setup.log, "keys that the source deleted before this full sync stay on the target: which flow \
+                owns a key cannot be told here";
+                fields::HINT => "set policy.resync to \"flush\" and start a full sync with df2redis forget");
+            return;
+        }
+        self.appliers.spawn(async move {
+            Box::pin(reconciling.run()).await?;
+            Ok(Part::Reconciled)
+        });
     }
 
     fn enter_resumed(&mut self) {
         self.setup.reporter.enter(Phase::Stable);
         info!(self.setup.log, "resumed, following writes";
             fields::TOOK_MS => millis(self.started.elapsed()));
+        self.reconcile();
     }
 
     /// How far the slowest flow is behind; none before stable sync.

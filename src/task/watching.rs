@@ -46,6 +46,7 @@ impl SourceWatch {
     pub(super) async fn run(mut self) {
         let mut timer = interval(self.timing.watch_every);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looked = Instant::now();
         let mut meters: Vec<SilenceMeter> =
             self.pulses.iter().map(|_| Default::default()).collect();
         loop {
@@ -53,7 +54,7 @@ impl SourceWatch {
                 _ = timer.tick() => {}
                 () = self.reporter.refresh_wanted() => {}
             }
-            match self.ask().await {
+            match self.ask(&mut looked).await {
                 Ok(offsets) => self.look(&offsets, &mut meters),
                 Err(_) => {
                     if let Ok(opened) = Monitor::open(&self.source).await {
@@ -64,11 +65,17 @@ impl SourceWatch {
         }
     }
 
-    async fn ask(&mut self) -> Result<Vec<u64>, SourceError> {
+    async fn ask(&mut self, looked: &mut Instant) -> Result<Vec<u64>, SourceError> {
         let status = &self.context.status;
         let offsets = self.monitor.offsets().await?;
+        // The process, the source or what is between them stood still: what was written meanwhile comes late.
+        let stood_still = looked.elapsed() > self.timing.watch_every * 2;
+        *looked = Instant::now();
         for (flow, next) in status.flows.iter().zip(&offsets) {
             flow.source_next.store(*next, Ordering::Relaxed);
+            if stood_still {
+                flow.late_until.store(*next, Ordering::Relaxed);
+            }
         }
         // After the positions: whoever sees the number sees them.
         status.offsets_read.fetch_add(1, Ordering::Release);

@@ -16,6 +16,7 @@
 mod batch;
 mod guard;
 mod link;
+mod missed;
 mod patience;
 mod refused;
 mod replies;
@@ -24,7 +25,7 @@ mod retry;
 use std::collections::VecDeque;
 use std::io;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::batch::Batch;
 use self::guard::Guard;
@@ -161,8 +162,15 @@ pub struct Writer {
     /// The refusal that made the first batch of the queue one to be sent again.
     trouble: Option<Trouble>,
     retry: Retry,
-    patience: Patience,
+    /// For how long an answer has been due.
+    overdue: Patience,
     notices: VecDeque<Notice>,
+    /// Keys that were to be there and were not, until somebody asks: database of the target, and key.
+    missed: Vec<(u32, Vec<u8>)>,
+    /// Whether a key that is missing is to be noted rather than to be an error.
+    notes_missing: bool,
+    /// How long after they were begun entries may take effect.
+    patience: Duration,
     applied: Option<u64>,
     counters: Counters,
     /// Whether something happened that the caller waits for.
@@ -185,7 +193,7 @@ impl Writer {
             link,
             scanner: Scanner::new(),
             retry: Retry::new(limits.retry_initial, limits.retry_max),
-            patience: Patience::new(limits.answer),
+            overdue: Patience::new(limits.answer),
             limits,
             policy,
             open: Batch::default(),
@@ -201,6 +209,9 @@ impl Writer {
             verified: db.into_iter().collect(),
             trouble: None,
             notices: VecDeque::new(),
+            missed: Vec::new(),
+            notes_missing: false,
+            patience: Duration::MAX,
             counters: Counters::default(),
             stirred: false,
         })
@@ -217,6 +228,9 @@ impl Writer {
         }
         if self.open.last_db != db || self.open.is_empty() {
             self.expect_db(db);
+        }
+        if self.open.begun.is_none() && self.notes_missing {
+            self.open.begun = Some((Instant::now(), self.patience));
         }
         self.open.begin(kind, db, tolerate);
         &mut self.open.out
@@ -294,20 +308,20 @@ impl Writer {
             }
             match self.link.poll_read(cx) {
                 Poll::Pending if self.sent > 0 => {
-                    if self.patience.poll_lost(self.link.written, cx).is_ready() {
+                    if self.overdue.poll_lost(self.link.written, cx).is_ready() {
                         return Poll::Ready(Err(self.silent()));
                     }
                     return Poll::Pending;
                 }
                 Poll::Pending => {
-                    self.patience.nothing_is_due();
+                    self.overdue.nothing_is_due();
                     return Poll::Pending;
                 }
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(Err(self.lost(io::ErrorKind::UnexpectedEof.into())));
                 }
                 Poll::Ready(Ok(count)) => {
-                    self.patience.nothing_is_due();
+                    self.overdue.nothing_is_due();
                     self.take_replies(count)?;
                 }
                 Poll::Ready(Err(cause)) => return Poll::Ready(Err(self.lost(cause))),
@@ -379,6 +393,7 @@ impl Writer {
         }
         if let Some(batch) = self.queue.get_mut(self.sent) {
             batch.prepare(db, self.guard.as_ref());
+            batch.sending.at = Some(Instant::now());
             if let Some(guard) = &mut self.guard
                 && batch.sending.transaction
             {

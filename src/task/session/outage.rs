@@ -18,7 +18,9 @@ use slog::{info, warn};
 use tokio::sync::watch;
 
 use crate::logging::fields;
-use crate::target::{Control, Ownership, Profile, Stored, TargetError, Writer};
+use crate::target::{
+    Control, Ownership, Profile, Reconcile, Stored, TargetError, Withheld, Writer,
+};
 use crate::task::backoff::Backoff;
 use crate::task::barrier::Barrier;
 use crate::task::context::{Context, Losses};
@@ -35,6 +37,10 @@ pub(super) struct Reopened {
     writers: Vec<Writer>,
     /// By flow, the next LSN on the target.
     lsns: Vec<u64>,
+    /// Keys that flows withhold from the start.
+    withheld: Vec<Withheld>,
+    /// What is left to do about keys that the source may have deleted unseen.
+    reconcile: Reconcile,
 }
 
 /// The attempts to reach it.
@@ -79,8 +85,11 @@ impl<'a> Running<'a> {
             context,
             writers,
             lsns,
+            withheld,
+            reconcile,
         } = reopened;
         self.context = context;
+        self.suspects.clear();
         let positions = positions(&lsns);
         let acknowledgers = self.acknowledgers.clone();
         let flows = acknowledgers.into_iter().zip(writers).zip(lsns);
@@ -92,15 +101,16 @@ impl<'a> Running<'a> {
                 .outlet(acknowledger.flow())
                 .map_err(TaskError::Spool)?;
             outlet.read_from(next).map_err(TaskError::Spool)?;
-            self.apply(writer, acknowledger, outlet, Some(next));
+            self.apply(writer, acknowledger, outlet, Some((next, &withheld)));
         }
-        self.keep_target_alive();
+        self.stand_by(reconcile);
         self.setup
             .reporter
             .began(&format!("resumed at {positions}"));
         self.setup.reporter.enter(Phase::Stable);
         info!(self.setup.log, "target is back, following writes out of the spool";
             fields::POSITION => positions);
+        self.reconcile();
         Ok(())
     }
 }
@@ -173,6 +183,9 @@ async fn attempt(setup: &Setup<'_>, before: &Context) -> Result<Option<Reopened>
         fence,
         control: tokio::sync::Mutex::new(control),
         losses: Losses::default(),
+        asks: before.asks.clone(),
+        is_resync: before.is_resync,
+        omits_deletions: before.omits_deletions,
         copied: watch::Sender::new(0),
         spoilt: watch::Sender::new(None),
     };
@@ -180,5 +193,7 @@ async fn attempt(setup: &Setup<'_>, before: &Context) -> Result<Option<Reopened>
         context: Arc::new(context),
         writers,
         lsns,
+        withheld: taken.withheld,
+        reconcile: taken.reconcile,
     }))
 }
