@@ -170,7 +170,10 @@ impl Applier {
                                 first.is_none().then(|| *first = spoilt).is_some()
                             });
                         } else {
-                            self.meet(meeting, &global, lsn).await?;
+                            if !self.meet(meeting, &global, lsn).await? {
+                                self.acknowledge().await;
+                                return Ok(FlowEnd::Drained);
+                            }
                         }
                     }
                 }
@@ -183,6 +186,7 @@ impl Applier {
             }
             if pending.is_none() && !open && self.writer.is_settled() {
                 self.acknowledge().await;
+                self.context.barrier.leave();
                 return Ok(FlowEnd::Drained);
             }
             tokio::select! {
@@ -311,13 +315,14 @@ impl Applier {
         }
     }
 
-    /// Waits for all flows at a global command, of which one runs it.
+    /// Waits for all flows at a global command, of which one runs it. `false` if one of them has ended before it: then
+    /// none passes it.
     async fn meet(
         &mut self,
         meeting: Meeting,
         global: &Global,
         lsn: Option<u64>,
-    ) -> Result<(), TaskError> {
+    ) -> Result<bool, TaskError> {
         self.writer.settle().await?;
         self.progressed().await;
         let db = meeting.db;
@@ -332,15 +337,17 @@ impl Applier {
             Role::Wait(round) => {
                 let mut spoilt = self.context.spoilt.subscribe();
                 tokio::select! {
-                    () = self.context.barrier.released(round) => {}
+                    released = self.context.barrier.released(round) => if !released {
+                        return Ok(false);
+                    },
                     // Another flow read the command before the end of its snapshot.
-                    _ = spoilt.wait_for(Option::is_some) => return Ok(()),
+                    _ = spoilt.wait_for(Option::is_some) => return Ok(true),
                 }
             }
         }
         self.writer.stands_at(next);
         self.progressed().await;
-        Ok(())
+        Ok(true)
     }
 
     /// After replies have come: counters, and acknowledgements that somebody waits for.

@@ -4,6 +4,9 @@
 //! later one after it, and it stands in every flow. So the n-th global command of each flow is the
 //! same one, and a flow that reads it waits until all others have; then one of them runs it, once.
 //!
+//! A flow that has drained before its global command is never there: then the others do not wait either, and end
+//! before the command too.
+//!
 //! Invariant: between the arrival of the last flow and [`Barrier::release`] no flow applies
 //!   anything.
 //! Facts: reference, journal §8. A global command that any flow reads before the end of its own
@@ -60,6 +63,8 @@ pub struct Barrier {
     round: Mutex<Round>,
     /// Rounds that are over.
     released: watch::Sender<u64>,
+    /// A flow has ended: nothing after this round is met.
+    left: watch::Sender<bool>,
 }
 
 impl Barrier {
@@ -69,6 +74,7 @@ impl Barrier {
             flows,
             round: Mutex::default(),
             released: watch::Sender::new(0),
+            left: watch::Sender::new(false),
         }
     }
 
@@ -112,14 +118,20 @@ impl Barrier {
         self.released.send_modify(|rounds| *rounds += 1);
     }
 
-    /// Waits until the round after `round` rounds is over. Cancel safe.
-    pub async fn released(&self, round: u64) {
-        // The sender lives as long as `self`, so this cannot fail.
-        let _ = self
-            .released
-            .subscribe()
-            .wait_for(|rounds| *rounds > round)
-            .await;
+    /// A flow has ended with everything it was given: the others can no longer meet it.
+    pub fn leave(&self) {
+        self.left.send_replace(true);
+    }
+
+    /// Waits until the round after `round` rounds is over; `false` if that cannot happen any more. Cancel safe.
+    pub async fn released(&self, round: u64) -> bool {
+        let (mut released, mut left) = (self.released.subscribe(), self.left.subscribe());
+        // The senders live as long as `self`, so neither can fail.
+        tokio::select! {
+            biased;
+            _ = released.wait_for(|rounds| *rounds > round) => true,
+            _ = left.wait_for(|left| *left) => false,
+        }
     }
 }
 
@@ -147,6 +159,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nobody_waits_for_a_flow_that_has_ended() {
+        let barrier = Barrier::new(2);
+        let Role::Wait(round) = barrier.arrive(0, flush(1), 7).unwrap() else {
+            panic!("the other flow is not there");
+        };
+        let (released, ()) =
+            tokio::join!(biased; barrier.released(round), async { barrier.leave() });
+        assert!(!released);
+    }
+
+    #[tokio::test]
     async fn each_global_command_runs_once_and_nobody_passes_it_before() {
         const FLOWS: u32 = 5;
         let barrier = Arc::new(Barrier::new(FLOWS));
@@ -164,7 +187,7 @@ mod tests {
                             runs.fetch_add(1, Ordering::SeqCst);
                             barrier.release();
                         }
-                        Role::Wait(round) => barrier.released(round).await,
+                        Role::Wait(round) => assert!(barrier.released(round).await),
                     }
                     assert!(u64::from(runs.load(Ordering::SeqCst)) >= txid);
                 }
