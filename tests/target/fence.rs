@@ -9,9 +9,9 @@ use df2redis::target::{
     Stored, TargetError, Tolerate, Writer,
 };
 
-use crate::held_link::HeldLink;
 use crate::ownership::{owned, wanted};
 use crate::server::{Server, drive_once, entry, push, record, settled};
+use crate::support::Proxy;
 use crate::support::eventually;
 
 /// A task behind its fence, in stable sync with one flow at position 0.
@@ -93,7 +93,7 @@ const FENCE: &str = "df2redis:fence:test";
 async fn a_hundred(is_fenced: bool, late_before_resuming: bool) -> (u64, String) {
     let server = Server::start();
     with_claim(&server);
-    let link = HeldLink::to(server.redis.port());
+    let link = Proxy::to(&server.redis.address());
     let mut way = server.settings();
     way.endpoint = link.address().parse().unwrap();
     let Following { mut writer, .. } = follow_over(&server, &way, ErrorPolicy::Stop).await;
@@ -159,7 +159,7 @@ async fn bytes_of_a_dead_process_that_arrive_late_have_no_effect() {
 async fn half_a_transaction_has_no_effect() {
     let server = Server::start();
     with_claim(&server);
-    let link = HeldLink::to(server.redis.port());
+    let link = Proxy::to(&server.redis.address());
     let mut way = server.settings();
     way.endpoint = link.address().parse().unwrap();
     let Following { mut writer, .. } = follow_over(&server, &way, ErrorPolicy::Stop).await;
