@@ -25,6 +25,7 @@ use super::failed::Failed;
 use super::position::{self, LSN, Names, Stored};
 use super::profile::info_field;
 use super::settings::{Control, Settings};
+use crate::fail_point::{self, Place};
 
 /// Which server, and which history of its dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,9 +90,11 @@ impl Fence {
             cmd("INFO").arg("server").take(),
             cmd("INFO").arg("replication").take(),
         ];
+        fail_point::pass(Place::FenceTake);
         let answers = control
             .transact(DOING, settings.position_db, &[], &commands)
             .await?;
+        fail_point::pass(Place::FenceTaken);
         let answers = answers.ok_or_else(|| TargetError::Vanished {
             addr: control.addr().to_owned(),
             what: "the fence changed while it was taken".to_owned(),

@@ -18,6 +18,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::commands::Global;
 use crate::entry::{Batch, Item};
+use crate::fail_point::{self, Place};
 use crate::logging::fields;
 use crate::source::dragonfly::Acknowledger;
 use crate::spool::Outlet;
@@ -280,6 +281,7 @@ impl Applier {
                 Item::Script(body) => self.script(batch.slice(*body)),
                 Item::SnapshotEnd => {
                     self.settle_doubts(true)?;
+                    fail_point::pass(Place::SnapshotEnded);
                     self.snapshot_ended();
                 }
                 Item::Stable { next } => {

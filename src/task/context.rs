@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::commands::{self, Features, Global, Kind, Note, Unsupported};
 use crate::config::{MemberExpiry, OnUnsupported, Reaction, Task};
+use crate::fail_point::{self, Place};
 use crate::logging::fields;
 use crate::target::{Control, Fence, Ownership, form};
 
@@ -127,6 +128,7 @@ impl Context {
         positions: &[u64],
         log: &Logger,
     ) -> Result<(), TaskError> {
+        fail_point::pass(Place::FlushBegin);
         let mut control = self.control.lock().await;
         let fence = self.fence.as_ref();
         let concerns = !matches!(global, Global::FlushDb) || self.task.filter.allows_db(db);
@@ -144,9 +146,11 @@ impl Context {
                 flushing.await?;
             }
         }
+        fail_point::pass(Place::FlushApplied);
         if let Some(fence) = fence {
             fence.move_all(&mut control, positions).await?;
         }
+        fail_point::pass(Place::FlushPassed);
         if !concerns {
             return Ok(());
         }

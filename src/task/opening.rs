@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::config::{Positions, Reaction};
 use crate::entry::unix_ms;
+use crate::fail_point::{self, Place};
 use crate::logging::fields;
 use crate::source::dragonfly::{
     self, Flow, Master, Monitor, Registered, Resuming, Session, Start, Syncing,
@@ -160,6 +161,7 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     }
     let next = backlog.as_ref().map(Backlog::next).transpose()?;
     let (registration, decided) = register(session, &source, wanted, next).await?;
+    fail_point::pass(Place::Registered);
     let backlog = match backlog.filter(|_| decided.is_ok()) {
         Some(backlog) => backlog,
         None => Backlog::empty(task, identity).await?,
@@ -178,6 +180,7 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     let fence = taken.map(|taken| taken.fence);
     if decided.is_err() {
         expect_keys(setup, &mut monitor, &status).await?;
+        fail_point::pass(Place::FullSyncRecord);
         match &fence {
             Some(fence) => fence.begin_snapshot(&mut control, unix_ms()).await?,
             None => {
@@ -185,6 +188,7 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
                 phase.await?;
             }
         }
+        fail_point::pass(Place::FullSyncRecorded);
     }
     let resumed = decided.ok();
     let writers = writers(setup, &target, &fence, &master, resumed.as_deref()).await?;
