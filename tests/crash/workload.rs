@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 /// Names of each kind of key, in each database.
 const KEYS: usize = 11;
+/// Values that grow are shortened after so many rounds, or long runs would only move them.
+const SHORTENED_EVERY: usize = 20 * KEYS;
 /// A flush comes after so many rounds.
 const FLUSH_EVERY: usize = 37;
 
@@ -81,6 +83,11 @@ impl Workload {
             format!("RPUSH both:list:{next} {round}"),
             "EXEC".to_owned(),
         ];
+        if round % SHORTENED_EVERY < KEYS {
+            lines.extend(["text", "both", "moved"].map(|kind| format!("SET {kind}:{n} {round},")));
+            lines.extend(["list", "both:list"].map(|kind| format!("LTRIM {kind}:{n} 0 9")));
+            lines.push(format!("XTRIM stream:{n} MAXLEN 9"));
+        }
         if self.removes {
             lines.push(format!("RENAME moved:{n} moved:{next}"));
         }
