@@ -19,6 +19,7 @@ mod pair;
 mod process;
 mod random;
 mod scale;
+mod sources;
 mod stale;
 mod targets;
 mod workload;

@@ -79,7 +79,7 @@ impl Link {
 #[derive(Default)]
 struct Shared {
     /// Where the server is.
-    upstream: String,
+    upstream: Mutex<String>,
     refusing: AtomicBool,
     stopping: AtomicBool,
     /// Whether replies are matched to requests.
@@ -130,7 +130,7 @@ impl Proxy {
             .expect("the address of a listener")
             .port();
         let shared = Arc::new(Shared {
-            upstream: upstream.to_owned(),
+            upstream: Mutex::new(upstream.to_owned()),
             watching,
             ..Shared::default()
         });
@@ -159,6 +159,11 @@ impl Proxy {
     #[must_use]
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Leads later connections to the server at this address.
+    pub fn lead_to(&self, upstream: &str) {
+        upstream.clone_into(&mut lock(&self.shared.upstream));
     }
 
     /// Whether new connections are closed at once.
@@ -295,7 +300,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Starts the four threads of a connection. Without a server the client sees its end.
 fn forward(client: TcpStream, shared: &Arc<Shared>) {
-    let Ok(server) = TcpStream::connect(&shared.upstream) else {
+    let upstream = lock(&shared.upstream).clone();
+    let Ok(server) = TcpStream::connect(upstream) else {
         return;
     };
     let clones = || Some([client.try_clone().ok()?, server.try_clone().ok()?]);
