@@ -188,16 +188,21 @@ impl Fence {
             .await
     }
 
-    /// Moves the positions of all flows at once, past a global command: by flow, the LSN of the next entry. No writer
-    /// has anything unanswered; each is then told with [`Writer::stands_at`](super::Writer::stands_at).
-    pub async fn move_all(&self, control: &mut Control, lsns: &[u64]) -> Result<(), TargetError> {
+    /// Moves the positions of all flows at once, past a global command: by flow, the LSN of the next entry. Those that
+    /// have none yet are left out. No writer has anything unanswered; each of these is then told with
+    /// [`Writer::stands_at`](super::Writer::stands_at).
+    pub async fn move_all(
+        &self,
+        control: &mut Control,
+        lsns: &[(u32, u64)],
+    ) -> Result<(), TargetError> {
         if lsns.is_empty() {
             return Ok(());
         }
         let mut store = cmd("HSET");
         store.arg(&self.0.names.position);
-        for (flow, lsn) in (0..).zip(lsns) {
-            store.arg(position::lsn_field(flow)).arg(*lsn);
+        for (flow, lsn) in lsns {
+            store.arg(position::lsn_field(*flow)).arg(*lsn);
         }
         self.write(control, "storing the positions of all flows", &[store])
             .await

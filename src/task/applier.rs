@@ -328,8 +328,8 @@ impl Applier {
         self.writer.settle().await?;
         self.progressed().await;
         let db = meeting.db;
-        // A journal entry has an LSN, and a global command is one.
-        let next = lsn.unwrap_or_default().saturating_add(1);
+        // None between the end of a flow's snapshot and stable sync: there is nothing to resume at.
+        let next = lsn.map(|lsn| lsn.saturating_add(1));
         match self.context.barrier.arrive(self.flow, meeting, next)? {
             Role::Run(positions) => {
                 let flushing = self.context.flush(global, db, &positions, &self.log);
@@ -347,7 +347,9 @@ impl Applier {
                 }
             }
         }
-        self.writer.stands_at(next);
+        if let Some(next) = next {
+            self.writer.stands_at(next);
+        }
         self.progressed().await;
         Ok(true)
     }

@@ -30,8 +30,9 @@ pub struct Meeting {
 /// What an arriving flow has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
-    /// All flows have arrived: run the command, move all flows to these positions, then call [`Barrier::release`].
-    Run(Vec<u64>),
+    /// All flows have arrived: run the command, move these flows to these positions, then call [`Barrier::release`].
+    /// Flows that have no position yet are not among them.
+    Run(Vec<(u32, u64)>),
     /// Another flow runs it: wait with [`Barrier::released`] for this round.
     Wait(u64),
 }
@@ -52,8 +53,8 @@ pub struct Disagreement {
 struct Round {
     meeting: Option<Meeting>,
     arrived: u32,
-    /// By flow, the position behind the command.
-    positions: Vec<u64>,
+    /// Flows, and their positions behind the command.
+    positions: Vec<(u32, u64)>,
 }
 
 /// One per session.
@@ -78,8 +79,14 @@ impl Barrier {
         }
     }
 
-    /// Called by each flow once everything before its global command is applied. `next` is its position behind it.
-    pub fn arrive(&self, flow: u32, meeting: Meeting, next: u64) -> Result<Role, Disagreement> {
+    /// Called by each flow once everything before its global command is applied. `next` is its position behind it, if
+    /// stable sync has begun there.
+    pub fn arrive(
+        &self,
+        flow: u32,
+        meeting: Meeting,
+        next: Option<u64>,
+    ) -> Result<Role, Disagreement> {
         let mut round = self
             .round
             .lock()
@@ -96,11 +103,7 @@ impl Barrier {
             None => round.meeting = Some(meeting),
         }
         round.arrived += 1;
-        let flows = self.flows as usize;
-        round.positions.resize(flows, 0);
-        if let Some(position) = round.positions.get_mut(flow as usize) {
-            *position = next;
-        }
+        round.positions.extend(next.map(|next| (flow, next)));
         if round.arrived == self.flows {
             Ok(Role::Run(round.positions.clone()))
         } else {
@@ -147,6 +150,7 @@ fn name(meeting: &Meeting) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -158,10 +162,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_flow_without_a_position_is_not_moved() {
+        let barrier = Barrier::new(2);
+        assert_eq!(barrier.arrive(1, flush(1), Some(7)).unwrap(), Role::Wait(0));
+        let role = barrier.arrive(0, flush(1), None).unwrap();
+        assert_eq!(role, Role::Run(vec![(1, 7)]));
+    }
+
     #[tokio::test]
     async fn nobody_waits_for_a_flow_that_has_ended() {
         let barrier = Barrier::new(2);
-        let Role::Wait(round) = barrier.arrive(0, flush(1), 7).unwrap() else {
+        let Role::Wait(round) = barrier.arrive(0, flush(1), Some(7)).unwrap() else {
             panic!("the other flow is not there");
         };
         let (released, ()) =
@@ -180,10 +192,12 @@ mod tests {
             flows.spawn(async move {
                 for txid in 1..=100 {
                     let next = txid * 10 + u64::from(flow);
-                    match barrier.arrive(flow, flush(txid), next).unwrap() {
+                    match barrier.arrive(flow, flush(txid), Some(next)).unwrap() {
                         Role::Run(positions) => {
-                            let expected = (0..u64::from(FLOWS)).map(|flow| txid * 10 + flow);
-                            assert!(positions.into_iter().eq(expected));
+                            let expected =
+                                (0..FLOWS).map(|flow| (flow, txid * 10 + u64::from(flow)));
+                            let there: BTreeMap<_, _> = positions.into_iter().collect();
+                            assert!(there.into_iter().eq(expected));
                             runs.fetch_add(1, Ordering::SeqCst);
                             barrier.release();
                         }
@@ -202,8 +216,8 @@ mod tests {
     #[test]
     fn flows_that_meet_at_different_commands_are_told_apart() {
         let barrier = Barrier::new(2);
-        assert_eq!(barrier.arrive(0, flush(7), 1).unwrap(), Role::Wait(0));
-        let error = barrier.arrive(1, flush(8), 1).unwrap_err();
+        assert_eq!(barrier.arrive(0, flush(7), Some(1)).unwrap(), Role::Wait(0));
+        let error = barrier.arrive(1, flush(8), Some(1)).unwrap_err();
         assert_eq!(
             error.to_string(),
             "flow 1 reached \"FLUSHALL (transaction 8)\" where another flow reached \"FLUSHALL (transaction 7)\""

@@ -119,13 +119,13 @@ impl Context {
         }
     }
 
-    /// Runs a global command on what the task owns, and moves all flows to the positions behind it, if there are any.
+    /// Runs a global command on what the task owns, and moves flows to the positions behind it, if there are any.
     /// All flows stand still meanwhile.
     pub(super) async fn flush(
         &self,
         global: &Global,
         db: u32,
-        positions: &[u64],
+        positions: &[(u32, u64)],
         log: &Logger,
     ) -> Result<(), TaskError> {
         fail_point::pass(Place::FlushBegin);
