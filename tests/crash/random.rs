@@ -16,7 +16,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How much later the target's answers arrive: without, most kills would find nothing under way.
-const ANSWERS_LATER: Duration = Duration::from_millis(6);
+const ANSWERS_LATER: Duration = Duration::from_millis(10);
+/// How long a kill may wait for a transaction to be under way.
+const UNDER_WAY_WITHIN: Duration = Duration::from_millis(300);
 /// Entries kept for each shard by a real master.
 const DEFAULT_RING: u64 = 8_192;
 /// With the default ring, while nobody follows, more is written than it holds at each of so many kills.
@@ -66,10 +68,14 @@ impl Run {
 
     /// Lets it run for a moment, from its start or from stable sync on, and kills it.
     fn kill(&mut self, mut running: Df2redis) {
-        if self.random.random_ratio(4, 5) {
+        if self.random.random_ratio(7, 8) {
             running.wait_stable();
         }
         std::thread::sleep(Duration::from_millis(self.random.random_range(0..150)));
+        if self.random.random() {
+            // Half of the kills look for it; without a transaction in that time, it is another moment like any.
+            let _ = within(UNDER_WAY_WITHIN, || self.way.has_unanswered());
+        }
         running.signal(Signal::SIGKILL);
         running.wait_killed();
         drop(running);

@@ -273,6 +273,17 @@ impl Proxy {
         String::from_utf8_lossy(&all).into_owned()
     }
 
+    /// Whether there is a client now that waits to be told what has become of a transaction. Of connections that are
+    /// watched.
+    #[must_use]
+    pub fn has_unanswered(&self) -> bool {
+        let links = self.links();
+        let watched = links.iter().filter_map(|link| link.watched.as_ref());
+        watched
+            .into_iter()
+            .any(|watched| lock(watched).has_transaction())
+    }
+
     /// How many connections have ended, since this was asked last, with a transaction that its client has sent, whole
     /// or in part, and that it was not told the outcome of.
     #[must_use]
