@@ -1,4 +1,4 @@
-//! Kills at random moments, while clients write all the time.
+//! Kills at random moments, and some stops in order, while clients write all the time.
 //!
 //! Before each new start it is worked out what it must do, from what the target holds and from what the source still
 //! has; then that is compared with what it says and with what the source has seen.
@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// How much later the target's answers arrive: without, most kills would find nothing under way.
 const ANSWERS_LATER: Duration = Duration::from_millis(10);
+/// One of so many ends is in order.
+const STOPS: u32 = 5;
 /// How long a kill may wait for a transaction to be under way.
 const UNDER_WAY_WITHIN: Duration = Duration::from_millis(300);
 /// Entries kept for each shard by a real master.
@@ -28,6 +30,7 @@ const OVERRUN_EVERY: usize = 8;
 #[derive(Debug, Default)]
 struct Tally {
     kills: usize,
+    stops: usize,
     unanswered: usize,
     resumed: usize,
     resynced: usize,
@@ -66,8 +69,8 @@ impl Run {
         }
     }
 
-    /// Lets it run for a moment, from its start or from stable sync on, and kills it.
-    fn kill(&mut self, mut running: Df2redis) {
+    /// Lets it run for a moment, from its start or from stable sync on, and ends it: mostly by a kill.
+    fn end(&mut self, mut running: Df2redis) {
         if self.random.random_ratio(7, 8) {
             running.wait_stable();
         }
@@ -76,14 +79,29 @@ impl Run {
             // Half of the kills look for it; without a transaction in that time, it is another moment like any.
             let _ = within(UNDER_WAY_WITHIN, || self.way.has_unanswered());
         }
-        running.signal(Signal::SIGKILL);
-        running.wait_killed();
-        drop(running);
+        let stops = self.random.random_ratio(1, STOPS);
+        if stops {
+            running.signal(Signal::SIGTERM);
+            assert_eq!(running.exit_code(), 0, "{}", running.messages());
+        } else {
+            running.signal(Signal::SIGKILL);
+            running.wait_killed();
+        }
+        let followed = running.count_logged(", following writes") > 0;
         self.pair.left();
         // What it has sent is with the target, or lost.
         eventually("the end of its connections", || self.way.connections() == 0);
-        self.tally.kills += 1;
-        self.tally.unanswered += usize::from(self.way.take_unanswered() > 0);
+        let unanswered = self.way.take_unanswered();
+        if stops {
+            self.tally.stops += 1;
+            assert!(
+                unanswered == 0 || !followed,
+                "it did not wait for its answers"
+            );
+        } else {
+            self.tally.kills += 1;
+            self.tally.unanswered += usize::from(unanswered > 0);
+        }
     }
 
     /// What the record on the target, and the ring of the source, mean for the next start. `newest` is what the
@@ -168,7 +186,7 @@ impl Run {
         let mut running = self.task.start();
         running.wait_stable();
         for kill in 1..=kills {
-            self.kill(running);
+            self.end(running);
             let mut paused = writers.pause();
             let newest = self.newest();
             if self.ring == DEFAULT_RING && kill % OVERRUN_EVERY == 0 {

@@ -391,13 +391,14 @@ fn read(mut from: TcpStream, towards: Towards, link: &Link, shared: &Shared) {
 fn write(mut to: TcpStream, towards: Towards, link: &Link, shared: &Shared) {
     let (pipe, conditions) = (link.pipe(towards), shared.conditions(towards));
     while let Some(bytes) = pipe.next(conditions) {
-        // What is sent to one who is gone is looked at all the same: it may be a held one's answer.
-        let written = to.write_all(&bytes);
         if towards == Towards::Client
             && let Some(watched) = &link.watched
         {
+            // Before the client can act on it.
             lock(watched).answered(&bytes);
         }
+        // What is sent to one who is gone is looked at all the same: it may be a held one's answer.
+        let written = to.write_all(&bytes);
         if written.is_err() && !link.to_server.is_held() {
             break;
         }
