@@ -196,8 +196,10 @@ impl Run {
             running = self.start_again(&expected);
             if kill % 4 == 0 || kill == kills {
                 running.wait_stable();
+                self.way.delay(Towards::Client, Duration::ZERO);
                 let all: Vec<&Workload> = paused.iter().map(|one| &**one).collect();
                 self.pair.equal(&all);
+                self.way.delay(Towards::Client, ANSWERS_LATER);
             }
         }
         assert_eq!(running.count_logged("session ended"), 0);

@@ -11,7 +11,7 @@ const KEYS: usize = 11;
 /// Values that grow are shortened after so many rounds, or long runs would only move them.
 const SHORTENED_EVERY: usize = 20 * KEYS;
 /// A flush comes after so many rounds.
-const FLUSH_EVERY: usize = 37;
+const FLUSH_EVERY: usize = 101;
 
 /// One client's writes.
 pub struct Workload {
