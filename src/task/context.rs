@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::commands::{self, Features, Global, Kind, Note, Unsupported};
 use crate::config::{MemberExpiry, OnUnsupported, Reaction, Task};
+use crate::fail_point::{self, Place};
 use crate::logging::fields;
 use crate::target::{Control, Fence, Ownership, Reconcile, form};
 
@@ -169,15 +170,16 @@ impl Context {
         }
     }
 
-    /// Runs a global command on what the task owns, and moves all flows to the positions behind it, if there are any.
+    /// Runs a global command on what the task owns, and moves flows to the positions behind it, if there are any.
     /// All flows stand still meanwhile.
     pub(super) async fn flush(
         &self,
         global: &Global,
         db: u32,
-        positions: &[u64],
+        positions: &[(u32, u64)],
         log: &Logger,
     ) -> Result<(), TaskError> {
+        fail_point::pass(Place::FlushBegin);
         let mut control = self.control.lock().await;
         let fence = self.fence.as_ref();
         let concerns = !matches!(global, Global::FlushDb) || self.task.filter.allows_db(db);
@@ -195,9 +197,11 @@ impl Context {
                 flushing.await?;
             }
         }
+        fail_point::pass(Place::FlushApplied);
         if let Some(fence) = fence {
             fence.move_all(&mut control, positions).await?;
         }
+        fail_point::pass(Place::FlushPassed);
         if !concerns {
             return Ok(());
         }

@@ -20,6 +20,7 @@ use tokio::task::spawn_blocking;
 
 use crate::config::{Positions, Reaction, Resync};
 use crate::entry::unix_ms;
+use crate::fail_point::{self, Place};
 use crate::logging::fields;
 use crate::source::dragonfly::{
     self, Flow, Master, Monitor, Registered, Resuming, Session, Start, Syncing,
@@ -201,6 +202,7 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     }
     let next = backlog.as_ref().map(Backlog::next).transpose()?;
     let (registration, decided) = register(session, &source, wanted, next).await?;
+    fail_point::pass(Place::Registered);
     let conditions = match &decided {
         Ok(_) => None,
         Err(_) => Some(expect_to_fit(setup, &mut monitor).await?),
@@ -240,12 +242,14 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     let mut is_resync = false;
     if decided.is_err() {
         expect_keys(setup, &mut monitor, &status).await?;
+        fail_point::pass(Place::FullSyncRecord);
         withheld.clear();
         is_resync = prepare_snapshot(setup, &mut control, fence.as_ref(), &ownership).await?;
         reconcile = match is_resync {
             true => Reconcile::Due,
             false => Reconcile::Nothing,
         };
+        fail_point::pass(Place::FullSyncRecorded);
     } else {
         // What was written while nobody listened comes late, whenever it is received.
         let offsets = monitor.offsets().await?;
