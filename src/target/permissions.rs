@@ -188,6 +188,7 @@ const JOURNAL: &[Row] = &[
     row("XSETID K 1-1"),
     row("XGROUP CREATE K g 0"),
     row("XGROUP SETID K g 0"),
+    since("XINFO GROUPS K", 7, 0),
     row("XGROUP DESTROY K g"),
     row("XGROUP DELCONSUMER K g c"),
     since("XGROUP CREATECONSUMER K g c", 6, 2),

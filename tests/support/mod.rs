@@ -18,6 +18,7 @@ pub mod real_dragonfly;
 pub mod recorded;
 pub mod redis_server;
 pub mod replica;
+pub mod target;
 pub mod tls;
 
 pub use client::{Client, Reply};
@@ -25,6 +26,8 @@ pub use compare::compare;
 pub use dragonfly::{Dataset, SimulatedDragonfly};
 pub use real_dragonfly::RealDragonfly;
 pub use redis_server::RedisServer;
+pub use target::Target;
+pub(crate) use target::on_every_target;
 
 use std::time::{Duration, Instant};
 
