@@ -274,7 +274,7 @@ fn scripts_do_what_the_source_did() {
     line(&mut server, "PREPEND k a");
     assert_eq!(server.ok(&[b"GET", b"k"]), text("ab"));
     assert_eq!(
-        server.ok(&[b"PEXPIRETIME", b"k"]),
+        View::Number(server.expire_time(b"k")),
         View::Number(9_795_380_000_000)
     );
 
