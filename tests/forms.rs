@@ -5,6 +5,7 @@ mod support;
 
 mod forms {
     pub mod captured;
+    pub mod random;
     pub mod server;
     pub mod view;
 }
@@ -440,7 +441,9 @@ fn fields_that_expire_together_share_a_command_where_the_target_knows_it() {
         expire_at_ms: None,
     };
     let mut out = Outgoing::new();
-    let formed = form(&value, &settings(&features), Some(7), &mut out).unwrap();
+    let mut settings = settings(&features);
+    settings.limits.restore = 0;
+    let formed = form(&value, &settings, Some(7), &mut out).unwrap();
     assert!(matches!(formed, Formed::Whole(notes) if notes == Notes::default()));
     let lines: Vec<String> = (0..out.commands())
         .map(|n| {

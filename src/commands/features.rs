@@ -34,6 +34,10 @@ pub enum Form {
     RestoreStream19,
     /// `RESTORE` of a stream without the fields that came with Redis 7.0 (type 15).
     RestoreStream15,
+    /// `RESTORE` of a hash of which fields expire as Redis 7.4 holds it (type 24).
+    RestoreHash24,
+    /// `RESTORE` of a hash of which fields expire as Valkey 9 holds it (type 22).
+    RestoreHash22,
     /// Commands that build the same value.
     Native,
     /// `JSON.SET`.
@@ -91,6 +95,10 @@ impl Features {
             21 if seven => Form::RestoreStream19,
             21 => Form::RestoreStream15,
             20 | 30 if self.json => Form::Json,
+            31 if self.hash_field_expiry() => match self.flavour {
+                Flavour::Redis => Form::RestoreHash24,
+                Flavour::Valkey => Form::RestoreHash22,
+            },
             31 | 32 => Form::Native,
             _ => Form::None,
         }

@@ -9,6 +9,7 @@ pub mod convert;
 mod cursor;
 mod elements;
 pub mod encode;
+pub mod hash_expiry;
 mod intset;
 pub mod kind;
 mod listpack;

@@ -5,6 +5,7 @@
 //!  string            SET key value [PXAT ms]
 //!  loadable type     RESTORE key ms payload REPLACE ABSTTL
 //!  stream            the same, without the fields that the target does not know
+//!  fields expire     the same, as the type that the target knows
 //!  anything else     small: DEL key, RPUSH | SADD | HSET | ZADD …, PEXPIREAT key ms
 //!                    large: the same for a temporary key, in steps, then RENAME to the key
 //! ```
@@ -29,7 +30,7 @@ use crate::commands::{Features, Form, Kind, MemberExpiry, Reason, Unsupported};
 use crate::entry::{Spill, SpillWriter};
 use crate::rdb::convert::{self, StreamConverter};
 use crate::rdb::payload::{self, PayloadError, Seal};
-use crate::rdb::{Cursor, Halt, Text, Ziplist, kind, string};
+use crate::rdb::{Cursor, Halt, Text, Ziplist, hash_expiry, kind, string};
 
 pub use self::native::{Build, Step};
 
@@ -241,6 +242,7 @@ pub fn form<'a>(
         Way::Set => job.set(out)?,
         Way::Restore => job.restore(out)?,
         Way::Stream(kind) => job.stream(kind, out)?,
+        Way::Hash(kind) => return job.hash(kind, out).map(Formed::Whole),
         Way::Json => job.json(out)?,
         Way::Native => return Build::start(job, out),
     }
@@ -262,6 +264,8 @@ enum Way {
     Restore,
     /// `RESTORE` as a stream of this older type.
     Stream(u8),
+    /// `RESTORE` as a hash of this type, of which fields expire.
+    Hash(u8),
     Json,
     Native,
 }
@@ -294,10 +298,17 @@ impl<'a> Job<'a> {
             }
             Form::RestoreStream19 => Way::Stream(kind::STREAM_19),
             Form::RestoreStream15 => Way::Stream(kind::STREAM_15),
+            Form::RestoreHash24 if self.is_restored() => Way::Hash(kind::HASH_EXPIRING_REDIS),
+            Form::RestoreHash22 if self.is_restored() => Way::Hash(kind::HASH_EXPIRING_VALKEY),
             Form::Json => Way::Json,
-            Form::Restore | Form::Native => Way::Native,
+            Form::Restore | Form::RestoreHash24 | Form::RestoreHash22 | Form::Native => Way::Native,
             Form::None => return Err(no_form(kind)),
         })
+    }
+
+    /// Whether a value that has to be rewritten is in memory, and small enough for one payload.
+    fn is_restored(&self) -> bool {
+        matches!(self.value.bytes, Bytes::Inline(bytes) if bytes.len() as u64 <= self.settings.limits.restore)
     }
 
     /// Whether a list of type 14 has no bare elements, which `RESTORE` would refuse. A list in a
@@ -469,6 +480,23 @@ impl<'a> Job<'a> {
                 self.restore_as(kind, Bytes::Spilled(&older), out)
             }
         }
+    }
+
+    /// `RESTORE` of a hash of which fields expire as another type, or `DEL` if all have expired.
+    fn hash(&self, kind: u8, out: &mut Outgoing) -> Result<Notes, FormError> {
+        let Bytes::Inline(bytes) = self.value.bytes else {
+            return Err(no_form(self.value.kind));
+        };
+        let halted = |halt| FormError::halted(self.value.kind, 0, bytes.len() as u64, halt);
+        let converted = hash_expiry::convert(bytes, kind, self.settings.now_ms).map_err(halted)?;
+        match converted.kept {
+            0 => self.delete(self.value.key, out),
+            _ => self.restore_as(kind, Bytes::Inline(&converted.bytes), out)?,
+        }
+        Ok(Notes {
+            members_expired: converted.expired,
+            ..Notes::default()
+        })
     }
 
     fn convert_file(

@@ -49,6 +49,15 @@ impl Server {
             .unwrap_or_else(|error| panic!("{}: {error}", String::from_utf8_lossy(words[0])))
     }
 
+    /// Sends a command; whether its reply is no error.
+    pub fn try_words(&mut self, words: &[&[u8]]) -> bool {
+        let mut out = Outgoing::new();
+        out.command(words.len(), None);
+        words.iter().for_each(|word| out.word(word));
+        self.send(&out);
+        self.reply().is_ok()
+    }
+
     /// Selects a database.
     pub fn select(&mut self, db: u32) {
         self.ok(&[b"SELECT", db.to_string().as_bytes()]);

@@ -97,6 +97,7 @@ fn fetched(name: &str) -> PathBuf {
 
 /// One test for each target server: `on_every_target!(f)` makes `f::redis_6_2_5` and so on of `fn f(target: Target)`,
 /// and `on_every_target!(f: a = x, b = y)` makes `f::a::redis_6_2_5` and so on of `fn f(target: Target, of: X)`.
+#[allow(unused_macros, reason = "not every program tests with every server")]
 macro_rules! on_every_target {
     ($test:ident) => {
         mod $test {
