@@ -15,6 +15,10 @@ mod flush;
 mod idle;
 #[path = "dragonfly/large.rs"]
 mod large;
+#[path = "dragonfly/members.rs"]
+mod members;
+#[path = "dragonfly/modules.rs"]
+mod modules;
 #[path = "dragonfly/ownership.rs"]
 mod ownership;
 #[path = "dragonfly/preflight.rs"]
