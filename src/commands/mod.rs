@@ -3,11 +3,12 @@
 //! Pure functions over the words of one command; nothing here reads or writes.
 //!
 //! [`lookup`] knows each command, [`keys()`] and [`filtered`] its keys, and [`plan()`] says what to
-//! send in its place. [`Features`] says what the target can do.
+//! send in its place. [`Features`] says what the target can do, [`Known`] which commands it has.
 
 mod features;
 mod hash;
 mod keys;
+mod known;
 mod plan;
 #[cfg(test)]
 mod recorded;
@@ -20,6 +21,7 @@ mod translate;
 
 pub use features::{Features, Flavour, Form};
 pub use keys::{Filtered, KeyIter, KeyUse, filtered, keys};
+pub use known::Known;
 pub use plan::{
     Commands, Context, Global, Kind, MemberExpiry, Note, Nothing, Plan, Reason, Restore,
     Unsupported, Word, plan,

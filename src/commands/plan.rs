@@ -158,6 +158,8 @@ pub enum Note {
     MemberExpiryDropped,
     /// The stream chooses the entry's id anew: it differs from the source's.
     StreamIdChosen,
+    /// The command is not in the table, and went to the target as it came, because that has one of this name.
+    PassedOn,
 }
 
 /// Why nothing has to be sent.

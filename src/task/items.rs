@@ -297,6 +297,12 @@ impl Applier {
             Plan::Restore(restore) => {
                 self.restore(batch, command, &restore, large)?;
             }
+            Plan::Unsupported(unsupported) if self.context.passes_on(args.name(), &unsupported) => {
+                let out = self.begin(db);
+                out.command(args.len(), command.lsn);
+                args.iter().for_each(|word| put(out, word, large));
+                self.note(command.db, args, Some(commands::Note::PassedOn));
+            }
             Plan::Unsupported(unsupported) => {
                 let what = describe(args);
                 self.context

@@ -191,6 +191,8 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     let context = Arc::new(Context {
         task: task.clone(),
         features: profile.features.clone(),
+        longest_word: profile.longest_word(),
+        known: profile.known,
         barrier: Barrier::new(master.flows),
         ghosts: Arc::default(),
         ownership,
