@@ -20,7 +20,7 @@ use df2redis::target::form::{
     Bytes, FormError, Formed, Limits, Notes, Settings, Step, Value, form,
 };
 use forms::captured::{Captured, types};
-use forms::server::Server;
+use forms::server::{Server, features};
 use forms::view::{View, expected, view};
 use support::{Target, on_every_target};
 
@@ -94,23 +94,6 @@ fn give(
             }
             unreachable!("the loop ends with the value")
         }
-    }
-}
-
-/// The target as the program would find it.
-fn features(target: Target) -> Features {
-    let (flavour, version) = match target {
-        Target::Redis62 => (Flavour::Redis, (6, 2, 5)),
-        Target::Redis70 => (Flavour::Redis, (7, 0, 15)),
-        Target::Redis82 => (Flavour::Redis, (8, 2, 3)),
-        Target::Valkey81 => (Flavour::Valkey, (8, 1, 8)),
-        Target::Valkey91 => (Flavour::Valkey, (9, 1, 2)),
-    };
-    Features {
-        flavour,
-        version,
-        json: false,
-        bloom: false,
     }
 }
 
@@ -221,7 +204,7 @@ fn every_type_arrives_in_its_cheapest_form(target: Target, release: &str) {
 fn every_type_arrives_in_the_forms_for_older_targets(target: Target, release: &str) {
     for version in [(7, 0), (6, 2), (6, 0)] {
         let features = redis(version.0, version.1);
-        if features.version > self::features(target).version {
+        if features.version > forms::server::features(target).version {
             continue;
         }
         let run = Run {

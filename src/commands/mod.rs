@@ -26,6 +26,4 @@ pub use plan::{
     Commands, Context, Global, Kind, MemberExpiry, Note, Nothing, Plan, Reason, Restore,
     Unsupported, Word, plan,
 };
-#[cfg(test)]
-pub(crate) use table::names;
-pub use table::{Keys, Needs, Roles, Spec, Tolerates, lookup};
+pub use table::{Keys, Needs, Roles, Spec, Tolerates, lookup, names};

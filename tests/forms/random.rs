@@ -10,10 +10,10 @@ use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::server::Server;
+use super::server::{Server, features};
 use super::view::{View, view};
 use crate::support::{Target, on_every_target};
-use crate::{NOW, features, give, spilled, tiny};
+use crate::{NOW, give, spilled, tiny};
 
 /// Years after these tests run, in Unix milliseconds and whole seconds.
 const LATER: u64 = 9_795_380_000_000;

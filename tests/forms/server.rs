@@ -3,11 +3,29 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
+use df2redis::commands::{Features, Flavour};
 use df2redis::target::{Outgoing, Piece, Place};
 
 use super::view::View;
 use crate::support::compare::expire_time;
 use crate::support::{RedisServer, Target};
+
+/// The target as the program would find it.
+pub fn features(target: Target) -> Features {
+    let (flavour, version) = match target {
+        Target::Redis62 => (Flavour::Redis, (6, 2, 5)),
+        Target::Redis70 => (Flavour::Redis, (7, 0, 15)),
+        Target::Redis82 => (Flavour::Redis, (8, 2, 3)),
+        Target::Valkey81 => (Flavour::Valkey, (8, 1, 8)),
+        Target::Valkey91 => (Flavour::Valkey, (9, 1, 2)),
+    };
+    Features {
+        flavour,
+        version,
+        json: false,
+        bloom: false,
+    }
+}
 
 /// A running server; killed when dropped.
 pub struct Server {
