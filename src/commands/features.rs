@@ -80,9 +80,15 @@ impl Features {
         }
     }
 
+    /// Whether it takes listpacks only as [`narrowed`](crate::rdb::narrowed) makes them: Valkey 9.1.
+    pub fn narrow_listpacks(&self) -> bool {
+        self.flavour == Flavour::Valkey && self.at_least(9, 1)
+    }
+
     /// The cheapest form in which a value of RDB type `kind` arrives unchanged.
     ///
-    /// Type 14 is [`Form::Restore`]; whoever finds a plain node in it uses [`Form::Native`].
+    /// Type 14 is [`Form::Restore`]; whoever finds a plain node in it uses [`Form::Native`], and so does
+    /// whoever finds a listpack in types 16 to 18 that the target does not take. Streams are rewritten.
     pub fn form(&self, kind: u8) -> Form {
         let seven = self.version >= (7, 0, 0);
         match kind {

@@ -26,7 +26,7 @@ mod ziplist;
 pub use cursor::{Cursor, Halt};
 pub use elements::{Element, Elements, NoElements};
 pub use intset::Intset;
-pub use listpack::{Listpack, ListpackWriter};
+pub use listpack::{Listpack, ListpackWriter, narrowed};
 pub use stream::{Entry, Fields, StreamId, StreamInfo};
 pub use string::{Item, Text};
 pub use value::{Consumer, Group, Stream, StreamRecord, Value, ValueError, decode};

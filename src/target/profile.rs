@@ -57,11 +57,10 @@ impl Profile {
                 .filter_map(writing)
                 .for_each(|name| profile.known.insert(name));
         }
-        let has = |name: &str| profile.known.has(name.as_bytes());
-        profile.features.json = has("JSON.SET");
-        profile.features.bloom = ["BF.ADD", "CMS.INCRBY", "TOPK.ADD", "CF.ADD"]
-            .into_iter()
-            .all(has);
+        let has = |name: &&str| profile.known.has(name.as_bytes());
+        let (json, bloom) = (["JSON.SET"], ["BF.ADD", "CMS.INCRBY", "TOPK.ADD", "CF.ADD"]);
+        let (json, bloom) = (json.iter().all(has), bloom.iter().all(has));
+        (profile.features.json, profile.features.bloom) = (json, bloom);
         profile.max_bulk = config(control, "proto-max-bulk-len").await?;
         profile.databases = config(control, "databases").await?;
         if let Some(limit) = config(control, "maxmemory").await? {
