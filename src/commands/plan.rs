@@ -68,6 +68,20 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Json,
+        Self::Bloom,
+        Self::Cms,
+        Self::Topk,
+        Self::Cuckoo,
+        Self::Search,
+        Self::MemberExpiry,
+        Self::Lost,
+        Self::Command,
+        Self::Value,
+    ];
+
     /// The name in configuration, logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

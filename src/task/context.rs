@@ -75,7 +75,7 @@ impl Context {
                 reason: unsupported.to_string(),
             });
         }
-        self.status.unsupported.fetch_add(1, Ordering::Relaxed);
+        self.status.count_unsupported(unsupported.kind);
         if self.losses.first(unsupported.kind.as_str()) {
             warn!(log, "left out, and counted from now on";
                 fields::KIND => unsupported.kind.as_str(), fields::DB => db,

@@ -295,5 +295,6 @@ fn count(report: &mut Report, session: &Status) {
     report.skipped = totals.skipped;
     report.expected_keys = known(read(&session.expected_keys));
     report.unsupported = read(&session.unsupported);
+    report.unsupported_by_kind = session.unsupported_by_kind();
     report.reduced = read(&session.reduced);
 }

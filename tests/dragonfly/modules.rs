@@ -127,5 +127,15 @@ fn what_a_target_without_modules_lacks_is_counted_and_announced() {
     for kind in ["json", "bloom", "cms", "topk", "cuckoo"] {
         running.wait_logged(&format!("kind: {kind}"));
     }
+    let asked = task.asked("status").output().expect("df2redis starts");
+    let text = String::from_utf8(asked.stdout).expect("text");
+    let left_out = text.lines().find(|line| line.contains("left out"));
+    let left_out = left_out.expect("a line of what was left out");
+    for kind in ["json", "bloom", "cms", "topk", "cuckoo"] {
+        assert!(
+            left_out.contains(&format!(" {kind}")),
+            "{kind} in {left_out}"
+        );
+    }
     running.stop();
 }
