@@ -24,7 +24,9 @@ use crate::source::dragonfly::{
     self, Flow, Master, Monitor, Registered, Resuming, Session, Start, Syncing,
 };
 use crate::spool::{Identity, Outlet, Spool};
-use crate::target::{Control, Fence, Fenced, Ownership, Profile, Settings, Stored, Taken, Writer};
+use crate::target::{
+    Control, Fence, Fenced, Ownership, Profile, Settings, Stored, Taken, Writer, remove_unfinished,
+};
 
 use super::backlog::Backlog;
 use super::barrier::Barrier;
@@ -64,6 +66,22 @@ enum Reason {
     OtherMapping,
     Release,
     Backlog { flows: Vec<u32> },
+}
+
+impl Reason {
+    /// Whether an earlier full sync may have left values that it did not finish under their temporary names.
+    fn leaves_unfinished(&self) -> bool {
+        match self {
+            Self::Unfinished | Self::Damaged(_) | Self::NotKept => true,
+            // A full sync that finished has removed each, and the journal builds nothing in steps.
+            Self::First
+            | Self::OtherMaster
+            | Self::OtherFlows { .. }
+            | Self::OtherMapping
+            | Self::Release
+            | Self::Backlog { .. } => false,
+        }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -176,6 +194,13 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     }
 
     let fence = taken.map(|taken| taken.fence);
+    if decided.as_ref().is_err_and(Reason::leaves_unfinished) {
+        let removed = remove_unfinished(&mut control, &target).await?;
+        if removed > 0 {
+            info!(setup.log, "removed what an earlier full sync had begun to build";
+                fields::KEYS => removed);
+        }
+    }
     if decided.is_err() {
         expect_keys(setup, &mut monitor, &status).await?;
         match &fence {
