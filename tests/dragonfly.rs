@@ -15,6 +15,8 @@ mod flush;
 mod idle;
 #[path = "dragonfly/large.rs"]
 mod large;
+#[path = "dragonfly/late.rs"]
+mod late;
 #[path = "dragonfly/members.rs"]
 mod members;
 #[path = "dragonfly/modules.rs"]
@@ -23,6 +25,8 @@ mod modules;
 mod ownership;
 #[path = "dragonfly/preflight.rs"]
 mod preflight;
+#[path = "dragonfly/reread.rs"]
+mod reread;
 #[path = "dragonfly/resume.rs"]
 mod resume;
 #[path = "dragonfly/scenarios.rs"]

@@ -6,6 +6,7 @@
 //! send in its place. [`Features`] says what the target can do, [`Known`] which commands it has.
 
 mod features;
+mod grace;
 mod hash;
 mod keys;
 mod known;
@@ -20,6 +21,7 @@ mod tests;
 mod translate;
 
 pub use features::{Features, Flavour, Form};
+pub use grace::with_grace;
 pub use keys::{Filtered, KeyIter, KeyUse, filtered, keys};
 pub use known::Known;
 pub use plan::{
