@@ -124,6 +124,8 @@ pub enum Reason {
     Size(u64),
     /// A value of this RDB type has no counterpart.
     Type(u8),
+    /// The target does not take this script: it cannot compile it, or its user may not load any.
+    Script,
 }
 
 impl fmt::Display for Reason {
@@ -144,6 +146,7 @@ impl fmt::Display for Reason {
             Self::OtherDatabase => {
                 out.write_str("moves a key between a database that is copied and one that is not")
             }
+            Self::Script => out.write_str("the target does not take this script"),
             Self::Size(bytes) => write!(out, "a value of {bytes} bytes is too large"),
             Self::Type(kind) => write!(out, "values of type {kind} have no counterpart in Redis"),
         }

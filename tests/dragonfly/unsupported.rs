@@ -193,3 +193,47 @@ fn a_command_newer_than_the_table_is_not_passed_on_where_its_keys_matter() {
         running.messages()
     );
 }
+
+/// Dragonfly's Lua is newer: it divides integers.
+const NEWER_LUA: &str = "return 7//2";
+
+#[test]
+fn a_script_that_the_target_cannot_compile_follows_the_policy() {
+    let sources = || {
+        let mut dataset = Dataset::new();
+        dataset.string("key", "value");
+        dataset.scripts = vec![b"return 1".to_vec(), NEWER_LUA.into()];
+        SimulatedDragonfly::options().dataset(dataset).start()
+    };
+    let (source, target) = (sources(), RedisServer::start());
+    let task = Task::between(&source.address(), &target.address());
+    let mut running = task.start();
+    assert_eq!(running.exit_code(), 65);
+    let said = running.messages();
+    assert!(
+        said.contains("a script") && said.contains("compiling"),
+        "{said}"
+    );
+
+    let (source, target) = (sources(), RedisServer::start());
+    let task = Task::between(&source.address(), &target.address()).skipping_unsupported();
+    let mut running = task.start_stable();
+    let line = running.wait_logged("left out, and counted from now on");
+    assert!(line.contains("a script"), "{line}");
+    source.journal(0, ["SCRIPT", "LOAD", "return 2"]);
+    source.journal(0, ["SCRIPT", "LOAD", NEWER_LUA]);
+    source.journal(0, ["SET", "key", "other"]);
+    source.wait_acked();
+    assert_eq!(target.get("key"), "other");
+    // Of "return 1" and "return 2".
+    let digests = [
+        "e0e1f9fabfc9d4800c877a703b823ac0578ff8db",
+        "7f923f79fe76194c868d7e1d0820de36700eb649",
+    ];
+    let answer = target
+        .client()
+        .ok(&[&["SCRIPT", "EXISTS"][..], &digests].concat());
+    assert_eq!(answer.items()[0], "1");
+    assert_eq!(answer.items()[1], "1");
+    running.stop();
+}
