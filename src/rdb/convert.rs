@@ -88,7 +88,7 @@ impl StreamConverter {
         })
     }
 
-    /// The same, with entries as [`narrowed`](super::narrowed) makes them.
+    /// The same, with entries as [`narrowed()`] makes them.
     pub fn narrowed(mut self) -> Self {
         self.narrow = true;
         self
