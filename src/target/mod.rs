@@ -27,7 +27,7 @@ pub use dead_letter::{DeadLetter, ErrorPolicy};
 pub use error::TargetError;
 pub use failed::{Failed, Retried};
 pub use fence::{Fence, ServerId, Taken};
-pub use forget::{Found, forget, list};
+pub use forget::{Found, forget, list, remove_unfinished};
 pub use outgoing::{Described, Outgoing, Piece, Place, Word};
 pub use ownership::{Conflict, Ownership, Wanted};
 pub use permissions::{Lack, Missing, Permissions, Purpose};

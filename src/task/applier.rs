@@ -308,6 +308,7 @@ impl Applier {
             return Ok(true);
         };
         if current.foreign.is_none() {
+            self.load_scripts(&current.batch).await?;
             current.foreign = Some(self.foreign_of(&current.batch).await?);
         }
         match self.take(current)? {
@@ -402,7 +403,8 @@ impl Applier {
                         self.asked_now = true;
                     }
                 }
-                Item::Script(body) => self.script(batch.slice(*body)),
+                // Loaded with the batch.
+                Item::Script(_) => {}
                 Item::SnapshotEnd => {
                     self.settle_doubts(true)?;
                     fail_point::pass(Place::SnapshotEnded);

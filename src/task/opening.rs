@@ -28,7 +28,7 @@ use crate::source::dragonfly::{
 use crate::spool::{Identity, Outlet, Spool};
 use crate::target::{
     Control, Fence, Fenced, Ownership, Profile, Reconcile, Settings, Stored, Taken, Withheld,
-    Writer,
+    Writer, remove_unfinished,
 };
 
 use super::backlog::Backlog;
@@ -83,6 +83,22 @@ enum Reason {
     OtherMapping,
     Release,
     Backlog { flows: Vec<u32> },
+}
+
+impl Reason {
+    /// Whether an earlier full sync may have left values that it did not finish under their temporary names.
+    fn leaves_unfinished(&self) -> bool {
+        match self {
+            Self::Unfinished | Self::Damaged(_) | Self::NotKept => true,
+            // A full sync that finished has removed each, and the journal builds nothing in steps.
+            Self::First
+            | Self::OtherMaster
+            | Self::OtherFlows { .. }
+            | Self::OtherMapping
+            | Self::Release
+            | Self::Backlog { .. } => false,
+        }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -239,6 +255,13 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         }
         _ => backlog,
     };
+    if decided.as_ref().is_err_and(Reason::leaves_unfinished) {
+        let removed = remove_unfinished(&mut control, &target).await?;
+        if removed > 0 {
+            info!(setup.log, "removed what an earlier full sync had begun to build";
+                fields::KEYS => removed);
+        }
+    }
     let mut is_resync = false;
     if decided.is_err() {
         expect_keys(setup, &mut monitor, &status).await?;
@@ -263,6 +286,8 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     let context = Arc::new(Context {
         task: task.clone(),
         features: profile.features.clone(),
+        longest_word: profile.longest_word(),
+        known: profile.known,
         barrier: Barrier::new(master.flows),
         ghosts: Arc::default(),
         ownership,
