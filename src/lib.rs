@@ -7,6 +7,7 @@
 //! [`target`] are the two ends, [`task`] joins them.
 
 pub mod admin;
+pub mod check;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -27,5 +27,7 @@ pub use task::{
     Target, Task, TlsFiles,
 };
 
+pub(crate) use units::size;
+
 #[cfg(test)]
 mod tests;

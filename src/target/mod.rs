@@ -30,7 +30,7 @@ pub use forget::{Found, forget, list};
 pub use outgoing::{Described, Outgoing, Piece, Place, Word};
 pub use ownership::{Conflict, Ownership, Wanted};
 pub use permissions::{Lack, Missing, Permissions, Purpose};
-pub use position::Stored;
+pub use position::{PREFIX, Stored, UnknownFormat, position_key};
 pub use profile::Profile;
 pub use settings::{Control, Settings};
 pub use slot::slot_of;

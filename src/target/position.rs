@@ -32,7 +32,7 @@
 use std::collections::HashMap;
 
 /// What all keys of df2redis begin with.
-pub(super) const PREFIX: &[u8] = b"df2redis:";
+pub const PREFIX: &[u8] = b"df2redis:";
 /// What the keys with positions and claims begin with.
 pub(super) const POSITIONS: &str = "df2redis:position:";
 /// Version of the record.
@@ -58,13 +58,18 @@ impl Names {
     pub fn of(task: &str) -> Self {
         Self {
             fence: format!("df2redis:fence:{task}"),
-            position: format!("{POSITIONS}{task}"),
+            position: position_key(task),
             failed: format!("df2redis:failed:{task}"),
             reread: format!("df2redis:reread:{task}"),
             foreign: format!("df2redis:foreign:{task}"),
             tmp: format!("df2redis:tmp:{task}:"),
         }
     }
+}
+
+/// The key of a task's record.
+pub fn position_key(task: &str) -> String {
+    format!("{POSITIONS}{task}")
 }
 
 /// The field with a flow's position.
@@ -95,11 +100,11 @@ pub enum Stored {
 
 /// The record is of a version that this program does not know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct UnknownFormat(pub String);
+pub struct UnknownFormat(pub String);
 
 impl Stored {
     /// Reads the fields of a record; none is no record. Allocates no more than the fields hold.
-    pub(super) fn read(fields: &HashMap<String, String>) -> Result<Self, UnknownFormat> {
+    pub fn read(fields: &HashMap<String, String>) -> Result<Self, UnknownFormat> {
         let text = |name: &str| fields.get(name).map(String::as_str);
         match text("format") {
             Some(FORMAT) => {}

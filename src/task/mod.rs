@@ -39,6 +39,7 @@ pub use host::{Hosted, host};
 pub use preflight::{Finding, Grade, Preflight, TypeForm, preflight};
 pub use report::{Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport};
 pub use reporter::{Reporter, Stage};
+pub(crate) use settings::{source as source_settings, target as target_settings};
 pub use settle::{Settling, failed, forget, records};
 pub use status::Phase;
 
