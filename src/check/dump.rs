@@ -42,6 +42,12 @@ pub(super) fn read(payload: &[u8], side: Side, now_ms: i64) -> Result<Option<Rea
     while let Some(element) = elements.next(value)? {
         digesting.add(&element);
     }
+    if digesting.reading.kind == Kind::Stream {
+        // None is told from unknown.
+        let stream = digesting.stream();
+        stream.pending.get_or_insert_default();
+        stream.owners.get_or_insert_default();
+    }
     Ok(Some(digesting.finish()))
 }
 
@@ -267,11 +273,6 @@ impl Digesting {
         self.group = name.to_vec();
     }
 
-    /// What follows is this consumer's, which was there before.
-    pub fn enter_consumer(&mut self, name: &[u8]) {
-        self.consumer = name.to_vec();
-    }
-
     /// A group; what follows is its.
     pub fn group(&mut self, name: &[u8], delivered: StreamId, read: Option<i64>) {
         self.group = name.to_vec();
@@ -283,12 +284,21 @@ impl Digesting {
         }
     }
 
+    /// How many entries of the group are pending for a consumer.
+    pub fn pending_count(&mut self, consumer: &[u8], count: i64) {
+        let group = std::mem::take(&mut self.group);
+        let digest = self.of(&[&group, consumer, &count.to_le_bytes()]);
+        self.group = group;
+        let counts = &mut self.stream().pending_counts;
+        counts.get_or_insert_default().add(digest);
+    }
+
     /// A pending entry of the group.
-    pub fn pending(&mut self, id: StreamId, deliveries: u64) {
+    fn pending(&mut self, id: StreamId, deliveries: u64) {
         let group = std::mem::take(&mut self.group);
         let digest = self.of(&[&group, &id.to_be_bytes(), &deliveries.to_le_bytes()]);
         self.group = group;
-        self.stream().pending.add(digest);
+        self.stream().pending.get_or_insert_default().add(digest);
     }
 
     fn consumer(&mut self, name: &[u8], seen: i64, active: Option<i64>) {
@@ -314,14 +324,14 @@ impl Digesting {
     }
 
     /// A pending entry of the consumer.
-    pub fn owned(&mut self, id: StreamId) {
+    fn owned(&mut self, id: StreamId) {
         let (group, consumer) = (
             std::mem::take(&mut self.group),
             std::mem::take(&mut self.consumer),
         );
         let digest = self.of(&[&group, &consumer, &id.to_be_bytes()]);
         (self.group, self.consumer) = (group, consumer);
-        self.stream().owners.add(digest);
+        self.stream().owners.get_or_insert_default().add(digest);
     }
 
     /// A document: keys of objects have no order, and a number has no form.

@@ -77,9 +77,11 @@ pub struct StreamParts {
     /// Names of consumers.
     pub consumers: Digest,
     /// Pending entries: group, id, how often they were delivered.
-    pub pending: Digest,
+    pub pending: Option<Digest>,
     /// And to whom.
-    pub owners: Digest,
+    pub owners: Option<Digest>,
+    /// Consumers, and how many entries are pending for each.
+    pub pending_counts: Option<Digest>,
     /// And when.
     pub pending_times: Option<Digest>,
     /// When consumers were seen last.
@@ -173,8 +175,9 @@ impl StreamParts {
             "groups": text(self.groups),
             "entries_read": self.read.map(text),
             "consumers": text(self.consumers),
-            "pending": text(self.pending),
-            "pending_owners": text(self.owners),
+            "pending": self.pending.map(text),
+            "pending_owners": self.owners.map(text),
+            "pending_counts": self.pending_counts.map(text),
             "pending_times": self.pending_times.map(text),
             "seen_times": self.seen.map(text),
             "active_times": self.active.map(text),
@@ -189,8 +192,9 @@ impl StreamParts {
             && self.groups == other.groups
             && agree(&self.read, &other.read)
             && self.consumers == other.consumers
-            && self.pending == other.pending
-            && self.owners == other.owners
+            && agree(&self.pending, &other.pending)
+            && agree(&self.owners, &other.owners)
+            && agree(&self.pending_counts, &other.pending_counts)
             && agree(&self.pending_times, &other.pending_times)
     }
 
