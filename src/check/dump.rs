@@ -39,6 +39,8 @@ pub(super) fn read(payload: &[u8], side: Side, now_ms: i64) -> Result<Option<Rea
     let mut digesting = Digesting::new(kind, now_ms);
     digesting.reading.members_expire =
         matches!(*type_byte, kind::HASH_EXPIRING | kind::SET_EXPIRING);
+    // Packed, a score that is a whole number is an integer.
+    digesting.reading.tells_zeros = *type_byte == kind::SORTED;
     while let Some(element) = elements.next(value)? {
         digesting.add(&element);
     }

@@ -225,12 +225,12 @@ pub enum Class {
     Length,
     /// It expires at another time, or only on one side.
     Expiry,
-    /// A score is 0 on one side and -0 on the other.
-    ZeroSign,
     /// Something else that belongs to a stream.
     StreamMetadata,
     /// Expiry times of single members.
     MemberExpiry,
+    /// A score is 0 on one side and -0 on the other, which no server keeps apart in small sorted sets.
+    ZeroSign,
     /// Expiry times of single members, which the task drops by its policy.
     DroppedMemberExpiry,
     /// A value without a counterpart on the target, which the task skips by its policy.
@@ -248,9 +248,9 @@ impl Class {
         Self::Value,
         Self::Length,
         Self::Expiry,
-        Self::ZeroSign,
         Self::StreamMetadata,
         Self::MemberExpiry,
+        Self::ZeroSign,
         Self::DroppedMemberExpiry,
         Self::Unsupported,
         Self::ConsumerTimes,
@@ -277,14 +277,16 @@ impl Class {
     /// Whether it is a loss that was chosen or cannot be helped, and no difference.
     pub const fn is_expected(self) -> bool {
         match self {
-            Self::DroppedMemberExpiry | Self::Unsupported | Self::ConsumerTimes => true,
+            Self::ZeroSign
+            | Self::DroppedMemberExpiry
+            | Self::Unsupported
+            | Self::ConsumerTimes => true,
             Self::Missing
             | Self::Extra
             | Self::Type
             | Self::Value
             | Self::Length
             | Self::Expiry
-            | Self::ZeroSign
             | Self::StreamMetadata
             | Self::MemberExpiry => false,
         }

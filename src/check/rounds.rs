@@ -148,6 +148,8 @@ impl Rounds {
         open: &mut Vec<Open>,
         ledger: &mut Ledger,
     ) -> Result<(), CheckError> {
+        // All rounds together give a slow target time to get there, and each group some of its own.
+        let last = Instant::now() + self.interval * self.rounds;
         for round in 0..self.rounds {
             if suspects.is_empty() || self.is_stopped() {
                 return Ok(());
@@ -155,7 +157,6 @@ impl Rounds {
             if round > 0 {
                 self.pause(self.interval).await;
             }
-            let deadline = Instant::now() + self.interval;
             let (mut left, mut why) = (Vec::new(), Vec::new());
             let mut waiting = std::mem::take(suspects);
             let mut behind = false;
@@ -168,6 +169,7 @@ impl Rounds {
                 let count = alike.count();
                 let rest = waiting.split_off(count);
                 let mut group = std::mem::replace(&mut waiting, rest);
+                let deadline = last.max(Instant::now() + self.interval);
                 let mut looks = match behind || self.is_stopped() {
                     // The others would only wait as long again.
                     true => vec![Look::Open(Open::Behind); group.len()],

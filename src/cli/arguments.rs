@@ -287,7 +287,7 @@ pub struct Comparison {
     /// How often a difference is looked at again, at most
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
-    /// How long between looks, and how long the target may take in each to get to where the source was
+    /// How long between looks; all rounds together are what the target may take to get to where the source was
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub interval: Duration,
     /// Most requests to the source in a second [default: no limit]
