@@ -2,9 +2,10 @@
 
 use crate::asked::{Checked, Pair, send};
 use crate::df2redis::Task;
-use crate::support::{RedisServer, SimulatedDragonfly};
+use crate::support::{RedisServer, SimulatedDragonfly, eventually};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -169,6 +170,14 @@ fn a_target_that_is_behind_is_not_equal_and_not_different() {
     let running = task.start_stable();
     source.wait_acked();
     running.signal(Signal::SIGSTOP);
+    eventually("all threads to stop", || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", running.pid()));
+        let mut tasks = tasks.into_iter().flatten().flatten();
+        tasks.all(|task| {
+            let status = fs::read_to_string(task.path().join("status"));
+            status.is_ok_and(|text| text.contains("State:\tT"))
+        })
+    });
     send(
         &mut source.client(),
         &["SET a 2", "DEL b", "SET e 1", "RPUSH list x"],
