@@ -17,5 +17,7 @@ mod manners;
 mod planted;
 #[path = "check/random.rs"]
 mod random;
+#[path = "check/scenes.rs"]
+mod scenes;
 #[path = "check/scope.rs"]
 mod scope;

@@ -1,4 +1,8 @@
 //! Asking `df2redis check`, and reading its answer.
+#![allow(
+    dead_code,
+    reason = "each program that includes this uses a part of it"
+)]
 
 use crate::df2redis::Task;
 use crate::support::{Client, RedisServer};

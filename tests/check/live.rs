@@ -2,14 +2,14 @@
 
 use crate::asked::{Checked, Pair, send};
 use crate::df2redis::Task;
+use crate::scenes::writes_are_no_differences;
 use crate::support::{RedisServer, SimulatedDragonfly, eventually};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 fn pair(flows: usize) -> (SimulatedDragonfly, RedisServer, Task) {
     let source = SimulatedDragonfly::options()
@@ -87,77 +87,12 @@ fn what_differs_behind_the_positions_back_is_proved_to() {
     running.stop();
 }
 
-/// Keys that go to and fro between two values, so that what is read at two places of the journal seems to differ
-/// again and again, and to be the same in between.
-const WRITES: &[[&str; 2]] = &[
-    ["SET to_and_fro:{} a", "SET to_and_fro:{} b"],
-    ["SET here_and_gone:{} v", "DEL here_and_gone:{}"],
-    ["INCR up_and_down:{}", "DECR up_and_down:{}"],
-    ["LPUSH in_and_out:{} v", "LPOP in_and_out:{}"],
-    ["SADD set:{} a", "SREM set:{} a"],
-    ["HSET hash:{} f a", "HSET hash:{} f b"],
-    ["ZADD zset:{} 1 a", "ZADD zset:{} 2 a"],
-    ["PEXPIREAT expiring:{} 4000000000000", "PERSIST expiring:{}"],
-    ["RENAME one:{} other:{}", "RENAME other:{} one:{}"],
-];
-
 #[test]
 fn writes_on_their_way_are_never_taken_for_a_difference() {
     let (source, target, task) = pair(2);
-    for n in 0..20 {
-        let n = n.to_string();
-        for key in ["expiring:", "one:", "still:"] {
-            source.client().ok(&["SET", &format!("{key}{n}"), "v"]);
-        }
-    }
-    let running = task.start_stable();
-    let over = Arc::new(AtomicBool::new(false));
-    let written = Arc::new(AtomicU64::new(0));
-    let writers: Vec<_> = (0..2)
-        .map(|writer| {
-            let (mut client, over) = (source.client(), Arc::clone(&over));
-            let written = Arc::clone(&written);
-            thread::spawn(move || {
-                let mut round = 0;
-                while !over.load(Ordering::Relaxed) {
-                    round += 1;
-                    let mut row = Vec::new();
-                    for n in 0..10 {
-                        let n = (writer * 10 + n).to_string();
-                        for pair in WRITES {
-                            let words = pair[round % 2].replace("{}", &n);
-                            row.push(
-                                words
-                                    .split(' ')
-                                    .map(|word| word.as_bytes().to_vec())
-                                    .collect(),
-                            );
-                        }
-                    }
-                    // As fast as it can be copied, so that the target is never far behind.
-                    thread::sleep(Duration::from_millis(20));
-                    written.fetch_add(row.len() as u64, Ordering::Relaxed);
-                    client.pipeline(&row);
-                }
-            })
-        })
-        .collect();
-    // So that a comparison that finds nothing at all would not pass.
-    target.client().ok(&["SET", "still:7", "w"]);
-    let planted = BTreeMap::from([("still:7".to_owned(), "value".to_owned())]);
-    for _ in 0..5 {
-        let found = Checked::of(&task, &["--interval", "300ms", "--rounds", "10"]);
-        assert_eq!(found.events("different"), planted, "{}", found.text);
-    }
-    over.store(true, Ordering::Relaxed);
-    for writer in writers {
-        writer.join().expect("a writer");
-    }
-    assert!(written.load(Ordering::Relaxed) > 1_000);
-    source.wait_acked();
-    target.client().ok(&["SET", "still:7", "v"]);
-    Checked::of(&task, &[]).assert_equal();
-    running.stop();
+    let settle = || source.wait_acked();
+    writes_are_no_differences(&task, source.port(), &target, 5, &settle);
+    assert!(source.violations().is_empty(), "{:?}", source.violations());
 }
 
 #[test]
