@@ -201,6 +201,31 @@ impl Access {
         read_record(&mut self.link).await.map(Some)
     }
 
+    /// Which of these are in a set.
+    pub async fn members(
+        &mut self,
+        db: u32,
+        set: &[u8],
+        members: &[Vec<u8>],
+    ) -> Result<Vec<bool>, CheckError> {
+        self.begin(db);
+        self.link.queue(&[b"SCARD", set]);
+        self.send().await?;
+        if self.link.integer("SCARD").await? == 0 {
+            return Ok(vec![false; members.len()]);
+        }
+        self.begin(db);
+        for member in members {
+            self.link.queue(&[b"SISMEMBER", set, member]);
+        }
+        self.send().await?;
+        let mut found = Vec::with_capacity(members.len());
+        for _ in members {
+            found.push(self.link.integer("SISMEMBER").await? > 0);
+        }
+        Ok(found)
+    }
+
     /// The LSN of the next entry of each flow; none if the source does not say.
     pub async fn offsets(&mut self) -> Result<Option<Vec<u64>>, CheckError> {
         self.begin(self.link.db);
@@ -208,6 +233,10 @@ impl Access {
         self.send().await?;
         let head = self.link.head().await?;
         let Head::Array(flows) = head else {
+            if matches!(&head, Head::Error(answer) if answer.starts_with("NO")) {
+                return Err(self.link.unexpected("DFLY REPLICAOFFSET", &head));
+            }
+            // No Dragonfly.
             self.link.skip(head).await?;
             return Ok(None);
         };

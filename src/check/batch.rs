@@ -45,13 +45,15 @@ pub(super) enum Found {
     Large,
     /// It changed while it was read.
     Unsure,
+    /// It cannot be read in pieces, and is too large to be read whole.
+    TooLarge,
 }
 
 impl Found {
     pub fn reading(&self) -> Option<&Reading> {
         match self {
             Self::Read(reading) => Some(reading),
-            Self::Absent | Self::Large | Self::Unsure => None,
+            Self::Absent | Self::Large | Self::Unsure | Self::TooLarge => None,
         }
     }
 }

@@ -57,6 +57,7 @@ mod pace;
 mod pieces;
 mod reading;
 mod rounds;
+mod sample;
 mod settings;
 mod sweep;
 mod tally;
@@ -82,7 +83,7 @@ pub use digest::Digest;
 pub use error::CheckError;
 pub use reading::{Class, Kind, MemberExpiry, Reading, StreamParts};
 pub use rounds::Method;
-pub use settings::{ALL, Losses, Mode, Scope, Server, Settings, Side};
+pub use settings::{ALL, Lists, Losses, Mode, Scope, Server, Settings, Side};
 pub use sweep::Progress;
 pub use tally::{Open, Tally};
 
@@ -128,7 +129,11 @@ pub async fn check(
     };
     let open = async |server: &Server| match server.side {
         Side::Source => Access::open(server, pace.clone(), None).await,
-        Side::Target => Access::open(server, Pace::new(None), settings.positions.clone()).await,
+        Side::Target => {
+            let lists = settings.lists.as_ref();
+            let positions = lists.map(|lists| (lists.db, lists.positions.clone()));
+            Access::open(server, Pace::new(None), positions).await
+        }
     };
     let mut rounds = Rounds {
         source: open(&settings.source).await?,
@@ -137,6 +142,7 @@ pub async fn check(
         rounds: settings.rounds.max(1),
         interval: settings.interval,
         stop: stop.clone(),
+        lists: settings.lists.clone(),
     };
     let method = rounds.method().await?;
     let batch = pace.batch(BATCH);

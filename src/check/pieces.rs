@@ -48,10 +48,14 @@ impl Step {
     }
 }
 
+/// The largest document, which has no pieces.
+const DOCUMENT: u64 = 16 << 20;
+
 /// Why a reading in pieces has no result.
 enum Halted {
     /// It changed.
     Changed,
+    TooLarge,
     Failed(CheckError),
 }
 
@@ -73,6 +77,7 @@ pub(super) async fn read(
         Ok(Some(reading)) => Ok(Found::Read(Box::new(reading))),
         Ok(None) => Ok(Found::Absent),
         Err(Halted::Changed) => Ok(Found::Unsure),
+        Err(Halted::TooLarge) => Ok(Found::TooLarge),
         Err(Halted::Failed(error)) => Err(error),
     }
 }
@@ -116,7 +121,7 @@ impl Reader<'_> {
                 }
             }
             (Kind::Set | Kind::Hash, false) => self.scan(&kind, &mut into).await?,
-            // A sample of what has no order would have to be asked for by name: length and expiry must do.
+            // A sample of what has no order is asked for by name, when both sides are known to be there.
             (Kind::Set | Kind::Hash, true) => {}
             (Kind::Stream, _) => {
                 let most = if sampled { SAMPLE } else { u64::MAX };
@@ -429,6 +434,10 @@ impl Reader<'_> {
         let key = self.key;
         self.ask(&[b"JSON.GET", key]).await?;
         match self.head("JSON.GET").await? {
+            head @ Head::Bulk(DOCUMENT..) => {
+                self.access.link.skip(head).await?;
+                Err(Halted::TooLarge)
+            }
             Head::Bulk(len) => {
                 let document = self.access.link.whole(len).await?;
                 into.json(&document);

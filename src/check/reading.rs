@@ -235,13 +235,15 @@ pub enum Class {
     DroppedMemberExpiry,
     /// A value without a counterpart on the target, which the task skips by its policy.
     Unsupported,
+    /// The target had it before the task, which leaves it alone by its policy.
+    Foreign,
     /// When a stream's consumers were seen or got something last, which no journal tells.
     ConsumerTimes,
 }
 
 impl Class {
     /// All, in the order of the table.
-    pub const ALL: [Class; 12] = [
+    pub const ALL: [Class; 13] = [
         Self::Missing,
         Self::Extra,
         Self::Type,
@@ -253,6 +255,7 @@ impl Class {
         Self::ZeroSign,
         Self::DroppedMemberExpiry,
         Self::Unsupported,
+        Self::Foreign,
         Self::ConsumerTimes,
     ];
 
@@ -270,6 +273,7 @@ impl Class {
             Self::MemberExpiry => "member_expiry",
             Self::DroppedMemberExpiry => "dropped_member_expiry",
             Self::Unsupported => "unsupported",
+            Self::Foreign => "foreign",
             Self::ConsumerTimes => "consumer_times",
         }
     }
@@ -280,6 +284,7 @@ impl Class {
             Self::ZeroSign
             | Self::DroppedMemberExpiry
             | Self::Unsupported
+            | Self::Foreign
             | Self::ConsumerTimes => true,
             Self::Missing
             | Self::Extra

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::process::Stop;
-use crate::target::Stored;
+use crate::target::{Stored, foreign_member, withheld_member};
 
 use super::access::{Access, Reached};
 use super::batch::{self, Found};
@@ -14,6 +14,7 @@ use super::error::CheckError;
 use super::link::Head;
 use super::pieces;
 use super::reading::{Class, Reading};
+use super::settings::Lists;
 use super::sweep::{BATCH, Plan, Suspect};
 use super::tally::{Ledger, Open, Place};
 
@@ -45,6 +46,7 @@ pub(super) struct Rounds {
     pub rounds: u32,
     pub interval: Duration,
     pub stop: watch::Receiver<Stop>,
+    pub lists: Option<Lists>,
 }
 
 /// What a look at a suspect has shown.
@@ -189,7 +191,7 @@ impl Rounds {
                 behind |= looks.contains(&Look::Open(Open::Behind));
                 for (suspect, look) in group.into_iter().zip(looks) {
                     match self.verdict(&suspect, look) {
-                        Ok(classes) => self.write(ledger, &suspect, &classes)?,
+                        Ok(classes) => self.write(ledger, &suspect, &classes).await?,
                         Err(open) => {
                             left.push(suspect);
                             why.push(open);
@@ -202,8 +204,8 @@ impl Rounds {
         Ok(())
     }
 
-    fn write(
-        &self,
+    async fn write(
+        &mut self,
         ledger: &mut Ledger,
         suspect: &Suspect,
         classes: &[Class],
@@ -211,9 +213,13 @@ impl Rounds {
         if !suspect.exists() {
             return Ok(());
         }
-        match classes.iter().all(|class| class.is_expected()) {
-            true => ledger.equal(suspect.place(), classes, suspect.sides()),
-            false => ledger.different(suspect.place(), classes, suspect.sides()),
+        let (place, sides) = (suspect.place(), suspect.sides());
+        if classes.iter().all(|class| class.is_expected()) {
+            return ledger.equal(place, classes, sides);
+        }
+        match self.is_foreign(suspect).await? {
+            true => ledger.equal(place, &[Class::Foreign], sides),
+            false => ledger.different(place, classes, sides),
         }
     }
 
@@ -221,6 +227,9 @@ impl Rounds {
     fn verdict(&self, suspect: &Suspect, look: Look) -> Result<Vec<Class>, Open> {
         if let Look::Open(open) = look {
             return Err(open);
+        }
+        if suspect.source == Found::TooLarge || suspect.target == Found::TooLarge {
+            return Err(Open::TooLarge);
         }
         if !suspect.is_seen() {
             return Err(Open::Changing);
@@ -265,13 +274,23 @@ impl Rounds {
             self.read_side(group, false).await?;
             return Ok(all(Look::Open(Open::Behind), group));
         }
+        let withheld = self.withheld(group, &reached).await?;
         self.target.guard(reached);
         let read = self.read_target(group).await;
         let held = self.target.release();
         read?;
         let unchanged = self.is_unchanged(db, group).await?;
         Ok(match (unchanged, held) {
-            (true, true) => all(Look::Proved, group),
+            (true, true) => {
+                let looks = group.iter().zip(withheld).map(|(suspect, withheld)| {
+                    let (source, target) = suspect.sides();
+                    match withheld && !self.plan.rules.equal(source, target) {
+                        true => Look::Open(Open::Withheld),
+                        false => Look::Proved,
+                    }
+                });
+                looks.collect()
+            }
             (false, _) => all(Look::Open(Open::Changing), group),
             (true, false) => all(Look::Open(Open::Behind), group),
         })
@@ -295,8 +314,47 @@ impl Rounds {
                 suspect.target =
                     pieces::read(&mut self.target, target_db, &suspect.key, mode).await?;
             }
+            let (db, target_db) = (suspect.db, suspect.target_db);
+            let (source, target) = (&mut self.source, &mut self.target);
+            suspect.sample((source, db), (target, target_db)).await?;
         }
         Ok(())
+    }
+
+    /// Which keys the task is about to read again from the source: the target is not what the journal makes it, and the
+    /// task knows. None can come onto the list as long as nothing is done to it at the source.
+    async fn withheld(
+        &mut self,
+        group: &[Suspect],
+        reached: &Reached,
+    ) -> Result<Vec<bool>, CheckError> {
+        let flows = reached.lsns.len();
+        let members = group.iter().map(|suspect| {
+            let member = |flow| withheld_member(flow, suspect.db, &suspect.key);
+            (0..).take(flows).map(member).collect::<Vec<_>>()
+        });
+        let members: Vec<_> = members.flatten().collect();
+        let kept = match &self.lists {
+            Some(lists) => (lists.db, lists.withheld.clone()),
+            None => return Ok(vec![false; group.len()]),
+        };
+        let found = self
+            .target
+            .members(kept.0, kept.1.as_bytes(), &members)
+            .await?;
+        let by_key = found.chunks(flows.max(1));
+        Ok(by_key.map(|flows| flows.contains(&true)).collect())
+    }
+
+    /// Whether the target had the key before the task, and the task leaves it alone.
+    async fn is_foreign(&mut self, suspect: &Suspect) -> Result<bool, CheckError> {
+        let Some(lists) = self.lists.as_ref().filter(|lists| lists.keeps_foreign) else {
+            return Ok(false);
+        };
+        let (db, list) = (lists.db, lists.foreign.clone());
+        let member = foreign_member(suspect.target_db, &suspect.key);
+        let found = self.target.members(db, list.as_bytes(), &[member]).await?;
+        Ok(found.contains(&true))
     }
 
     async fn watch(&mut self, db: u32, group: &[Suspect]) -> Result<(), CheckError> {
@@ -441,7 +499,7 @@ impl Rounds {
                 let (source, target) = now.sides();
                 if now.is_seen() && self.plan.rules.equal(source, target) {
                     let classes = self.plan.rules.differences(source, target);
-                    self.write(ledger, &now, &classes)?;
+                    self.write(ledger, &now, &classes).await?;
                     continue;
                 }
                 let same = before.source == now.source && before.target == now.target;
@@ -461,7 +519,7 @@ impl Rounds {
                 false => Look::Open(Open::Changing),
             };
             match self.verdict(&suspect, look) {
-                Ok(classes) => self.write(ledger, &suspect, &classes)?,
+                Ok(classes) => self.write(ledger, &suspect, &classes).await?,
                 Err(open) => {
                     left.push(suspect);
                     why.push(open);

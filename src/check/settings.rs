@@ -117,6 +117,21 @@ pub struct Losses {
     pub cuckoo: bool,
 }
 
+/// What a task keeps of itself on the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lists {
+    /// The database of all of it.
+    pub db: u32,
+    /// The key of the record with positions.
+    pub positions: String,
+    /// The set of keys that are to be read again.
+    pub withheld: String,
+    /// The set of keys that were there first.
+    pub foreign: String,
+    /// Those stay as they are.
+    pub keeps_foreign: bool,
+}
+
 /// A comparison.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -128,8 +143,8 @@ pub struct Settings {
     pub scope: Scope,
     /// How much of each.
     pub mode: Mode,
-    /// The task's record with positions on the target: its database and key. None if it keeps none.
-    pub positions: Option<(u32, String)>,
+    /// Where the task keeps positions and more; none if it keeps none.
+    pub lists: Option<Lists>,
     /// What is left out on purpose.
     pub losses: Losses,
     /// How often a difference is looked at again, at least once.

@@ -22,6 +22,7 @@ use super::batch::{self, Found, Sizes};
 use super::error::CheckError;
 use super::pieces;
 use super::reading::{Class, Rules};
+use super::sample;
 use super::settings::{Mode, Scope, Side};
 
 /// Keys looked at together.
@@ -245,7 +246,10 @@ impl Lane {
         let (source, target) = tokio::try_join!(source, target)?;
         suspect.source = source.unwrap_or_else(|| suspect.source.clone());
         suspect.target = target.unwrap_or_else(|| suspect.target.clone());
-        Ok(())
+        let places = (suspect.db, suspect.target_db);
+        suspect
+            .sample((&mut self.source, places.0), (&mut self.target, places.1))
+            .await
     }
 
     /// Keys of the target: whether the source has them too.
@@ -294,6 +298,23 @@ pub(super) fn databases(scope: &Scope, side: Side, keyspace: &[(u32, u64)]) -> V
         Side::Target => scope.source_db(*db).map(|source| (source, *db)),
     });
     pairs.collect()
+}
+
+impl Suspect {
+    /// Compares samples where only those can be.
+    pub async fn sample(
+        &mut self,
+        source: (&mut Access, u32),
+        target: (&mut Access, u32),
+    ) -> Result<(), CheckError> {
+        let key = &self.key;
+        match (&mut self.source, &mut self.target) {
+            (Found::Read(here), Found::Read(there)) => {
+                sample::compare(source, target, key, here, there).await
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Progress {

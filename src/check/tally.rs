@@ -27,19 +27,25 @@ pub enum Open {
     Changing,
     /// It is about to expire, or has just expired on one side.
     Expiring,
+    /// The task has it on its list of keys to read again from the source.
+    Withheld,
     /// The task's full sync is not finished.
     FullSync,
+    /// It is one document that is too large.
+    TooLarge,
     /// The comparison was stopped before.
     Stopped,
 }
 
 impl Open {
     /// All, in the order of the table.
-    pub const ALL: [Open; 5] = [
+    pub const ALL: [Open; 7] = [
         Self::Behind,
         Self::Changing,
         Self::Expiring,
+        Self::Withheld,
         Self::FullSync,
+        Self::TooLarge,
         Self::Stopped,
     ];
 
@@ -49,6 +55,8 @@ impl Open {
             Self::Behind => "the target is behind",
             Self::Changing => "it kept changing",
             Self::Expiring => "it is about to expire",
+            Self::Withheld => "the task is about to read it again",
+            Self::TooLarge => "a document over 16 MiB",
             Self::FullSync => "a full sync is not finished",
             Self::Stopped => "the comparison was stopped",
         }

@@ -14,13 +14,13 @@ use super::alone::{printable, the_task};
 use super::arguments::{Comparison, Thoroughness};
 use super::complain;
 use crate::check::{
-    ALL, CheckError, Class, Losses, Method, Mode, Open, Outcome, Progress, Scope, Server, Settings,
-    Side, check,
+    ALL, CheckError, Class, Lists, Losses, Method, Mode, Open, Outcome, Progress, Scope, Server,
+    Settings, Side, check,
 };
-use crate::config::{MemberExpiry, Positions, Reaction, Task};
+use crate::config::{Conflict, MemberExpiry, Positions, Reaction, Task};
 use crate::process::{Exit, Signals, Stop};
 use crate::source::dragonfly::all_closed;
-use crate::target::{PREFIX, position_key};
+use crate::target::{PREFIX, foreign_key, position_key, withheld_key};
 use crate::task::{chain, source_settings, target_settings};
 
 /// Threads that read and digest.
@@ -181,8 +181,13 @@ fn settings(task: &Task, arguments: &Comparison) -> Settings {
             Thoroughness::Length => Mode::Length,
             Thoroughness::Smart => Mode::Smart,
         },
-        positions: (task.target.positions == Positions::Transaction)
-            .then(|| (task.target.position_db, position_key(&task.name))),
+        lists: (task.target.positions == Positions::Transaction).then(|| Lists {
+            db: task.target.position_db,
+            positions: position_key(&task.name),
+            withheld: withheld_key(&task.name),
+            foreign: foreign_key(&task.name),
+            keeps_foreign: task.policy.conflict == Conflict::Skip,
+        }),
         losses: Losses {
             member_expiry: task.policy.on_member_expiry == MemberExpiry::Drop,
             json: skips(unsupported.json),

@@ -30,7 +30,10 @@ pub use forget::{Found, forget, list};
 pub use outgoing::{Described, Outgoing, Piece, Place, Word};
 pub use ownership::{Conflict, Ownership, Wanted};
 pub use permissions::{Lack, Missing, Permissions, Purpose};
-pub use position::{PREFIX, Stored, UnknownFormat, position_key};
+pub use position::{
+    PREFIX, Stored, UnknownFormat, foreign_key, foreign_member, position_key, withheld_key,
+    withheld_member,
+};
 pub use profile::Profile;
 pub use settings::{Control, Settings};
 pub use slot::slot_of;

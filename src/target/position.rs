@@ -72,6 +72,26 @@ pub fn position_key(task: &str) -> String {
     format!("{POSITIONS}{task}")
 }
 
+/// The key of the set of a task's keys that were there first.
+pub fn foreign_key(task: &str) -> String {
+    Names::of(task).foreign
+}
+
+/// A member of that set: a key of a database of the target.
+pub fn foreign_member(db: u32, key: &[u8]) -> Vec<u8> {
+    [format!("{db}:").as_bytes(), key].concat()
+}
+
+/// The key of the set of a task's keys that are to be read again from the source.
+pub fn withheld_key(task: &str) -> String {
+    Names::of(task).reread
+}
+
+/// A member of that set: a key of a database of the source, and its flow.
+pub fn withheld_member(flow: u32, db: u32, key: &[u8]) -> Vec<u8> {
+    [format!("{flow}:{db}:").as_bytes(), key].concat()
+}
+
 /// The field with a flow's position.
 pub(super) fn lsn_field(flow: u32) -> String {
     format!("{LSN}{flow}")

@@ -143,11 +143,18 @@ fn smart_mode_looks_at_lengths_and_samples_of_what_is_huge() {
         .client()
         .ok(&["SETRANGE", "string", "30000000", "y"]);
     pair.target.client().ok(&["HSET", "hash", "one more", "v"]);
+    // The element that the scan of the source shows first.
+    let scanned = pair.source.client().ok(&["SSCAN", "set", "0"]);
+    let first = scanned.items()[1].items()[0].bytes();
+    let remove: [&[u8]; 3] = [b"SREM", b"set", &first];
+    pair.target.client().ok(&remove);
+    pair.target.client().ok(&["SADD", "set", "another"]);
     let (found, _) = measured(&pair, &["--mode", "smart"]);
     let classes = found.events("different");
     let keys: Vec<_> = classes.keys().map(String::as_str).collect();
-    assert_eq!(keys, ["hash", "list", "string", "zset"]);
+    assert_eq!(keys, ["hash", "list", "set", "string", "zset"]);
     assert_eq!(classes["list"], "value");
     assert_eq!(classes["string"], "value");
     assert_eq!(classes["hash"], "length");
+    assert_eq!(classes["set"], "value");
 }

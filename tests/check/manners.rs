@@ -36,8 +36,8 @@ fn neither_server_is_sent_anything_that_writes() {
     for mode in ["full", "outline", "length", "smart"] {
         assert_eq!(pair.check(&["--mode", mode]).code, 1);
     }
-    let reads = "client|setname config|resetstat dflyreplicaoffset dump exec exists hgetall hlen info llen \
-                 memory|usage multi pexpiretime scan scard select strlen time type unwatch watch xlen zcard";
+    let reads = "client|setname config|resetstat dflyreplicaoffset dump exec exists hgetall hget hlen info llen \
+                 memory|usage multi pexpiretime scan scard select sismember strlen time type unwatch watch xlen zcard";
     let reads: BTreeSet<_> = reads.split_whitespace().map(str::to_owned).collect();
     for mut client in [pair.source.client(), pair.target.client()] {
         let stats = client.ok(&["INFO", "commandstats"]).text();

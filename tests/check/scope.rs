@@ -82,3 +82,24 @@ fn a_pattern_and_a_sample_leave_the_others_out_on_both_sides() {
     let again = pair.check(&["--sample", "20%"]);
     assert_eq!(again.summary()["keys"], count, "the same keys each time");
 }
+
+#[test]
+fn keys_that_were_there_first_and_are_left_alone_are_named_and_no_difference() {
+    let mut pair = Pair::start();
+    pair.fill(&["SET a 1", "SET b 1"]);
+    pair.spoil(&[
+        "SET a 2",
+        "SET b 2",
+        "SET c 2",
+        "SADD df2redis:foreign:copy 0:a 0:c",
+    ]);
+    pair.task = Task::between(&pair.source.address(), &pair.target.address());
+    assert_eq!(pair.check(&[]).events("different").len(), 3);
+    pair.task = Task::between(&pair.source.address(), &pair.target.address())
+        .with("policy.conflict = \"skip\"");
+    let found = pair.check(&[]);
+    let different: Vec<_> = found.events("different").into_keys().collect();
+    assert_eq!(different, ["b"]);
+    let foreign = ["a", "c"].map(|key| (key.to_owned(), "foreign".to_owned()));
+    assert_eq!(found.events("expected"), BTreeMap::from(foreign));
+}
