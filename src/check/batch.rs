@@ -8,7 +8,8 @@ use super::dump;
 use super::error::CheckError;
 use super::link::Head;
 use super::reading::{Kind, Reading};
-use super::settings::Mode;
+use super::settings::{Mode, Side};
+use super::typed;
 
 /// The largest value that smart mode compares whole.
 pub(super) const SMART: u64 = 64 << 10;
@@ -67,9 +68,12 @@ pub(super) async fn read<K: AsRef<[u8]>>(
     sizes: Sizes,
 ) -> Result<Vec<Found>, CheckError> {
     match mode {
-        Mode::Full | Mode::Smart => values(access, db, keys, sizes).await,
+        Mode::Full | Mode::Smart => match access.side() {
+            Side::Source => typed::values(access, db, keys, sizes).await,
+            Side::Target => values(access, db, keys, sizes).await,
+        },
         Mode::Outline | Mode::Length => {
-            let (kinds, expiries) = outlines(access, db, keys, mode).await?;
+            let (_, kinds, expiries) = outlines(access, db, keys, mode).await?;
             let lengths = lengths(access, db, keys, &kinds).await?;
             let readings = kinds.into_iter().zip(expiries).zip(lengths);
             Ok(readings
@@ -88,21 +92,21 @@ pub(super) async fn read<K: AsRef<[u8]>>(
     }
 }
 
-/// Types and, unless only lengths matter, expiry times.
+/// The server's clock, types and, unless only lengths matter, expiry times.
 pub(super) async fn outlines<K: AsRef<[u8]>>(
     access: &mut Access,
     db: u32,
     keys: &[K],
     mode: Mode,
-) -> Result<(Vec<Option<Kind>>, Vec<Option<i64>>), CheckError> {
+) -> Result<(i64, Vec<Option<Kind>>, Vec<Option<i64>>), CheckError> {
     let expiries = mode != Mode::Length;
     access.begin(db);
     access.link.queue(&[b"TIME"]);
     for key in keys {
         access.link.queue(&[b"TYPE", key.as_ref()]);
-        if expiries {
-            ask_expiry(access, key.as_ref());
-        }
+    }
+    for key in keys.iter().filter(|_| expiries) {
+        ask_expiry(access, key.as_ref());
     }
     access.send().await?;
     let now_ms = time(access).await?;
@@ -110,12 +114,14 @@ pub(super) async fn outlines<K: AsRef<[u8]>>(
     for _ in keys {
         let name = access.link.text("TYPE").await?;
         kinds.push(Kind::of_name(&String::from_utf8_lossy(&name)));
+    }
+    for _ in keys {
         times.push(match expiries {
             true => expiry(access, now_ms).await?,
             false => None,
         });
     }
-    Ok((kinds, times))
+    Ok((now_ms, kinds, times))
 }
 
 /// Lengths by the commands of the types; none for a key that has become something else meanwhile.
@@ -188,7 +194,7 @@ pub(super) async fn expiry(access: &mut Access, now_ms: i64) -> Result<Option<i6
     })
 }
 
-/// How large keys are in the memory of their server; none for no key.
+/// How large keys of the target are in the memory of their server; none for no key.
 async fn memory<K: AsRef<[u8]>>(
     access: &mut Access,
     db: u32,
@@ -278,13 +284,25 @@ async fn dumps<K: AsRef<[u8]>>(
         found.push(match size {
             None => Found::Absent,
             Some(_) if !is_small(size) => Found::Large,
-            Some(_) => dumped(access, now_ms, sizes).await?,
+            Some(_) => {
+                let mut found = dumped(access, now_ms, sizes).await?;
+                let expires = expiry(access, now_ms).await?;
+                if let Found::Read(reading) = &mut found {
+                    reading.expires_at_ms = expires;
+                }
+                found
+            }
         });
     }
     Ok(())
 }
 
-async fn dumped(access: &mut Access, now_ms: i64, sizes: Sizes) -> Result<Found, CheckError> {
+/// The reply to `DUMP`.
+pub(super) async fn dumped(
+    access: &mut Access,
+    now_ms: i64,
+    sizes: Sizes,
+) -> Result<Found, CheckError> {
     let mut found = match access.link.head().await? {
         Head::Null => Found::Absent,
         // The server thought it smaller than it is.
@@ -302,9 +320,7 @@ async fn dumped(access: &mut Access, now_ms: i64, sizes: Sizes) -> Result<Found,
         }
         other => return Err(access.link.unexpected("DUMP", &other)),
     };
-    let expires = expiry(access, now_ms).await?;
     if let Found::Read(reading) = &mut found {
-        reading.expires_at_ms = expires;
         // All of its members have expired.
         if matches!(reading.kind, Kind::Set | Kind::Hash) && reading.length == 0 {
             found = Found::Absent;

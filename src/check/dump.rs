@@ -39,8 +39,6 @@ pub(super) fn read(payload: &[u8], side: Side, now_ms: i64) -> Result<Option<Rea
     let mut digesting = Digesting::new(kind, now_ms);
     digesting.reading.members_expire =
         matches!(*type_byte, kind::HASH_EXPIRING | kind::SET_EXPIRING);
-    // Packed, a score that is a whole number is an integer.
-    digesting.reading.tells_zeros = *type_byte == kind::SORTED;
     while let Some(element) = elements.next(value)? {
         digesting.add(&element);
     }
@@ -100,7 +98,6 @@ pub(super) struct Digesting {
     element: Parts,
     /// The sum of those without an order.
     sum: Digest,
-    unsigned: Digest,
     members: MemberExpiry,
     group: Vec<u8>,
     consumer: Vec<u8>,
@@ -114,7 +111,6 @@ impl Digesting {
             ordered: Parts::default(),
             element: Parts::default(),
             sum: Digest::default(),
-            unsigned: Digest::default(),
             members: MemberExpiry::default(),
             group: Vec::new(),
             consumer: Vec::new(),
@@ -193,21 +189,18 @@ impl Digesting {
 
     /// A member of a sorted set.
     pub fn scored(&mut self, member: &[u8], score: f64) {
-        self.reading.length += 1;
-        let digest = self.of(&[member, &score.to_bits().to_le_bytes()]);
-        self.sum.add(digest);
-        // Zero of either sign plus zero is zero.
-        let unsigned = self.of(&[member, &(score + 0.0).to_bits().to_le_bytes()]);
-        self.unsigned.add(unsigned);
+        let mut parts = std::mem::take(&mut self.element);
+        parts.part(member);
+        self.element = self.scored_parts(parts, score);
     }
 
-    /// The same, of a member that passed by in pieces.
-    pub fn scored_parts(&mut self, mut exact: Parts, mut unsigned: Parts, score: f64) {
-        self.reading.length += 1;
-        exact.part(&score.to_bits().to_le_bytes());
-        unsigned.part(&(score + 0.0).to_bits().to_le_bytes());
-        self.sum.add(exact.finish());
-        self.unsigned.add(unsigned.finish());
+    /// The same, of a member that passed by in pieces. Gives the parts back, empty.
+    ///
+    /// Zero of either sign counts as 0: Dragonfly shows both so, and no server keeps them apart in small sorted sets.
+    pub fn scored_parts(&mut self, mut parts: Parts, score: f64) -> Parts {
+        parts.part(&(score + 0.0).to_bits().to_le_bytes());
+        self.sum(parts.finish());
+        parts
     }
 
     /// The beginning of a stream's entry of so many fields and values.
@@ -358,10 +351,7 @@ impl Digesting {
                 self.reading.value = Some(sum);
                 self.reading.member_expiry = Some(self.members);
             }
-            Kind::Sorted => {
-                self.reading.value = Some(sum);
-                self.reading.unsigned = Some(self.unsigned);
-            }
+            Kind::Sorted => self.reading.value = Some(sum),
             Kind::Other(_) => {}
         }
         self.reading

@@ -61,6 +61,7 @@ mod sample;
 mod settings;
 mod sweep;
 mod tally;
+mod typed;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -18,7 +18,7 @@ use super::dump::Digesting;
 use super::error::CheckError;
 use super::link::Head;
 use super::reading::{Kind, Reading};
-use super::settings::{Mode, Side};
+use super::settings::Mode;
 
 /// The fewest bytes of a string at a time.
 const STRING: u64 = 1 << 20;
@@ -147,8 +147,6 @@ impl Reader<'_> {
             reading.value = None;
         }
         reading.expires_at_ms = expires;
-        // Dragonfly shows -0 as 0.
-        reading.tells_zeros = self.access.side() == Side::Target;
         Ok(Some(reading))
     }
 
@@ -175,17 +173,11 @@ impl Reader<'_> {
     }
 
     /// One string as a part of an element. Yields its length.
-    async fn part(&mut self, parts: &mut [&mut Parts], command: &str) -> Result<u64, Halted> {
+    async fn part(&mut self, parts: &mut Parts, command: &str) -> Result<u64, Halted> {
         match self.head(command).await? {
             Head::Bulk(len) => {
-                for parts in parts.iter_mut() {
-                    parts.begin(len);
-                }
-                let pieces = self.access.link.pieces(len, |piece| {
-                    for parts in parts.iter_mut() {
-                        parts.go_on(piece);
-                    }
-                });
+                parts.begin(len);
+                let pieces = self.access.link.pieces(len, |piece| parts.go_on(piece));
                 pieces.await?;
                 Ok(len)
             }
@@ -254,7 +246,7 @@ impl Reader<'_> {
                         true => self.scored(into).await?,
                         false => {
                             into.reading.length += 1;
-                            self.part(&mut [into.ordered()], "LRANGE").await?
+                            self.part(into.ordered(), "LRANGE").await?
                         }
                     };
             }
@@ -268,16 +260,14 @@ impl Reader<'_> {
     }
 
     async fn scored(&mut self, into: &mut Digesting) -> Result<u64, Halted> {
-        let (mut exact, mut unsigned) = (Parts::default(), Parts::default());
-        let len = self
-            .part(&mut [&mut exact, &mut unsigned], "ZRANGE")
-            .await?;
+        let mut member = Parts::default();
+        let len = self.part(&mut member, "ZRANGE").await?;
         let score = self.access.link.text("ZRANGE").await?;
         let number = std::str::from_utf8(&score)
             .ok()
             .and_then(|text| text.parse::<f64>().ok());
         let score = number.ok_or_else(|| self.access.link.strange("ZRANGE", &score))?;
-        into.scored_parts(exact, unsigned, score);
+        into.scored_parts(member, score);
         Ok(len)
     }
 
@@ -300,7 +290,7 @@ impl Reader<'_> {
             let mut bytes = 0;
             for _ in 0..found / words {
                 for _ in 0..words {
-                    bytes += self.part(&mut [&mut element], "a scan").await? + 16;
+                    bytes += self.part(&mut element, "a scan").await? + 16;
                 }
                 into.sum(element.finish());
             }
@@ -331,7 +321,7 @@ impl Reader<'_> {
                 let words = self.access.link.array("XRANGE").await?;
                 into.entry(id, words);
                 for _ in 0..words {
-                    bytes += self.part(&mut [into.ordered()], "XRANGE").await? + 16;
+                    bytes += self.part(into.ordered(), "XRANGE").await? + 16;
                 }
             }
             step.after(bytes);

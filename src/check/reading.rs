@@ -110,10 +110,6 @@ pub struct Reading {
     pub value: Option<Digest>,
     /// Only samples of the value were looked at.
     pub sampled: bool,
-    /// Of a sorted set: the same, with 0 for -0.
-    pub unsigned: Option<Digest>,
-    /// Whether -0 could be told from 0.
-    pub tells_zeros: bool,
     /// When it expires, in Unix milliseconds.
     pub expires_at_ms: Option<i64>,
     /// Expiry times of its members, if this side tells.
@@ -131,8 +127,6 @@ impl Reading {
             length: 0,
             value: None,
             sampled: false,
-            unsigned: None,
-            tells_zeros: true,
             expires_at_ms: None,
             member_expiry: None,
             members_expire: false,
@@ -229,8 +223,6 @@ pub enum Class {
     StreamMetadata,
     /// Expiry times of single members.
     MemberExpiry,
-    /// A score is 0 on one side and -0 on the other, which no server keeps apart in small sorted sets.
-    ZeroSign,
     /// Expiry times of single members, which the task drops by its policy.
     DroppedMemberExpiry,
     /// A value without a counterpart on the target, which the task skips by its policy.
@@ -243,7 +235,7 @@ pub enum Class {
 
 impl Class {
     /// All, in the order of the table.
-    pub const ALL: [Class; 13] = [
+    pub const ALL: [Class; 12] = [
         Self::Missing,
         Self::Extra,
         Self::Type,
@@ -252,7 +244,6 @@ impl Class {
         Self::Expiry,
         Self::StreamMetadata,
         Self::MemberExpiry,
-        Self::ZeroSign,
         Self::DroppedMemberExpiry,
         Self::Unsupported,
         Self::Foreign,
@@ -268,7 +259,6 @@ impl Class {
             Self::Value => "value",
             Self::Length => "length",
             Self::Expiry => "expiry",
-            Self::ZeroSign => "zero_sign",
             Self::StreamMetadata => "stream_metadata",
             Self::MemberExpiry => "member_expiry",
             Self::DroppedMemberExpiry => "dropped_member_expiry",
@@ -281,11 +271,9 @@ impl Class {
     /// Whether it is a loss that was chosen or cannot be helped, and no difference.
     pub const fn is_expected(self) -> bool {
         match self {
-            Self::ZeroSign
-            | Self::DroppedMemberExpiry
-            | Self::Unsupported
-            | Self::Foreign
-            | Self::ConsumerTimes => true,
+            Self::DroppedMemberExpiry | Self::Unsupported | Self::Foreign | Self::ConsumerTimes => {
+                true
+            }
             Self::Missing
             | Self::Extra
             | Self::Type
@@ -367,10 +355,6 @@ impl Rules {
         if source.sampled != target.sampled {
             // Their lengths differ, and tell it.
             return None;
-        }
-        if agree(&source.unsigned, &target.unsigned) && source.unsigned.is_some() {
-            let told = source.tells_zeros && target.tells_zeros;
-            return (told && source.value != target.value).then_some(Class::ZeroSign);
         }
         (!agree(&source.value, &target.value)).then_some(Class::Value)
     }

@@ -36,8 +36,8 @@ fn neither_server_is_sent_anything_that_writes() {
     for mode in ["full", "outline", "length", "smart"] {
         assert_eq!(pair.check(&["--mode", mode]).code, 1);
     }
-    let reads = "client|setname config|resetstat dflyreplicaoffset dump exec exists hgetall hget hlen info llen \
-                 memory|usage multi pexpiretime scan scard select sismember strlen time type unwatch watch xlen zcard";
+    let reads = "client|setname config|resetstat dflyreplicaoffset dump exec exists get hgetall hget hlen info llen lrange \
+                 memory|usage multi pexpiretime scan scard select sismember strlen time type unwatch watch xlen zcard zrange";
     let reads: BTreeSet<_> = reads.split_whitespace().map(str::to_owned).collect();
     for mut client in [pair.source.client(), pair.target.client()] {
         let stats = client.ok(&["INFO", "commandstats"]).text();
@@ -123,7 +123,7 @@ fn a_stop_ends_it_with_what_is_known_so_far() {
 #[test]
 fn what_cannot_be_compared_is_said_with_the_exit_code_of_its_cause() {
     let mut pair = Pair::start();
-    pair.fill(&["SET a v"]);
+    pair.fill(&["SET a v", "SADD s a"]);
     let task = pair.task.dir().to_owned();
     let missing = task.join("not/there.jsonl");
     let output = pair
