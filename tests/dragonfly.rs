@@ -15,10 +15,14 @@ mod flush;
 mod idle;
 #[path = "dragonfly/large.rs"]
 mod large;
+#[path = "dragonfly/late.rs"]
+mod late;
 #[path = "dragonfly/ownership.rs"]
 mod ownership;
 #[path = "dragonfly/preflight.rs"]
 mod preflight;
+#[path = "dragonfly/reread.rs"]
+mod reread;
 #[path = "dragonfly/resume.rs"]
 mod resume;
 #[path = "dragonfly/scenarios.rs"]

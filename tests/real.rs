@@ -6,6 +6,8 @@ mod asked;
 mod check;
 #[path = "support/df2redis.rs"]
 mod df2redis;
+#[path = "dragonfly/late.rs"]
+mod late;
 #[path = "dragonfly/scenarios.rs"]
 mod scenarios;
 #[path = "check/scenes.rs"]
@@ -84,6 +86,41 @@ fn kills_under_load_lose_and_repeat_nothing() {
         let source = dragonfly(flows);
         scenarios::kills_lose_and_repeat_nothing(&source, &RedisServer::start(), 10, || ());
     }
+}
+
+#[test]
+fn sessions_that_are_kept_alive_outlive_an_outage_longer_than_they_are() {
+    let ms = std::time::Duration::from_millis;
+    let times = (ms(4_000), ms(1_000), ms(7_000));
+    late::sessions_outlive_an_outage(&dragonfly(2), &RedisServer::start(), times);
+}
+
+#[test]
+fn a_key_that_is_written_all_the_time_is_read_between_two_writes() {
+    for flows in [1, 2] {
+        late::a_busy_key_is_read_exactly(&dragonfly(flows), &RedisServer::start());
+    }
+}
+
+#[test]
+fn keys_that_the_source_deleted_unseen_are_removed_after_a_full_sync() {
+    let (source, target) = (dragonfly(3), RedisServer::start());
+    let task = Task::between(&source.address(), &target.address());
+    let mut client = Client::connect(source.port());
+    scenarios::seed(&mut client);
+    task.start_stable().stop();
+    for n in 0..20 {
+        client.ok(&["DEL", &format!("l:{n}")]);
+    }
+    // More than the source keeps of its journal.
+    for n in 0..40_000 {
+        client.ok(&["INCR", &format!("passed:{}", n % 50)]);
+    }
+    let mut running = task.start();
+    running.wait_logged("the source no longer has what was written since");
+    running.wait_logged("the target has no keys that the source does not have");
+    assert_equal(&source, target.port());
+    running.stop();
 }
 
 #[test]

@@ -17,6 +17,9 @@ _df2redis() {
             ",$1")
                 cmd="df2redis"
                 ;;
+            df2redis,approve)
+                cmd="df2redis__subcmd__approve"
+                ;;
             df2redis,check)
                 cmd="df2redis__subcmd__check"
                 ;;
@@ -62,6 +65,9 @@ _df2redis() {
             df2redis__subcmd__config__subcmd__help,help)
                 cmd="df2redis__subcmd__config__subcmd__help__subcmd__help"
                 ;;
+            df2redis__subcmd__help,approve)
+                cmd="df2redis__subcmd__help__subcmd__approve"
+                ;;
             df2redis__subcmd__help,check)
                 cmd="df2redis__subcmd__help__subcmd__check"
                 ;;
@@ -105,12 +111,38 @@ _df2redis() {
 
     case "${cmd}" in
         df2redis)
-            opts="-h -V --help --version replicate status stop wait log-level retry skip forget check config help"
+            opts="-h -V --help --version replicate status stop wait log-level approve retry skip forget check config help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        df2redis__subcmd__approve)
+            opts="-h -V --config --task-name --pidfile --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --task-name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --pidfile)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -277,8 +309,22 @@ _df2redis() {
             return 0
             ;;
         df2redis__subcmd__help)
-            opts="replicate status stop wait log-level retry skip forget check config help"
+            opts="replicate status stop wait log-level approve retry skip forget check config help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        df2redis__subcmd__help__subcmd__approve)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

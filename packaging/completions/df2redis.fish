@@ -32,6 +32,7 @@ complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "status" -d 'Show 
 complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "stop" -d 'Stop the process that holds a PID file, and wait until it is gone'
 complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "wait" -d 'Wait until the target has caught up'
 complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "log-level" -d 'Change what running tasks log'
+complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "approve" -d 'Approve what a running task waits for'
 complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "retry" -d 'Run again what the target refused'
 complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "skip" -d 'Give up what the target refused'
 complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "forget" -d 'Remove what a task keeps of itself on the target'
@@ -86,6 +87,11 @@ complete -c df2redis -n "__fish_df2redis_using_subcommand log-level" -l pidfile 
 complete -c df2redis -n "__fish_df2redis_using_subcommand log-level" -l module -d 'Only for this module and those below it, such as source, target::writer or task' -r
 complete -c df2redis -n "__fish_df2redis_using_subcommand log-level" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c df2redis -n "__fish_df2redis_using_subcommand log-level" -s V -l version -d 'Print version'
+complete -c df2redis -n "__fish_df2redis_using_subcommand approve" -l config -d 'A task file, or a directory whose *.toml are task files; can be given several times' -r -F
+complete -c df2redis -n "__fish_df2redis_using_subcommand approve" -l task-name -d 'Only the task of this name; can be given several times. For one task file that does not name its task: the name [default: the file\'s name without .toml]' -r
+complete -c df2redis -n "__fish_df2redis_using_subcommand approve" -l pidfile -d 'Ask the process that holds this PID file, whatever its tasks' -r -F
+complete -c df2redis -n "__fish_df2redis_using_subcommand approve" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c df2redis -n "__fish_df2redis_using_subcommand approve" -s V -l version -d 'Print version'
 complete -c df2redis -n "__fish_df2redis_using_subcommand retry" -l config -d 'The task file, or a directory whose *.toml are task files' -r -F
 complete -c df2redis -n "__fish_df2redis_using_subcommand retry" -l task-name -d 'The task of this name, where there are several. For a task file that does not name its task: the name [default: the file\'s name without .toml]' -r
 complete -c df2redis -n "__fish_df2redis_using_subcommand retry" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -127,15 +133,16 @@ complete -c df2redis -n "__fish_df2redis_using_subcommand config; and __fish_see
 complete -c df2redis -n "__fish_df2redis_using_subcommand config; and __fish_seen_subcommand_from check" -s V -l version -d 'Print version'
 complete -c df2redis -n "__fish_df2redis_using_subcommand config; and __fish_seen_subcommand_from help" -f -a "check" -d 'Check task files and name everything that is wrong with them'
 complete -c df2redis -n "__fish_df2redis_using_subcommand config; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level retry skip forget check config help" -f -a "replicate" -d 'Run tasks: copy the source to the target, then follow its writes'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level retry skip forget check config help" -f -a "status" -d 'Show what tasks are doing'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level retry skip forget check config help" -f -a "stop" -d 'Stop the process that holds a PID file, and wait until it is gone'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level retry skip forget check config help" -f -a "wait" -d 'Wait until the target has caught up'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level retry skip forget check config help" -f -a "log-level" -d 'Change what running tasks log'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level retry skip forget check config help" -f -a "retry" -d 'Run again what the target refused'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level retry skip forget check config help" -f -a "skip" -d 'Give up what the target refused'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level retry skip forget check config help" -f -a "forget" -d 'Remove what a task keeps of itself on the target'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level retry skip forget check config help" -f -a "check" -d 'Compare source and target of a task, also while it runs'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level retry skip forget check config help" -f -a "config" -d 'Look at task files'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level retry skip forget check config help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "replicate" -d 'Run tasks: copy the source to the target, then follow its writes'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "status" -d 'Show what tasks are doing'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "stop" -d 'Stop the process that holds a PID file, and wait until it is gone'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "wait" -d 'Wait until the target has caught up'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "log-level" -d 'Change what running tasks log'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "approve" -d 'Approve what a running task waits for'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "retry" -d 'Run again what the target refused'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "skip" -d 'Give up what the target refused'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "forget" -d 'Remove what a task keeps of itself on the target'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "check" -d 'Compare source and target of a task, also while it runs'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "config" -d 'Look at task files'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c df2redis -n "__fish_df2redis_using_subcommand help; and __fish_seen_subcommand_from config" -f -a "check" -d 'Check task files and name everything that is wrong with them'

@@ -114,6 +114,15 @@ impl Control {
         }
     }
 
+    /// Approves what these tasks (none: all) wait for. Answers which of them did.
+    pub fn approve(&self, tasks: &[String], deadline: Deadline) -> Result<Vec<String>, AskError> {
+        let tasks = tasks.to_vec();
+        match self.ask(&Request::Approve { tasks }, deadline)? {
+            Answer::Approved { tasks } => Ok(tasks),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
     /// Changes what these tasks (none: all) log in a module (none: everywhere); no level goes back to what they
     /// started with. Answers what is logged from now on, by task.
     pub fn set_log_level(

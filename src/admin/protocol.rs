@@ -31,6 +31,12 @@ pub(super) enum Request {
         #[serde(default)]
         tasks: Vec<String>,
     },
+    /// To approve what waits for it; answered by [`Answer::Approved`].
+    Approve {
+        /// By these tasks.
+        #[serde(default)]
+        tasks: Vec<String>,
+    },
     /// To change what is logged; answered by [`Answer::Levels`].
     LogLevel {
         /// By these tasks.
@@ -54,6 +60,11 @@ pub(super) enum Answer {
     },
     /// It is done.
     Done,
+    /// What was approved.
+    Approved {
+        /// The tasks that waited for it, and for nothing any more.
+        tasks: Vec<String>,
+    },
     /// What is logged from now on.
     Levels {
         /// By task, in words.
@@ -143,6 +154,10 @@ mod tests {
                 Request::Refresh { tasks: Vec::new() },
             ),
             (
+                r#"{"version":1,"request":"approve","tasks":[]}"#,
+                Request::Approve { tasks: Vec::new() },
+            ),
+            (
                 r#"{"version":1,"request":"log-level","tasks":["orders"],"module":"target","level":"warning"}"#,
                 log_level,
             ),
@@ -209,6 +224,7 @@ mod tests {
         prop_oneof![
             Just(Request::Status),
             tasks().prop_map(|tasks| Request::Refresh { tasks }),
+            tasks().prop_map(|tasks| Request::Approve { tasks }),
             (tasks(), prop::option::of(".*"), prop::option::of(level)).prop_map(
                 |(tasks, module, level)| Request::LogLevel {
                     tasks,

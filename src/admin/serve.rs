@@ -156,6 +156,14 @@ fn answer(request: &Request, tasks: &[Subject]) -> Answer {
             }
             Answer::Done
         }),
+        Request::Approve { tasks } => chosen(tasks).map(|chosen| {
+            let waited = chosen
+                .into_iter()
+                .filter(|task| task.managed.reporter.approve());
+            Answer::Approved {
+                tasks: waited.map(|task| task.task().to_owned()).collect(),
+            }
+        }),
         Request::LogLevel {
             tasks,
             module,

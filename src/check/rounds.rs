@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::process::Stop;
-use crate::target::{Stored, foreign_member, withheld_member};
+use crate::target::{Stored, Withheld, foreign_member};
 
 use super::access::{Access, Reached};
 use super::batch::{self, Found};
@@ -330,7 +330,10 @@ impl Rounds {
     ) -> Result<Vec<bool>, CheckError> {
         let flows = reached.lsns.len();
         let members = group.iter().map(|suspect| {
-            let member = |flow| withheld_member(flow, suspect.db, &suspect.key);
+            let member = |flow| {
+                let (db, key) = (suspect.db, suspect.key.clone());
+                Withheld { flow, db, key }.member()
+            };
             (0..).take(flows).map(member).collect::<Vec<_>>()
         });
         let members: Vec<_> = members.flatten().collect();

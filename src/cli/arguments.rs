@@ -53,6 +53,13 @@ pub enum Command {
     /// Prints what each logs from now on. Exit code: 0 changed, 3 a task does not run, 4 unknown, 64 no such module; of
     /// several tasks the highest.
     LogLevel(LogLevel),
+    /// Approve what a running task waits for
+    ///
+    /// After a full sync, keys that the source no longer has are removed from the target. More of them than
+    /// policy.max_delete wait until they are approved here: a source that was started empty, or is the wrong one, must
+    /// not empty the target. `status` shows how many there are. Exit code: 0 approved, 1 nothing waits, 3 a task does
+    /// not run, 4 unknown; of several tasks the highest.
+    Approve(Approve),
     /// Run again what the target refused
     ///
     /// For a task that does not run. Runs each recorded entry again, exactly once and in their order, and says what
@@ -213,6 +220,17 @@ pub struct LogLevel {
     /// Only for this module and those below it, such as source, target::writer or task
     #[arg(long, value_name = "MODULE")]
     pub module: Option<String>,
+}
+
+/// Arguments of `approve`.
+#[derive(Debug, Args)]
+pub struct Approve {
+    /// Which tasks.
+    #[command(flatten)]
+    pub tasks: Tasks,
+    /// Ask the process that holds this PID file, whatever its tasks
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "task_name"])]
+    pub pidfile: Option<PathBuf>,
 }
 
 /// A level asked for while tasks run.

@@ -2,6 +2,7 @@
 //! standard error; a reader that goes away ends nothing.
 
 mod alone;
+mod approve;
 mod arguments;
 mod check;
 mod config;
@@ -60,6 +61,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, prepared: io::Result<(
         Ok(Arguments {
             command: Command::LogLevel(arguments),
         }) => log_level::run(&arguments),
+        Ok(Arguments {
+            command: Command::Approve(arguments),
+        }) => approve::run(&arguments),
         Ok(Arguments {
             command: Command::Retry(arguments),
         }) => retry::run(&arguments),

@@ -6,6 +6,7 @@
 //! send in its place. [`Features`] says what the target can do.
 
 mod features;
+mod grace;
 mod hash;
 mod keys;
 mod plan;
@@ -19,6 +20,7 @@ mod tests;
 mod translate;
 
 pub use features::{Features, Flavour, Form};
+pub use grace::with_grace;
 pub use keys::{Filtered, KeyIter, KeyUse, filtered, keys};
 pub use plan::{
     Commands, Context, Global, Kind, MemberExpiry, Note, Nothing, Plan, Reason, Restore,

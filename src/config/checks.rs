@@ -14,8 +14,9 @@ use super::glob::Glob;
 use super::load::check_name;
 use super::servers;
 use super::task::{
-    Conflict, Console, Filter, Limits, Log, LogFormat, MemberExpiry, OnFull, OnUnsupported, Policy,
-    Reaction, Retry, Rotate, Severity, Spool, SpoolSync, Target, Task,
+    Conflict, Console, Filter, Limits, Log, LogFormat, MaxDelete, MemberExpiry, OnFull,
+    OnUnsupported, Policy, Reaction, Resync, Retry, Rotate, Severity, Spool, SpoolSync, Target,
+    Task,
 };
 
 /// Database numbers that Redis can be configured to have.
@@ -289,12 +290,35 @@ fn policy(section: &Section<'_>) -> Option<Policy> {
         "on_member_expiry",
         &[("drop", MemberExpiry::Drop), ("stop", MemberExpiry::Stop)],
     );
+    let resync = section.choice(
+        "resync",
+        &[("reconcile", Resync::Reconcile), ("flush", Resync::Flush)],
+    );
+    let max_delete = section.parsed("max_delete", MAX_DELETE, |text| {
+        max_delete(text).ok_or_else(|| format!("is neither, expected {MAX_DELETE}"))
+    });
+    let expiry_grace = section.duration("expiry_grace", Duration::ZERO, DAY);
     Some(Policy {
+        resync: resync?,
+        max_delete: max_delete?,
+        expiry_grace: expiry_grace?,
         conflict: conflict?,
         on_error: on_error?,
         on_unsupported: on_unsupported?,
         on_member_expiry: on_member_expiry?,
     })
+}
+
+const MAX_DELETE: &str = "a percentage such as \"20%\" or a number of keys such as \"1000\"";
+
+fn max_delete(text: &str) -> Option<MaxDelete> {
+    match text.strip_suffix('%') {
+        Some(percent) => {
+            let percent = percent.parse().ok().filter(|percent| *percent <= 100);
+            percent.map(MaxDelete::Percent)
+        }
+        None => text.parse().ok().map(MaxDelete::Keys),
+    }
 }
 
 /// One word for all kinds, or a table with a word for each.

@@ -168,6 +168,39 @@ pub struct Policy {
     pub on_unsupported: OnUnsupported,
     /// What happens to expiry times of single members of sets and hashes.
     pub on_member_expiry: MemberExpiry,
+    /// How a full sync deals with what the target has already.
+    pub resync: Resync,
+    /// Most keys that are removed after a full sync without being asked.
+    pub max_delete: MaxDelete,
+    /// By how much longer keys live on the target.
+    pub expiry_grace: Duration,
+}
+
+/// How a full sync deals with what the target has already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resync {
+    /// Keys are overwritten in place, and those the source does not have are removed afterwards.
+    Reconcile,
+    /// The task's keys are removed first.
+    Flush,
+}
+
+/// Most keys that are removed after a full sync without being asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxDelete {
+    /// So many of a hundred keys of the task on the target.
+    Percent(u8),
+    /// So many.
+    Keys(u64),
+}
+
+impl std::fmt::Display for MaxDelete {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Percent(percent) => write!(f, "{percent}%"),
+            Self::Keys(keys) => keys.fmt(f),
+        }
+    }
 }
 
 /// What happens to owned keys that the target holds before the first byte is written.

@@ -34,6 +34,10 @@ pub const KEY: &str = "key";
 pub const COMMAND: &str = "command";
 /// How many keys.
 pub const KEYS: &str = "keys";
+/// Out of how many.
+pub const OF: &str = "of";
+/// How many there may be.
+pub const LIMIT: &str = "limit";
 /// How many entries.
 pub const ENTRIES: &str = "entries";
 /// How many bytes.

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 pub enum Exit {
     /// Done, or stopped on request.
     Done,
-    /// Of `status`: dead, and its PID file is still there. Of `stop`: it did not end. Of `check`: [`Self::DIFFERENT`].
+    /// Of `status`: dead, and its PID file is still there. Of `stop`: it did not end. Of `approve`: nothing waits. Of
+    /// `check`: [`Self::DIFFERENT`].
     Dead,
     /// Of `status`, `wait` and `log-level`: not running.
     NotRunning,

@@ -77,6 +77,9 @@ pub struct Scanner {
     kept: Vec<u8>,
     errors: Vec<ElementError>,
     error_bytes: usize,
+    /// Whether elements that are 0 are noted.
+    note_zeros: bool,
+    zeros: Vec<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -105,6 +108,18 @@ impl Scanner {
     #[inline]
     pub fn keep(&mut self, most: usize) {
         self.keep = most;
+    }
+
+    /// From the next reply on, it is noted which elements of an array itself are the integer 0, or no longer.
+    #[inline]
+    pub fn note_zeros(&mut self, wanted: bool) {
+        self.note_zeros = wanted;
+        self.zeros.clear();
+    }
+
+    /// The elements of the last array that were 0, in order, the first being 0. At most 2^20.
+    pub fn take_zeros(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.zeros)
     }
 
     /// Whether no reply has been begun.
@@ -266,6 +281,13 @@ impl Scanner {
         let Some(parent) = self.stack.last_mut() else {
             return Some(value);
         };
+        if self.note_zeros
+            && depth == 1
+            && value == Reply::Integer(0)
+            && self.zeros.len() < ERROR_COUNT
+        {
+            self.zeros.push(parent.len - parent.left);
+        }
         if let Reply::Error(text) = value
             && depth == 1
             && matches!(parent.sigil, b'*' | b'~' | b'%')

@@ -22,7 +22,8 @@ use redis::{Value, cmd};
 
 use super::error::TargetError;
 use super::failed::Failed;
-use super::position::{self, LSN, Names, Stored};
+use super::outgoing::Outgoing;
+use super::position::{self, LSN, Names, Reconcile, Stored, Withheld};
 use super::profile::info_field;
 use super::settings::{Control, Settings};
 
@@ -67,6 +68,10 @@ pub struct Taken {
     pub fence: Fence,
     /// How far the task has come.
     pub stored: Stored,
+    /// Keys that were withheld when the positions were stored, of all flows.
+    pub withheld: Vec<Withheld>,
+    /// What is left to do about keys that the source may have deleted unseen.
+    pub reconcile: Reconcile,
     /// Entries the target has refused and nobody has settled, in the order of flows and LSNs. With
     /// `on_error = "stop"` nothing may be written before they are.
     pub failed: Vec<Failed>,
@@ -86,6 +91,7 @@ impl Fence {
             cmd("SET").arg(&names.fence).arg(&token).take(),
             cmd("HGETALL").arg(&names.position).take(),
             cmd("HGETALL").arg(&names.failed).take(),
+            cmd("SMEMBERS").arg(&names.reread).take(),
             cmd("INFO").arg("server").take(),
             cmd("INFO").arg("replication").take(),
         ];
@@ -98,9 +104,11 @@ impl Fence {
         })?;
         control.first_error(DOING, &commands, &answers)?;
         let read: Result<Answers, _> = redis::from_redis_value(Value::Array(answers));
-        let ((), record, failed, server, replication) =
+        let ((), record, failed, withheld, server, replication) =
             read.map_err(|error| control.error(DOING, "HGETALL", error.into()))?;
-        let stored = Stored::read(&texts(record)).map_err(|unknown| TargetError::Record {
+        let record = texts(record);
+        let reconcile = Reconcile::read(record.get(position::RECONCILE).map(String::as_str));
+        let stored = Stored::read(&record).map_err(|unknown| TargetError::Record {
             addr: control.addr().to_owned(),
             key: names.position.clone(),
             what: format!("its format is \"{}\"", unknown.0),
@@ -117,9 +125,18 @@ impl Fence {
             server: ServerId::of_info(&server, &replication),
             failed: AtomicU64::new(failed.len() as u64),
         }));
+        let withheld = withheld.iter().map(|member| Withheld::read(member));
+        let withheld = withheld.collect::<Option<Vec<_>>>();
+        let withheld = withheld.ok_or_else(|| TargetError::Record {
+            addr: control.addr().to_owned(),
+            key: fence.names().reread.clone(),
+            what: "a member is not of the form <flow>:<database>:<key>".to_owned(),
+        })?;
         Ok(Taken {
             fence,
             stored,
+            withheld,
+            reconcile,
             failed,
         })
     }
@@ -130,10 +147,12 @@ impl Fence {
     }
 
     /// Records that a full sync begins: whoever starts before it has finished begins another one. Stored positions
-    /// and failed entries are forgotten, since what they are about is copied anew. Comes before the writers.
+    /// and failed entries are forgotten, since what they are about is copied anew. `reconcile` says whether keys are
+    /// there that the source may not have. Comes before the writers.
     pub async fn begin_snapshot(
         &self,
         control: &mut Control,
+        reconcile: bool,
         now_ms: i64,
     ) -> Result<(), TargetError> {
         let names = &self.0.names;
@@ -155,7 +174,11 @@ impl Fence {
             .arg(position::PHASE)
             .arg("snapshot");
         phase.arg("updated_ms").arg(now_ms);
-        let settled = cmd("UNLINK").arg(&names.failed).take();
+        match reconcile {
+            true => phase.arg(position::RECONCILE).arg(Reconcile::Due.name()),
+            false => forget.arg(position::RECONCILE),
+        };
+        let settled = cmd("UNLINK").arg(&names.failed).arg(&names.reread).take();
         self.write(
             control,
             "recording the start of a full sync",
@@ -183,6 +206,44 @@ impl Fence {
         phase.arg("updated_ms").arg(now_ms);
         self.write(control, "recording the start of stable sync", &[phase])
             .await
+    }
+
+    /// Records what is left to do about keys that the source may have deleted unseen.
+    pub async fn set_reconcile(
+        &self,
+        control: &mut Control,
+        reconcile: Reconcile,
+    ) -> Result<(), TargetError> {
+        let mut command = match reconcile {
+            Reconcile::Nothing => cmd("HDEL"),
+            _ => cmd("HSET"),
+        };
+        command.arg(&self.0.names.position).arg(position::RECONCILE);
+        if reconcile != Reconcile::Nothing {
+            command.arg(reconcile.name());
+        }
+        self.write(control, "recording what is left to reconcile", &[command])
+            .await
+    }
+
+    /// Appends the command that notes a key as withheld by a flow. It belongs in an item of the position database, in
+    /// the transaction that passes the entry which is to blame.
+    pub fn enlist(&self, out: &mut Outgoing, flow: u32, db: u32, key: &[u8]) {
+        self.list(out, b"SADD", flow, db, key);
+    }
+
+    /// Appends the command that ends that. It belongs behind the write that makes the key right again.
+    pub fn unlist(&self, out: &mut Outgoing, flow: u32, db: u32, key: &[u8]) {
+        self.list(out, b"SREM", flow, db, key);
+    }
+
+    fn list(&self, out: &mut Outgoing, command: &[u8], flow: u32, db: u32, key: &[u8]) {
+        let key = key.to_vec();
+        let member = Withheld { flow, db, key }.member();
+        out.command(3, None);
+        out.word(command);
+        out.word(self.0.names.reread.as_bytes());
+        out.word(&member);
     }
 
     /// Moves the positions of all flows at once, past a global command: by flow, the LSN of the next entry. No writer
@@ -282,7 +343,7 @@ impl Fence {
 }
 
 type Fields = HashMap<Vec<u8>, Vec<u8>>;
-type Answers = ((), Fields, Fields, String, String);
+type Answers = ((), Fields, Fields, Vec<Vec<u8>>, String, String);
 
 /// The fence was written to, and holds the same token again: the dataset was replaced by a copy of itself.
 pub(super) fn rewritten(addr: &str) -> TargetError {

@@ -28,11 +28,11 @@ pub use failed::{Failed, Retried};
 pub use fence::{Fence, ServerId, Taken};
 pub use forget::{Found, forget, list};
 pub use outgoing::{Described, Outgoing, Piece, Place, Word};
-pub use ownership::{Conflict, Ownership, Wanted};
+pub use ownership::{Conflict, Ownership, Walk, Wanted};
 pub use permissions::{Lack, Missing, Permissions, Purpose};
 pub use position::{
-    PREFIX, Stored, UnknownFormat, foreign_key, foreign_member, position_key, withheld_key,
-    withheld_member,
+    PREFIX, Reconcile, Stored, UnknownFormat, Withheld, foreign_key, foreign_member, position_key,
+    withheld_key,
 };
 pub use profile::Profile;
 pub use settings::{Control, Settings};

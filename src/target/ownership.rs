@@ -218,6 +218,19 @@ impl Ownership {
         out.word(&member(db, key));
     }
 
+    /// Whether there is any key that the task owns. Keys that were there first and are still somebody else's count too.
+    pub async fn has_keys(&self, control: &mut Control) -> Result<bool, TargetError> {
+        for db in self.owned.databases.iter().copied() {
+            let mut scan = Scan::of(db, None);
+            while let Some(keys) = scan.next(control).await? {
+                if keys.iter().any(|key| self.owned.has(key)) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// Deletes the owned keys of one database, or of all owned ones. Foreign keys stay.
     ///
     /// With a fence, no key is deleted once another process has taken it. The positions of all flows are then moved
@@ -490,6 +503,53 @@ impl Ownership {
     }
 }
 
+/// A walk over the keys that a task owns, those left out that were there first and are somebody else's.
+#[derive(Debug)]
+pub struct Walk<'a> {
+    ownership: &'a Ownership,
+    databases: std::slice::Iter<'a, u32>,
+    scan: Option<Scan<'a>>,
+}
+
+impl<'a> Walk<'a> {
+    /// From the first key of the first database on.
+    pub fn of(ownership: &'a Ownership) -> Self {
+        Self {
+            ownership,
+            databases: ownership.owned.databases.iter(),
+            scan: None,
+        }
+    }
+
+    /// The next keys and their database on the target; none at the end. A key may come twice, and one that is made or
+    /// deleted meanwhile may or may not come.
+    pub async fn next(
+        &mut self,
+        control: &mut Control,
+    ) -> Result<Option<(u32, Vec<Vec<u8>>)>, TargetError> {
+        loop {
+            let Some(scan) = &mut self.scan else {
+                let Some(db) = self.databases.next() else {
+                    return Ok(None);
+                };
+                self.scan = Some(Scan::of(*db, None));
+                continue;
+            };
+            let db = scan.db;
+            let Some(mut keys) = scan.next(control).await? else {
+                self.scan = None;
+                continue;
+            };
+            keys.retain(|key| self.ownership.owned.has(key));
+            let asked: Vec<_> = keys.iter().map(|key| (db, key.as_slice())).collect();
+            let foreign = self.ownership.foreign(control, &asked).await?;
+            let mine = keys.into_iter().zip(foreign);
+            let mine = mine.filter_map(|(key, foreign)| (!foreign).then_some(key));
+            return Ok(Some((db, mine.collect())));
+        }
+    }
+}
+
 /// Runs one command in a database, behind the fence if there is one.
 async fn run(
     control: &mut Control,
@@ -508,6 +568,7 @@ async fn run(
 }
 
 /// All keys of a database, some at a time; a key may come twice.
+#[derive(Debug)]
 pub(super) struct Scan<'a> {
     db: u32,
     pattern: Option<&'a str>,

@@ -6,7 +6,7 @@
 //!  df2redis:fence:<task>      string  token of the process that may write      see `fence`
 //!  df2redis:position:<task>   hash    claim and positions                      below
 //!  df2redis:failed:<task>     hash    entries the target refused, as JSON      see `failed`
-//!  df2redis:reread:<task>     keys that are to be read again from the source
+//!  df2redis:reread:<task>     set     keys to be read again, `<flow>:<db>:<key>` with the source's database
 //!  df2redis:foreign:<task>    set     keys that were there first, `<db>:<key>` see `ownership`
 //!  df2redis:tmp:<task>:<key>  a value that is being built                      see `form`
 //! ```
@@ -20,6 +20,7 @@
 //!  exclusive, conflict, decided               what was decided about keys that were there first
 //!  updated_ms                                 when a process last wrote one of these fields
 //!  phase                                      claimed | snapshot | stable
+//!  reconcile                                  due | approved: keys may be there that the source deleted
 //!  replid                                     the master's replication id        ┐
 //!  flows                                      number of flows                    ├ with phase stable
 //!  lsn:<flow>                                 position: the LSN of the next entry ┘
@@ -39,6 +40,8 @@ pub(super) const POSITIONS: &str = "df2redis:position:";
 pub(super) const FORMAT: &str = "1";
 /// The field with the phase, which is there from the first full sync on.
 pub(super) const PHASE: &str = "phase";
+/// The field that says that keys may be there which the source deleted before the last full sync.
+pub(super) const RECONCILE: &str = "reconcile";
 /// What the fields with positions begin with.
 pub(super) const LSN: &str = "lsn:";
 
@@ -87,11 +90,6 @@ pub fn withheld_key(task: &str) -> String {
     Names::of(task).reread
 }
 
-/// A member of that set: a key of a database of the source, and its flow.
-pub fn withheld_member(flow: u32, db: u32, key: &[u8]) -> Vec<u8> {
-    [format!("{flow}:{db}:").as_bytes(), key].concat()
-}
-
 /// The field with a flow's position.
 pub(super) fn lsn_field(flow: u32) -> String {
     format!("{LSN}{flow}")
@@ -116,6 +114,64 @@ pub enum Stored {
         /// What is wrong.
         what: &'static str,
     },
+}
+
+/// What is left to do about keys that may be on the target although the source deleted them unseen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reconcile {
+    /// Nothing: there are none.
+    Nothing,
+    /// They are to be looked for, and removed.
+    Due,
+    /// The same, however many they are.
+    Approved,
+}
+
+impl Reconcile {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "",
+            Self::Due => "due",
+            Self::Approved => "approved",
+        }
+    }
+
+    /// What is not known is looked into once more, which does no harm.
+    pub(super) fn read(field: Option<&str>) -> Self {
+        match field {
+            None => Self::Nothing,
+            Some("approved") => Self::Approved,
+            Some(_) => Self::Due,
+        }
+    }
+}
+
+/// A key that a flow does not write before it has read it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withheld {
+    /// Which flow.
+    pub flow: u32,
+    /// Database of the source.
+    pub db: u32,
+    /// The key.
+    pub key: Vec<u8>,
+}
+
+impl Withheld {
+    /// As it stands in the set of them.
+    pub fn member(&self) -> Vec<u8> {
+        let mut member = format!("{}:{}:", self.flow, self.db).into_bytes();
+        member.extend_from_slice(&self.key);
+        member
+    }
+
+    pub(super) fn read(member: &[u8]) -> Option<Self> {
+        let mut parts = member.splitn(3, |byte| *byte == b':');
+        let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse().ok();
+        let (flow, db) = (number()?, number()?);
+        let key = parts.next()?.to_vec();
+        Some(Self { flow, db, key })
+    }
 }
 
 /// The record is of a version that this program does not know.
@@ -227,6 +283,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn withheld_keys_are_read_as_they_were_written(flow: u32, db: u32, key: Vec<u8>, other: Vec<u8>) {
+            let withheld = Withheld { flow, db, key };
+            prop_assert_eq!(Withheld::read(&withheld.member()), Some(withheld));
+            let _ = Withheld::read(&other);
+        }
+
         #[test]
         fn positions_are_read_as_they_were_written(
             replication_id in "[0-9a-f]{1,40}",

@@ -133,6 +133,33 @@ impl Control {
             .await
     }
 
+    /// How long each key lives yet, in milliseconds; -1 for ever, -2 if it is not there.
+    pub async fn ttls(&mut self, keys: &[(u32, &[u8])]) -> Result<Vec<i64>, TargetError> {
+        const DOING: &str = "asking how long keys live";
+        let mut by_db: Vec<usize> = (0..keys.len()).collect();
+        by_db.sort_by_key(|at| keys.get(*at).map(|(db, _)| *db));
+        let mut ttls = vec![-2; keys.len()];
+        for part in
+            by_db.chunk_by(|a, b| keys.get(*a).map(|key| key.0) == keys.get(*b).map(|key| key.0))
+        {
+            let Some((db, _)) = part.first().and_then(|at| keys.get(*at)) else {
+                continue;
+            };
+            self.select(*db).await?;
+            let mut questions = redis::Pipeline::with_capacity(part.len());
+            for (_, key) in part.iter().filter_map(|at| keys.get(*at)) {
+                questions.cmd("PTTL").arg(*key);
+            }
+            let answers: Vec<i64> = self.ask_all(DOING, "PTTL", &questions).await?;
+            for (at, answer) in part.iter().zip(answers) {
+                if let Some(ttl) = ttls.get_mut(*at) {
+                    *ttl = answer;
+                }
+            }
+        }
+        Ok(ttls)
+    }
+
     /// Makes `db` the current database.
     pub(super) async fn select(&mut self, db: u32) -> Result<(), TargetError> {
         if self.db == Some(db) {

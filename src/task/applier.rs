@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use slog::{Logger, info, warn};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::commands::Global;
@@ -21,7 +23,7 @@ use crate::entry::{Batch, Item};
 use crate::logging::fields;
 use crate::source::dragonfly::Acknowledger;
 use crate::spool::Outlet;
-use crate::target::{Kind, Notice, Tolerate, Writer};
+use crate::target::{Kind, Notice, Tolerate, Withheld, Writer};
 
 use super::barrier::{Meeting, Role};
 use super::context::Context;
@@ -29,6 +31,9 @@ use super::error::TaskError;
 use super::ghosts::GhostFilter;
 use super::items::{Foreign, Took, show};
 use super::millis;
+use super::reread::{
+    Answer, Baselines, LATE, Late, List, MARGIN, MOST_BYTES, MOST_ITEMS, Suspects,
+};
 
 /// How often the applied position is acknowledged when nothing else asks for it.
 const ACKNOWLEDGE_EVERY: Duration = Duration::from_secs(1);
@@ -51,7 +56,21 @@ pub(super) enum FlowEnd {
 struct Pending {
     batch: Batch,
     next: usize,
-    foreign: Foreign,
+    /// Looked for when its first item is taken: what is before it may change that.
+    foreign: Option<Foreign>,
+    /// The target was asked about its keys, or they are not late.
+    checked: bool,
+}
+
+impl Pending {
+    fn new(batch: Batch) -> Self {
+        Self {
+            batch,
+            next: 0,
+            foreign: None,
+            checked: false,
+        }
+    }
 }
 
 /// What taking items ended with.
@@ -88,6 +107,19 @@ pub(super) struct Applier {
     snapshot_ended: bool,
     /// The snapshot is in the target, whole.
     copied: bool,
+    /// The next entry to be taken; none inside the snapshot.
+    pub(super) next: Option<u64>,
+    /// Keys that are withheld.
+    pub(super) list: List,
+    pub(super) late: Late,
+    /// The snapshot's keys, where it matters which of them have been seen.
+    pub(super) baselines: Option<Baselines>,
+    /// The answer to what was asked about withheld keys.
+    pub(super) asking: Option<oneshot::Receiver<Answer>>,
+    /// Keys that others do not trust.
+    suspects: mpsc::Receiver<Suspects>,
+    /// Those of them that are not settled.
+    pub(super) settling: Vec<Suspects>,
     /// Commands answered for when the clock last ticked.
     sent_before: u64,
 }
@@ -99,8 +131,10 @@ impl Applier {
         context: Arc<Context>,
         writer: Writer,
         acknowledger: Acknowledger,
+        suspects: mpsc::Receiver<Suspects>,
         log: Logger,
     ) -> Self {
+        let looks = context.is_resync || context.omits_deletions;
         let flows = context.status.flows.len() as u32;
         Self {
             flow,
@@ -117,14 +151,27 @@ impl Applier {
             asked_now: false,
             snapshot_ended: false,
             copied: false,
+            next: None,
+            list: List::default(),
+            late: Late::default(),
+            baselines: looks.then(Baselines::new),
+            asking: None,
+            suspects,
+            settling: Vec::new(),
             sent_before: 0,
         }
     }
 
-    /// Nothing is copied: the flow goes on with the entry `next`, before which everything is in the target.
-    pub(super) fn resumes_at(&mut self, next: u64) {
+    /// Nothing is copied: the flow goes on with the entry `next`, before which everything is in the target but the keys
+    /// that are withheld.
+    pub(super) fn resumes_at(&mut self, next: u64, withheld: &[Withheld]) {
         self.snapshot_ended();
         self.copied = true;
+        self.next = Some(next);
+        self.baselines = None;
+        for key in withheld.iter().filter(|key| key.flow == self.flow) {
+            self.list.add(key.db, &key.key, next);
+        }
         if let Some(counters) = self.context.status.flows.get(self.flow as usize) {
             counters.base.store(next, Ordering::Relaxed);
             counters.applied.store(next, Ordering::Relaxed);
@@ -144,7 +191,7 @@ impl Applier {
     async fn apply_all(&mut self, mut batches: Outlet) -> Result<FlowEnd, TaskError> {
         let mut timer = interval(ACKNOWLEDGE_EVERY);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut pending: Option<Pending> = None;
+        let mut pending = VecDeque::new();
         let mut open = true;
         let mut spoilt = self.context.spoilt.subscribe();
         loop {
@@ -152,36 +199,14 @@ impl Applier {
                 self.writer.settle().await?;
                 return Ok(FlowEnd::Spoilt);
             }
-            if let Some(current) = &mut pending
-                && self.writer.has_room()
-            {
-                match self.take(current)? {
-                    Taken::All => pending = None,
-                    Taken::Full => {}
-                    Taken::Steps(item) => {
-                        if let Some(Item::Record(record)) = current.batch.items.get(item) {
-                            self.build(&current.batch, record).await?;
-                        }
-                    }
-                    Taken::Meeting(meeting, global, lsn) => {
-                        if !self.snapshot_ended {
-                            let spoilt = Some((global, meeting.db));
-                            self.context.spoilt.send_if_modified(|first| {
-                                first.is_none().then(|| *first = spoilt).is_some()
-                            });
-                        } else {
-                            self.meet(meeting, &global, lsn).await?;
-                        }
-                    }
-                }
-                if std::mem::take(&mut self.asked_now) {
-                    self.acknowledge().await;
-                }
-                // A position that nothing has to be sent for is applied already.
-                self.progressed().await;
+            if !pending.is_empty() && self.may_take() {
+                open &= self.check(&mut batches, &mut pending, open).await?;
+                self.take_next(&mut pending).await?;
                 continue;
             }
-            if pending.is_none() && !open && self.writer.is_settled() {
+            self.ask();
+            self.settled();
+            if pending.is_empty() && !open && self.writer.is_settled() {
                 self.acknowledge().await;
                 return Ok(FlowEnd::Drained);
             }
@@ -197,12 +222,11 @@ impl Applier {
                         batches.applied(stored);
                     }
                 }
-                batch = batches.next(), if open && pending.is_none() && self.writer.has_room() => {
+                answer = answered(&mut self.asking) => self.answered(answer)?,
+                Some(suspects) = self.suspects.recv() => self.suspect(suspects),
+                batch = batches.next(), if open && pending.is_empty() && self.writer.has_room() => {
                     match batch.map_err(TaskError::Unspooling)? {
-                        Some(batch) => {
-                            let foreign = self.foreign_of(&batch).await?;
-                            pending = Some(Pending { batch, next: 0, foreign });
-                        }
+                        Some(batch) => pending.push_back(Pending::new(batch)),
                         None => open = false,
                     }
                 }
@@ -212,6 +236,102 @@ impl Applier {
                 }
             }
         }
+    }
+
+    /// Whether more can be handed to the writer. What waits there comes late, so no more does than keeps it busy.
+    fn may_take(&self) -> bool {
+        self.writer.has_room() && !self.writer.is_held_up()
+    }
+
+    /// Before items of the first batch are taken: if they come late, the target is asked about their keys, and about
+    /// those of the batches that are there already. Whether there may be more batches.
+    async fn check(
+        &mut self,
+        batches: &mut Outlet,
+        pending: &mut VecDeque<Pending>,
+        mut open: bool,
+    ) -> Result<bool, TaskError> {
+        let Some(first) = pending.front_mut() else {
+            return Ok(open);
+        };
+        if !self.comes_late(&first.batch) {
+            if !first.checked {
+                first.checked = true;
+                self.late.end();
+                self.writer.note_missing(LATE);
+            }
+            return Ok(open);
+        }
+        if first.checked && self.late.is_late() && !self.late.is_stale() {
+            return Ok(open);
+        }
+        let (mut items, mut bytes) = pending.iter().fold((0, 0), |(items, bytes), pending| {
+            (
+                items + pending.batch.items.len(),
+                bytes + pending.batch.size(),
+            )
+        });
+        while open && items < MOST_ITEMS && bytes < MOST_BYTES {
+            let Some(batch) = batches.next().now_or_never() else {
+                break;
+            };
+            match batch.map_err(TaskError::Unspooling)? {
+                Some(batch) => {
+                    items += batch.items.len();
+                    bytes += batch.size();
+                    pending.push_back(Pending::new(batch));
+                }
+                None => open = false,
+            }
+        }
+        self.look(pending).await?;
+        self.writer.note_missing(MARGIN / 2);
+        pending
+            .iter_mut()
+            .for_each(|pending| pending.checked = true);
+        Ok(open)
+    }
+
+    /// Asks the target about the keys of late entries, once everything before them is answered for.
+    async fn look(&mut self, pending: &VecDeque<Pending>) -> Result<(), TaskError> {
+        self.settle().await?;
+        let batches = pending.iter().map(|pending| &pending.batch);
+        Box::pin(self.look_at_late(batches)).await
+    }
+
+    /// Takes items of the first batch.
+    async fn take_next(&mut self, pending: &mut VecDeque<Pending>) -> Result<(), TaskError> {
+        let Some(current) = pending.front_mut() else {
+            return Ok(());
+        };
+        if current.foreign.is_none() {
+            current.foreign = Some(self.foreign_of(&current.batch).await?);
+        }
+        match self.take(current)? {
+            Taken::All => drop(pending.pop_front()),
+            Taken::Full => {}
+            Taken::Steps(item) => {
+                if let Some(Item::Record(record)) = current.batch.items.get(item) {
+                    self.build(&current.batch, record).await?;
+                }
+            }
+            Taken::Meeting(meeting, global, lsn) => {
+                if !self.snapshot_ended {
+                    let spoilt = Some((global, meeting.db));
+                    self.context.spoilt.send_if_modified(|first| {
+                        first.is_none().then(|| *first = spoilt).is_some()
+                    });
+                } else {
+                    self.meet(meeting, &global, lsn).await?;
+                }
+            }
+        }
+        if std::mem::take(&mut self.asked_now) {
+            self.acknowledge().await;
+        }
+        // A position that nothing has to be sent for is applied already.
+        self.progressed().await;
+        Ok(())
     }
 
     /// Sends something on a connection that has nothing to do: targets close idle clients
@@ -235,7 +355,9 @@ impl Applier {
             batch,
             next,
             foreign,
+            ..
         } = pending;
+        let foreign = foreign.get_or_insert_default();
         let status = Arc::clone(&self.context.status);
         let counters = status.flows.get(self.flow as usize);
         if *next == 0
@@ -249,6 +371,9 @@ impl Applier {
             if !self.writer.has_room() {
                 taken = Taken::Full;
                 break;
+            }
+            if self.list.is_due(self.next.unwrap_or_default()) {
+                self.write_due()?;
             }
             *next += 1;
             match item {
@@ -279,6 +404,8 @@ impl Applier {
                     self.snapshot_ended();
                 }
                 Item::Stable { next } => {
+                    self.enlist_all();
+                    self.next = Some(*next);
                     self.writer.mark(*next);
                     self.writer.store();
                     reached = Some(*next);
@@ -291,6 +418,7 @@ impl Applier {
         if let Some(counters) = counters {
             counters.keys.fetch_add(keys, Ordering::Relaxed);
         }
+        self.write_due()?;
         if let Some(reached) = reached {
             self.receipts.push_back((reached, Instant::now()));
         }
@@ -300,6 +428,9 @@ impl Applier {
     /// Everything pushed so far covers the entry `lsn`. The position that reaches.
     fn mark(&mut self, lsn: Option<u64>) -> Option<u64> {
         let next = lsn?.saturating_add(1);
+        if let Some(position) = &mut self.next {
+            *position = next;
+        }
         self.writer.mark(next);
         Some(next)
     }
@@ -318,8 +449,7 @@ impl Applier {
         global: &Global,
         lsn: Option<u64>,
     ) -> Result<(), TaskError> {
-        self.writer.settle().await?;
-        self.progressed().await;
+        self.settle().await?;
         let db = meeting.db;
         // A journal entry has an LSN, and a global command is one.
         let next = lsn.unwrap_or_default().saturating_add(1);
@@ -339,8 +469,26 @@ impl Applier {
             }
         }
         self.writer.stands_at(next);
+        self.next = Some(next);
+        match global {
+            Global::FlushAll => self.forget_withheld(None),
+            Global::FlushDb => self.forget_withheld(Some(db)),
+            // Read again, they are found to be gone.
+            Global::FlushSlots(_) => {}
+        }
         self.progressed().await;
         Ok(())
+    }
+
+    /// Waits until everything is answered for, what follows from the answers included.
+    async fn settle(&mut self) -> Result<(), TaskError> {
+        loop {
+            self.writer.settle().await?;
+            self.progressed().await;
+            if self.writer.is_settled() {
+                return Ok(());
+            }
+        }
     }
 
     /// After replies have come: counters, and acknowledgements that somebody waits for.
@@ -348,12 +496,17 @@ impl Applier {
         while let Some(notice) = self.writer.notice() {
             self.tell(notice);
         }
-        let Some(applied) = self.writer.applied() else {
-            return;
-        };
+        self.missed();
         if self.writer.stored().is_some() && !std::mem::replace(&mut self.copied, true) {
             self.context.copied.send_modify(|flows| *flows += 1);
         }
+        if let Some(counters) = self.context.status.flows.get(self.flow as usize) {
+            let withheld = self.list.len() as u64;
+            counters.withheld.store(withheld, Ordering::Relaxed);
+        }
+        let Some(applied) = self.confirmed() else {
+            return;
+        };
         let mut newest = None;
         while let Some((reached, taken_at)) = self.receipts.front().copied() {
             if reached > applied {
@@ -412,11 +565,20 @@ impl Applier {
 
     /// Tells the master what the target has confirmed; nothing before stable sync.
     async fn acknowledge(&mut self) {
-        if let Some(applied) = self.writer.applied() {
+        if let Some(applied) = self.confirmed() {
             // An error means that the flow has ended, and its reader says why.
             if self.acknowledger.acknowledge(applied).await.is_ok() {
                 self.acknowledged = applied;
             }
+        }
+    }
+
+    /// The position before which the target has everything, what is withheld included.
+    fn confirmed(&self) -> Option<u64> {
+        let applied = self.writer.applied()?;
+        match self.list.oldest() {
+            Some(oldest) => Some(applied.min(oldest)).filter(|at| *at > 0),
+            None => Some(applied),
         }
     }
 
@@ -429,5 +591,17 @@ impl Applier {
         if let Some(counters) = self.context.status.flows.get(self.flow as usize) {
             counter(counters).fetch_add(by, Ordering::Relaxed);
         }
+    }
+}
+
+/// The answer that is waited for; for ever if nothing was asked. Cancel safe.
+async fn answered(asking: &mut Option<oneshot::Receiver<Answer>>) -> Answer {
+    match asking {
+        // The other end goes only with the session.
+        Some(asking) => match asking.await {
+            Ok(answer) => answer,
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }

@@ -5,16 +5,17 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use slog::{Logger, info, warn};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::commands::{self, Features, Global, Kind, Note, Unsupported};
 use crate::config::{MemberExpiry, OnUnsupported, Reaction, Task};
 use crate::logging::fields;
-use crate::target::{Control, Fence, Ownership, form};
+use crate::target::{Control, Fence, Ownership, Reconcile, form};
 
 use super::barrier::Barrier;
 use super::error::TaskError;
 use super::ghosts::Ghosts;
+use super::reread::Ask;
 use super::settings;
 use super::status::Status;
 
@@ -33,6 +34,12 @@ pub(super) struct Context {
     /// For what is neither a flow's nor frequent: flushes, questions about foreign keys.
     pub(super) control: tokio::sync::Mutex<Control>,
     pub(super) losses: Losses,
+    /// Where flows ask for keys to be read again. Holds a question of each.
+    pub(super) asks: mpsc::Sender<Ask>,
+    /// The target had keys of the task when this full sync began, which may be older than it.
+    pub(super) is_resync: bool,
+    /// The source may leave deletions out of the journal during a snapshot.
+    pub(super) omits_deletions: bool,
     /// Flows whose snapshot is in the target, whole.
     pub(super) copied: watch::Sender<u32>,
     /// The global command, and its database, that arrived before some flow's snapshot had ended.
@@ -103,6 +110,50 @@ impl Context {
             limits: form::Limits::default(),
             spill_dir: &self.task.state_dir,
         }
+    }
+
+    /// By how much longer keys live on the target, in milliseconds.
+    pub(super) fn grace_ms(&self) -> i64 {
+        i64::try_from(self.task.policy.expiry_grace.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// The database of the source that goes to this one of the target.
+    pub(super) fn source_db(&self, target: u32) -> Option<u32> {
+        let task = &self.task;
+        let mapped = task.target.db_map.iter().find(|(_, to)| **to == target);
+        let source = mapped.map_or(target, |(from, _)| *from);
+        (task.target.db(source) == target && task.filter.allows_db(source)).then_some(source)
+    }
+
+    /// How long keys of the target live yet; see [`Control::ttls`].
+    pub(super) async fn ttls<'a>(
+        &self,
+        keys: impl Iterator<Item = (u32, &'a [u8])>,
+    ) -> Result<Vec<i64>, TaskError> {
+        let keys: Vec<_> = keys.collect();
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut control = self.control.lock().await;
+        Ok(control.ttls(&keys).await?)
+    }
+
+    /// Keys that the source does not have are gone from the target.
+    pub(super) async fn reconciled(&self) -> Result<(), TaskError> {
+        self.set_reconcile(Reconcile::Nothing).await
+    }
+
+    /// Removing them was approved, however many they are.
+    pub(super) async fn approved(&self) -> Result<(), TaskError> {
+        self.set_reconcile(Reconcile::Approved).await
+    }
+
+    async fn set_reconcile(&self, reconcile: Reconcile) -> Result<(), TaskError> {
+        if let Some(fence) = &self.fence {
+            let mut control = self.control.lock().await;
+            fence.set_reconcile(&mut control, reconcile).await?;
+        }
+        Ok(())
     }
 
     /// Keeps the control connection in use, or makes a new one: targets close idle clients.

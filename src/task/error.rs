@@ -262,7 +262,7 @@ fn source_exit(error: &SourceError) -> Exit {
         | SourceError::MasterChanged
         | SourceError::FlowCount { .. }
         | SourceError::SessionLost { .. } => Exit::Unavailable,
-        SourceError::Spill { .. } => Exit::Io,
+        SourceError::Spill { .. } | SourceError::SpillRead(_) => Exit::Io,
     }
 }
 

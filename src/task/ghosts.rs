@@ -26,6 +26,11 @@ impl Ghosts {
         self.dropped.load(Ordering::Relaxed)
     }
 
+    /// Whether the shard function does not hold here.
+    pub fn are_refuted(&self) -> bool {
+        self.refuted.load(Ordering::Relaxed)
+    }
+
     /// Keys seen on a flow that should not own them, and kept.
     pub fn kept(&self) -> u64 {
         self.kept.load(Ordering::Relaxed)

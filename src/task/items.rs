@@ -65,6 +65,9 @@ impl Applier {
                 self.release(db, key);
             }
         }
+        if let Some(seen) = &mut self.baselines {
+            seen.note(record.db, key);
+        }
         self.form(batch, record, key)
     }
 
@@ -86,7 +89,7 @@ impl Applier {
 
     fn form(&mut self, batch: &Batch, record: &Record, key: &[u8]) -> Result<Took, TaskError> {
         let context = &self.context;
-        let value = value_of(batch, record, key);
+        let value = value_of(batch, record, key, self.context.grace_ms());
         let settings = context.form_settings(batch.received_at_ms);
         let db = context.task.target.db(record.db);
         let repeatable = self.repeatable(record.kind);
@@ -107,7 +110,7 @@ impl Applier {
     pub(super) async fn build(&mut self, batch: &Batch, record: &Record) -> Result<(), TaskError> {
         let context = self.context.clone();
         let key = batch.text(&record.key);
-        let value = value_of(batch, record, key);
+        let value = value_of(batch, record, key, self.context.grace_ms());
         let settings = context.form_settings(batch.received_at_ms);
         let db = context.task.target.db(record.db);
         let out = self
@@ -191,7 +194,10 @@ impl Applier {
         let planned = self.plan(batch, command, head);
         if single && foreign.is_empty() && matches!(planned, Plan::AsIs(_)) {
             let key = head.get(1).unwrap_or_default();
-            if !self.context.task.filter.allows(command.db, key) || key.starts_with(OWN_KEYS) {
+            if !self.context.task.filter.allows(command.db, key)
+                || key.starts_with(OWN_KEYS)
+                || self.withholds(batch, command, head)
+            {
                 return Ok(Took::Whole);
             }
             let encoded = blocking_if(true, || {
@@ -210,7 +216,7 @@ impl Applier {
         self.apply(batch, command, &args, None, foreign)
     }
 
-    fn checked<'a>(&self, packed: &'a [u8], words: u32) -> Result<Args<'a>, TaskError> {
+    pub(super) fn checked<'a>(&self, packed: &'a [u8], words: u32) -> Result<Args<'a>, TaskError> {
         Args::check(packed, words).map_err(|cause| malformed(self.flow, cause))
     }
 
@@ -262,10 +268,20 @@ impl Applier {
         if commands::keys(args).any(|used| used.key.starts_with(OWN_KEYS))
             || self.is_ghost(args)
             || !self.settle_foreign(command, args, foreign)
+            || self.withholds(batch, command, args)
         {
             return Ok(Took::Whole);
         }
         let db = self.context.task.target.db(command.db);
+        let put_off = match self.context.grace_ms() {
+            0 => None,
+            grace_ms => commands::with_grace(args, grace_ms),
+        };
+        let put_off = match &put_off {
+            Some((packed, words)) => Some(self.checked(packed, *words)?),
+            None => None,
+        };
+        let args = put_off.as_ref().unwrap_or(args);
         match self.plan(batch, command, args) {
             Plan::AsIs(note) => {
                 let out = self.begin(db);
@@ -273,6 +289,7 @@ impl Applier {
                 for word in args.iter() {
                     put(out, word, large);
                 }
+                self.watch(args.name());
                 self.note(command.db, args, note);
             }
             Plan::Words(planned, note) => {
@@ -282,6 +299,9 @@ impl Applier {
                     for word in words {
                         put(out, word, large);
                     }
+                }
+                if let Some(name) = planned.iter().next().and_then(<[_]>::first) {
+                    self.watch(name);
                 }
                 self.note(command.db, args, note);
             }
@@ -314,17 +334,34 @@ impl Applier {
         restore: &commands::Restore<'_>,
         large: Option<&Large>,
     ) -> Result<(), TaskError> {
-        let context = self.context.clone();
         let long = large.and_then(|large| large.long(restore.payload));
+        self.restore_value(command.db, restore, long, batch.received_at_ms, command.lsn)
+    }
+
+    /// Gives a key the value of a payload, which is `long` where there is one.
+    pub(super) fn restore_value(
+        &mut self,
+        source_db: u32,
+        restore: &commands::Restore<'_>,
+        long: Option<Spill>,
+        now_ms: i64,
+        lsn: Option<u64>,
+    ) -> Result<(), TaskError> {
+        let context = self.context.clone();
+        let grace_ms = context.grace_ms();
+        let restore = &commands::Restore {
+            expire_at_ms: restore.expire_at_ms.map(|at| at.saturating_add(grace_ms)),
+            ..*restore
+        };
         let value_of_long;
         let value = match &long {
             Some(payload) => {
                 let opened = match blocking_if(true, || form::restored_in_file(payload)) {
                     Ok(opened) => opened,
-                    Err(error) => return self.unformed(command.db, restore.key, error),
+                    Err(error) => return self.unformed(source_db, restore.key, error),
                 };
                 let Some((kind, value)) = opened else {
-                    return self.damaged(command.db, restore.key, "its checksum is wrong");
+                    return self.damaged(source_db, restore.key, "its checksum is wrong");
                 };
                 value_of_long = value;
                 Value {
@@ -336,18 +373,18 @@ impl Applier {
             }
             None => match form::restored(restore) {
                 Ok(value) => value,
-                Err(error) => return self.damaged(command.db, restore.key, &error.to_string()),
+                Err(error) => return self.damaged(source_db, restore.key, &error.to_string()),
             },
         };
-        let mut settings = context.form_settings(batch.received_at_ms);
+        let mut settings = context.form_settings(now_ms);
         // A RESTORE of the journal is an entry like any other: one transaction.
         settings.limits.whole = u64::MAX;
-        let db = context.task.target.db(command.db);
+        let db = context.task.target.db(source_db);
         let out = self
             .writer
             .begin(target::Kind::Entry, db, Tolerate::Nothing);
         let formed = blocking_if(long.is_some(), || {
-            match form::form(&value, &settings, command.lsn, out)? {
+            match form::form(&value, &settings, lsn, out)? {
                 Formed::Whole(notes) => Ok(notes),
                 Formed::Steps(mut build) => loop {
                     if let Step::Done(notes) = build.step(out)? {
@@ -357,8 +394,8 @@ impl Applier {
             }
         });
         match formed {
-            Ok(notes) => self.noted(command.db, restore.key, notes),
-            Err(error) => self.unformed(command.db, restore.key, error)?,
+            Ok(notes) => self.noted(source_db, restore.key, notes),
+            Err(error) => self.unformed(source_db, restore.key, error)?,
         }
         Ok(())
     }
@@ -377,6 +414,13 @@ impl Applier {
                 map_db: &map_db,
             },
         )
+    }
+
+    /// Some commands answer 0 when their key is missing, which then has to be read again.
+    fn watch(&mut self, name: &[u8]) {
+        if matches!(name, b"PEXPIREAT" | b"PERSIST") {
+            self.writer.watch();
+        }
     }
 
     /// Begins a journal entry. It is applied once, so no error of it is a mere repetition.
@@ -459,7 +503,7 @@ impl Applier {
     }
 
     /// The words of a command in a file, long ones replaced if there are few.
-    fn words_of(&self, spill: &Spill, words: u32) -> Result<bytes::Bytes, TaskError> {
+    pub(super) fn words_of(&self, spill: &Spill, words: u32) -> Result<bytes::Bytes, TaskError> {
         let read = || {
             let large = Large::read(spill, words)?;
             if large.cut_short {
@@ -596,7 +640,7 @@ fn put(out: &mut Outgoing, word: &[u8], large: Option<&Large>) {
     }
 }
 
-fn value_of<'a>(batch: &'a Batch, record: &'a Record, key: &'a [u8]) -> Value<'a> {
+fn value_of<'a>(batch: &'a Batch, record: &'a Record, key: &'a [u8], grace_ms: i64) -> Value<'a> {
     Value {
         key,
         kind: record.kind,
@@ -604,7 +648,7 @@ fn value_of<'a>(batch: &'a Batch, record: &'a Record, key: &'a [u8]) -> Value<'a
             Body::Inline(span) => Bytes::Inline(batch.slice(*span)),
             Body::Spilled(spill) => Bytes::Spilled(spill),
         },
-        expire_at_ms: record.expire_at_ms,
+        expire_at_ms: record.expire_at_ms.map(|at| at.saturating_add(grace_ms)),
     }
 }
 

@@ -15,21 +15,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use slog::{Logger, info, warn};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use crate::config::{Positions, Reaction};
+use crate::config::{Positions, Reaction, Resync};
 use crate::entry::unix_ms;
 use crate::logging::fields;
 use crate::source::dragonfly::{
     self, Flow, Master, Monitor, Registered, Resuming, Session, Start, Syncing,
 };
 use crate::spool::{Identity, Outlet, Spool};
-use crate::target::{Control, Fence, Fenced, Ownership, Profile, Settings, Stored, Taken, Writer};
+use crate::target::{
+    Control, Fence, Fenced, Ownership, Profile, Reconcile, Settings, Stored, Taken, Withheld,
+    Writer,
+};
 
 use super::backlog::Backlog;
 use super::barrier::Barrier;
 use super::context::{Context, Losses};
 use super::error::TaskError;
+use super::reread::Ask;
 use super::session::{Setup, read_clock};
 use super::settings;
 use super::status::{Phase, Status};
@@ -42,6 +46,12 @@ pub(super) struct Opened {
     pub(super) begun: Begun,
     pub(super) monitor: Monitor,
     pub(super) source: dragonfly::Settings,
+    /// Keys that flows withhold from the start.
+    pub(super) withheld: Vec<Withheld>,
+    /// What is left to do about keys that the source may have deleted unseen.
+    pub(super) reconcile: Reconcile,
+    /// What flows ask to be read again.
+    pub(super) asks: mpsc::Receiver<Ask>,
 }
 
 /// What the flows carry first.
@@ -175,19 +185,29 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         Err(reason) => full_sync_needed(setup, reason, &ownership),
     }
 
-    let fence = taken.map(|taken| taken.fence);
+    let (fence, mut withheld, mut reconcile) = match taken {
+        Some(taken) => (Some(taken.fence), taken.withheld, taken.reconcile),
+        None => (None, Vec::new(), Reconcile::Nothing),
+    };
+    let mut is_resync = false;
     if decided.is_err() {
         expect_keys(setup, &mut monitor, &status).await?;
-        match &fence {
-            Some(fence) => fence.begin_snapshot(&mut control, unix_ms()).await?,
-            None => {
-                let phase = ownership.set_phase(&mut control, "snapshot", unix_ms());
-                phase.await?;
-            }
+        withheld.clear();
+        is_resync = prepare_snapshot(setup, &mut control, fence.as_ref(), &ownership).await?;
+        reconcile = match is_resync {
+            true => Reconcile::Due,
+            false => Reconcile::Nothing,
+        };
+    } else {
+        // What was written while nobody listened comes late, whenever it is received.
+        let offsets = monitor.offsets().await?;
+        for (flow, next) in status.flows.iter().zip(offsets) {
+            flow.late_until.store(next, Ordering::Relaxed);
         }
     }
     let resumed = decided.ok();
     let writers = writers(setup, &target, &fence, &master, resumed.as_deref()).await?;
+    let (ask, asks) = mpsc::channel(master.flows.max(1) as usize);
     let context = Arc::new(Context {
         task: task.clone(),
         features: profile.features.clone(),
@@ -198,6 +218,9 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         fence,
         control: tokio::sync::Mutex::new(control),
         losses: Losses::default(),
+        asks: ask,
+        is_resync,
+        omits_deletions: master.omits_deletions(),
         copied: watch::Sender::new(0),
         spoilt: watch::Sender::new(None),
         status,
@@ -225,7 +248,35 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         begun,
         monitor,
         source,
+        withheld,
+        reconcile,
+        asks,
     })
+}
+
+/// Makes the target ready for a full sync, and says whether it has keys of the task that may be older than it.
+async fn prepare_snapshot(
+    setup: &Setup<'_>,
+    control: &mut Control,
+    fence: Option<&Fence>,
+    ownership: &Ownership,
+) -> Result<bool, TaskError> {
+    let may_have = !ownership.is_first() || setup.task.target.exclusive;
+    let has_keys = may_have && ownership.has_keys(control).await?;
+    let flushes = setup.task.policy.resync == Resync::Flush;
+    let is_resync = has_keys && !flushes;
+    match fence {
+        Some(fence) => fence.begin_snapshot(control, is_resync, unix_ms()).await?,
+        None => ownership.set_phase(control, "snapshot", unix_ms()).await?,
+    }
+    if has_keys && flushes {
+        info!(
+            setup.log,
+            "removing the task's keys before the full sync, as policy.resync says"
+        );
+        ownership.flush(control, fence, None).await?;
+    }
+    Ok(is_resync)
 }
 
 /// A session with its flows, or one that still has to ask for them: for a snapshot, once the target is told.
@@ -311,11 +362,11 @@ async fn take_fence(
 
 fn full_sync_needed(setup: &Setup<'_>, reason: &Reason, ownership: &Ownership) {
     info!(setup.log, "full sync needed"; fields::REASON => reason.to_string());
-    if !ownership.is_first() {
-        warn!(
+    if !ownership.is_first() && setup.task.policy.resync == Resync::Reconcile {
+        info!(
             setup.log,
             "this task has written to the target before: a new full sync overwrites in place, \
-             and keys deleted at the source meanwhile stay on the target"
+             and removes afterwards what the source no longer has"
         );
     }
 }

@@ -59,6 +59,14 @@ pub struct Report {
     pub unsupported: u64,
     /// Keys and entries copied with less than the source has, of this session.
     pub reduced: u64,
+    /// Keys that are read again from the source before anything is applied to them, at this moment.
+    pub withheld: u64,
+    /// Keys that were read again and written, of this session.
+    pub reread: u64,
+    /// Keys that may differ, since there were too many to be read again, of this session.
+    pub unverified: u64,
+    /// What waits for `df2redis approve`; none if nothing does.
+    pub approval: Option<Approval>,
     /// How fast it goes, over the last few seconds.
     pub rates: PerSecond,
     /// How far the target is behind the source, by its slowest flow; none before stable sync.
@@ -139,6 +147,16 @@ pub struct SpoolReport {
     pub oldest_ms: Option<i64>,
     /// Flows that are read back from disk, because the target is slower than the source.
     pub flows_behind: u32,
+}
+
+/// Keys that are to be removed from the target once somebody has approved it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Approval {
+    /// Keys of the task on the target that the source does not have.
+    pub gone: u64,
+    /// All keys of the task on the target.
+    pub owned: u64,
 }
 
 /// One flow.

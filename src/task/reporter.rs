@@ -16,7 +16,7 @@ use crate::logging::fields;
 
 use super::error::{TaskError, chain};
 use super::progress::resident_bytes;
-use super::report::{Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport};
+use super::report::{Approval, Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport};
 use super::status::{Phase, Status};
 
 /// How far a task has come, for whoever waits for that. Falls back when a session ends.
@@ -42,6 +42,7 @@ struct Inner {
     stage: watch::Sender<Stage>,
     phase: watch::Sender<Phase>,
     refresh: Notify,
+    approved: Arc<Notify>,
     state: Mutex<State>,
 }
 
@@ -54,6 +55,7 @@ struct State {
     target: Option<String>,
     session: Option<Arc<Status>>,
     began: Option<String>,
+    approval: Option<Approval>,
     rates: PerSecond,
     lag: Option<Lag>,
     spool: Option<SpoolReport>,
@@ -84,6 +86,7 @@ impl Reporter {
             stage: watch::Sender::new(Stage::Started),
             phase: watch::Sender::new(Phase::Connecting),
             refresh: Notify::new(),
+            approved: Arc::default(),
             state: Mutex::new(State {
                 phase_since_ms: now,
                 ..State::default()
@@ -111,6 +114,15 @@ impl Reporter {
         self.0.refresh.notify_one();
     }
 
+    /// Approves what waits for it. Whether something did.
+    pub fn approve(&self) -> bool {
+        let waits = self.state().approval.is_some();
+        if waits {
+            self.0.approved.notify_waiters();
+        }
+        waits
+    }
+
     /// Everything, as it is now.
     pub fn report(&self) -> Report {
         let state = self.state();
@@ -125,6 +137,7 @@ impl Reporter {
             spool: state.spool,
             last_error: state.last_error.clone(),
             began: state.began.clone(),
+            approval: state.approval,
             memory_bytes: resident_bytes(),
             ..self.0.fixed.clone()
         };
@@ -203,6 +216,7 @@ impl Reporter {
             state.sessions += 1;
             state.session = None;
             state.spool = None;
+            state.approval = None;
         }
         self.enter(Phase::Connecting);
     }
@@ -225,6 +239,16 @@ impl Reporter {
     /// How the session begins.
     pub(super) fn began(&self, how: &str) {
         self.state().began = Some(how.to_owned());
+    }
+
+    /// What waits to be approved.
+    pub(super) fn awaits(&self, approval: Option<Approval>) {
+        self.state().approval = approval;
+    }
+
+    /// Tells when it was. To be waited on from before [`awaits`](Self::awaits) on.
+    pub(super) fn approved(&self) -> Arc<Notify> {
+        self.0.approved.clone()
     }
 
     /// Both ends are reached, and this is where the session counts.
@@ -296,4 +320,7 @@ fn count(report: &mut Report, session: &Status) {
     report.expected_keys = known(read(&session.expected_keys));
     report.unsupported = read(&session.unsupported);
     report.reduced = read(&session.reduced);
+    report.withheld = session.flows.iter().map(|flow| read(&flow.withheld)).sum();
+    report.reread = read(&session.reread);
+    report.unverified = read(&session.unverified);
 }

@@ -28,6 +28,7 @@ use crate::source::dragonfly::{
     Syncing,
 };
 use crate::spool::{Full, Spool};
+use crate::target::Reconcile;
 
 use super::applier::{Applier, FlowEnd};
 use super::backlog::{self, Fed, feed};
@@ -37,8 +38,10 @@ use super::lag::LagMeter;
 use super::millis;
 use super::opening::{Begun, Opened, open};
 use super::progress::{self, Moment, Rates};
+use super::reconcile::Reconciling;
 use super::report::Lag;
 use super::reporter::Reporter;
+use super::reread::{Suspects, read_again};
 use super::settings;
 use super::status::{Phase, Status};
 
@@ -64,6 +67,7 @@ enum Part {
     Applier(FlowEnd, Acknowledger),
     Fed(Fed),
     Stable(Box<Stable>),
+    Reconciled,
 }
 
 /// What a session needs from outside.
@@ -110,6 +114,10 @@ struct Running<'a> {
     /// Flows go on where they were, and STARTSTABLE is not confirmed yet.
     resuming: bool,
     stable: Option<Box<Stable>>,
+    /// To be begun with stable sync.
+    reconciling: Option<Reconciling>,
+    /// Keeps the appliers from listening to nobody.
+    _suspects: Vec<mpsc::Sender<Suspects>>,
     appliers_left: u32,
     /// Keeps the flows open until the last one is done.
     done: Vec<Acknowledger>,
@@ -131,7 +139,11 @@ impl<'a> Running<'a> {
             begun,
             monitor,
             source,
+            withheld,
+            reconcile,
+            asks,
         } = opened;
+        let mut suspects = Vec::with_capacity(flows.len());
         let mut parts = JoinSet::new();
         let resumed = match &begun {
             Begun::Journal(_, lsns) => Some(lsns.clone()),
@@ -171,10 +183,13 @@ impl<'a> Running<'a> {
                 Ok(Part::Reader(read))
             });
             let log = setup.log.clone();
-            let mut applier = Applier::new(number, context.clone(), writer, acknowledger, log);
+            let (suspect, suspected) = mpsc::channel(1);
+            suspects.push(suspect);
+            let context = context.clone();
+            let mut applier = Applier::new(number, context, writer, acknowledger, suspected, log);
             let resumed = resumed.as_ref().and_then(|lsns| lsns.get(number as usize));
             if let Some(next) = resumed {
-                applier.resumes_at(*next);
+                applier.resumes_at(*next, &withheld);
             }
             parts.spawn(async move {
                 let (end, acknowledger) = Box::pin(applier.run(outlet)).await?;
@@ -184,9 +199,26 @@ impl<'a> Running<'a> {
         parts.spawn(watch_servers(
             context.clone(),
             monitor,
-            source,
+            source.clone(),
             setup.reporter.clone(),
         ));
+        let reading = read_again(source.clone(), setup.task.state_dir.clone(), asks);
+        parts.spawn(async move {
+            match reading.await {
+                Ok(never) => match never {},
+                Err(error) => Err(error.into()),
+            }
+        });
+        let reconciling = (reconcile != Reconcile::Nothing).then(|| {
+            Reconciling::new(
+                context.clone(),
+                source,
+                setup.reporter.clone(),
+                setup.log.clone(),
+                suspects.clone(),
+                reconcile,
+            )
+        });
         let now = Instant::now();
         let syncing = match begun {
             Begun::Snapshot(syncing) => Some(syncing),
@@ -201,6 +233,8 @@ impl<'a> Running<'a> {
         Ok(Self {
             setup,
             resuming: resumed.is_some(),
+            reconciling,
+            _suspects: suspects,
             spool: Some(spool),
             letting_go,
             full: None,
@@ -306,7 +340,7 @@ impl<'a> Running<'a> {
                 self.appliers_left = self.appliers_left.saturating_sub(1);
                 self.done.push(acknowledger);
             }
-            Part::Fed(Fed::Whole) => {}
+            Part::Fed(Fed::Whole) | Part::Reconciled => {}
             Part::Fed(Fed::Full(full)) => self.let_go(full)?,
             // A reader that ends without an error was stopped, or lost its applier: that one's
             // result says why.
@@ -382,13 +416,32 @@ impl<'a> Running<'a> {
             fields::TOOK_MS => millis(self.started.elapsed()),
             fields::GHOSTS => self.context.ghosts.dropped(),
             fields::NOT_OWNED => self.context.ghosts.kept());
+        self.reconcile();
         Ok(())
+    }
+
+    /// Begins to look for keys that the source no longer has, if that is due.
+    fn reconcile(&mut self) {
+        let Some(reconciling) = self.reconciling.take() else {
+            return;
+        };
+        if self.context.ghosts.are_refuted() {
+            warn!(self.setup.log, "keys that the source deleted before this full sync stay on the target: which flow \
+                owns a key cannot be told here";
+                fields::HINT => "set policy.resync to \"flush\" and start a full sync with df2redis forget");
+            return;
+        }
+        self.parts.spawn(async move {
+            Box::pin(reconciling.run()).await?;
+            Ok(Part::Reconciled)
+        });
     }
 
     fn enter_resumed(&mut self) {
         self.setup.reporter.enter(Phase::Stable);
         info!(self.setup.log, "resumed, following writes";
             fields::TOOK_MS => millis(self.started.elapsed()));
+        self.reconcile();
     }
 
     /// How far the slowest flow is behind; none before stable sync.
@@ -478,6 +531,7 @@ async fn watch_servers(
 ) -> Result<Part, TaskError> {
     let mut timer = interval(WATCH_EVERY);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looked = Instant::now();
     loop {
         tokio::select! {
             _ = timer.tick() => {}
@@ -485,8 +539,14 @@ async fn watch_servers(
         }
         let asked = async {
             let offsets = monitor.offsets().await?;
+            // The process, the source or what is between them stood still: what was written meanwhile comes late.
+            let stood_still = looked.elapsed() > WATCH_EVERY * 2;
+            looked = Instant::now();
             for (flow, next) in context.status.flows.iter().zip(offsets) {
                 flow.source_next.store(next, Ordering::Relaxed);
+                if stood_still {
+                    flow.late_until.store(next, Ordering::Relaxed);
+                }
             }
             // After the positions: whoever sees the number sees them.
             context.status.offsets_read.fetch_add(1, Ordering::Release);

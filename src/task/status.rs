@@ -66,6 +66,10 @@ pub struct FlowStatus {
     pub latency_us: AtomicU64,
     /// Entries left out by `on_error` or `on_unsupported`.
     pub skipped: AtomicU64,
+    /// Keys that are not written before they are read again from the source, at this moment.
+    pub withheld: AtomicU64,
+    /// Entries before this LSN were written at the source long before they came here.
+    pub late_until: AtomicU64,
     /// The source's own next LSN, when it was last asked; 0 before.
     pub source_next: AtomicU64,
 }
@@ -83,6 +87,10 @@ pub struct Status {
     pub unsupported: AtomicU64,
     /// Keys and entries copied with less than the source has.
     pub reduced: AtomicU64,
+    /// Keys that were read again and written.
+    pub reread: AtomicU64,
+    /// Keys that should have been withheld, and were not, since there were too many.
+    pub unverified: AtomicU64,
     /// How many times the source's positions have been asked for and stored in `flows`.
     pub offsets_read: AtomicU64,
 }
@@ -111,6 +119,8 @@ impl Status {
             expected_keys: AtomicU64::new(0),
             unsupported: AtomicU64::new(0),
             reduced: AtomicU64::new(0),
+            reread: AtomicU64::new(0),
+            unverified: AtomicU64::new(0),
             offsets_read: AtomicU64::new(0),
         }
     }

@@ -45,7 +45,7 @@ pub async fn follow_over(server: &Server, way: &Settings, policy: ErrorPolicy) -
     };
     let mut control = Control::connect(&settings).await.unwrap();
     let fence = Fence::take(&mut control, &settings).await.unwrap().fence;
-    fence.begin_snapshot(&mut control, 1).await.unwrap();
+    fence.begin_snapshot(&mut control, false, 1).await.unwrap();
     let mut writer = fenced(way, &fence, 0, None, policy).await.unwrap();
     writer.mark(0);
     writer.store();
@@ -556,7 +556,7 @@ async fn a_record_tells_how_far_a_full_sync_has_come() {
     let settings = server.settings();
     let mut control = Control::connect(&settings).await.unwrap();
     let fence = Fence::take(&mut control, &settings).await.unwrap().fence;
-    fence.begin_snapshot(&mut control, 1).await.unwrap();
+    fence.begin_snapshot(&mut control, false, 1).await.unwrap();
     let mut writers = Vec::new();
     for flow in 0..3 {
         let writer = fenced(&settings, &fence, flow, None, ErrorPolicy::Stop).await;
@@ -589,7 +589,7 @@ async fn a_record_tells_how_far_a_full_sync_has_come() {
     assert_eq!(all, stable(&[12, 23, 34]));
     assert_eq!(server.ask::<u64>(&["GET", "n"]), 4);
     // The next full sync begins with nothing.
-    fence.begin_snapshot(&mut control, 3).await.unwrap();
+    fence.begin_snapshot(&mut control, false, 3).await.unwrap();
     assert!(
         !stored(&server)
             .iter()

@@ -97,6 +97,7 @@ fn rows(lines: &mut Lines, task: &TaskState, now_ms: i64) {
         if let Some(began) = &report.began {
             lines.row("began", began);
         }
+        withheld(lines, report);
         lines.row("copied", &copied(report));
         if report.phase == Phase::Stable || report.applied > 0 {
             let applied = HumanCount(report.applied);
@@ -134,6 +135,30 @@ fn rows(lines: &mut Lines, task: &TaskState, now_ms: i64) {
     if !report.flows.is_empty() {
         table(lines, &report.flows);
     }
+}
+
+/// What is read again from the source, and what waits for an operator.
+fn withheld(lines: &mut Lines, report: &Report) {
+    if let Some(approval) = report.approval {
+        let (gone, owned) = (HumanCount(approval.gone), HumanCount(approval.owned));
+        let what = format!(
+            "to be approved: {gone} of {owned} keys on the target are not on the source; df2redis approve removes them"
+        );
+        lines.row("waits", &what);
+    }
+    if report.withheld + report.reread + report.unverified == 0 {
+        return;
+    }
+    let mut text = format!("{} keys", HumanCount(report.reread));
+    // Writing to a string does not fail.
+    if report.withheld > 0 {
+        let _ = write!(text, ", {} to be read", HumanCount(report.withheld));
+    }
+    if report.unverified > 0 {
+        let unverified = HumanCount(report.unverified);
+        let _ = write!(text, ", {unverified} too many to be read: they may differ");
+    }
+    lines.row("reread", &text);
 }
 
 /// How fast it goes, and how far behind it is.

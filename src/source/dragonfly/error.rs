@@ -244,6 +244,9 @@ pub enum SourceError {
         #[source]
         cause: io::Error,
     },
+    /// A large value that was read again could not be written to disk.
+    #[error("cannot write a large value that was read again to a file")]
+    SpillRead(#[source] io::Error),
 }
 
 fn count_now(got: &Option<u32>) -> String {
@@ -253,8 +256,9 @@ fn count_now(got: &Option<u32>) -> String {
     }
 }
 
-/// The smallest user that can replicate.
-const ACL_HINT: &str = "on the source: ACL SETUSER <user> +replconf +dfly +ping";
+/// The smallest user that can replicate, and read again what came late.
+const ACL_HINT: &str =
+    "on the source: ACL SETUSER <user> +replconf +dfly +ping +select +exists +dump +pexpiretime ~*";
 
 impl SourceError {
     /// Whether a new attempt can succeed without anybody changing anything.
@@ -283,7 +287,8 @@ impl SourceError {
             | Self::Invalid { .. }
             | Self::UnknownOpcode { .. }
             | Self::UnknownType { .. }
-            | Self::Spill { .. } => false,
+            | Self::Spill { .. }
+            | Self::SpillRead(_) => false,
         }
     }
 
@@ -308,7 +313,9 @@ impl SourceError {
             Self::UnknownOpcode { .. } | Self::UnknownType { .. } => {
                 Some("the source is newer than this df2redis, or the stream is corrupt")
             }
-            Self::Spill { .. } => Some("check space and permissions of the state directory"),
+            Self::Spill { .. } | Self::SpillRead(_) => {
+                Some("check space and permissions of the state directory")
+            }
             Self::Connect(_)
             | Self::Closed { .. }
             | Self::NoAnswer { .. }

@@ -38,6 +38,15 @@ impl Master {
     }
 }
 
+impl Master {
+    /// Whether it leaves deletions out of the journal during a snapshot that it takes for redundant: from v1.40 on,
+    /// unless it was started with `--journal_omit_redundant_writes=false`, which cannot be asked for.
+    pub fn omits_deletions(&self) -> bool {
+        let number = self.release.as_deref().and_then(release_number);
+        number.is_none_or(|number| number >= (1, 40))
+    }
+}
+
 /// The major and minor number of a release such as `df-v1.40.1`.
 pub fn release_number(release: &str) -> Option<(u16, u16)> {
     let numbers = release.strip_prefix("df-")?.strip_prefix('v')?;
@@ -208,6 +217,10 @@ fn permission(request: &'static str) -> &'static str {
         "PING" => "+ping",
         "INFO" => "+info",
         "TIME" => "+time",
+        "SELECT" => "+select",
+        "EXISTS" => "+exists",
+        "DUMP" => "+dump",
+        "PEXPIRETIME" => "+pexpiretime",
         _ => "for the command",
     }
 }

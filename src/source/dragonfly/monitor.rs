@@ -11,8 +11,10 @@ use super::wire::Conn;
 /// A client like any other. After an error it must not be used again, unless the error is a refusal.
 #[derive(Debug)]
 pub struct Monitor {
-    conn: Conn,
-    within: Duration,
+    pub(super) conn: Conn,
+    pub(super) within: Duration,
+    /// Whether the source is taken to know PEXPIRETIME.
+    pub(super) knows_pexpiretime: bool,
 }
 
 impl Monitor {
@@ -20,7 +22,11 @@ impl Monitor {
     pub async fn open(settings: &Settings) -> Result<Self, SourceError> {
         let conn = connect(settings, Link::Monitor, Phase::Monitor).await?;
         let within = settings.connect_timeout;
-        let mut monitor = Self { conn, within };
+        let mut monitor = Self {
+            conn,
+            within,
+            knows_pexpiretime: true,
+        };
         let name = format!("df2redis:{}", settings.task);
         // Refused to many users, and worth nothing but a name in a list.
         monitor
@@ -32,6 +38,20 @@ impl Monitor {
     /// One request and its reply, which may be an error. Not cancel safe: drop the monitor then.
     pub async fn request(&mut self, words: &[&[u8]]) -> Result<Reply, SourceError> {
         self.ask("a request", words).await
+    }
+
+    /// Sends requests whose replies are taken with [`next`](Self::next).
+    pub(super) async fn send_all(&mut self, requests: &[Vec<&[u8]>]) -> Result<(), SourceError> {
+        self.conn.send_all(requests).await
+    }
+
+    /// The next reply to what was sent.
+    pub(super) async fn next(&mut self, request: &'static str) -> Result<Reply, SourceError> {
+        let after = self.within;
+        let unanswered = SourceError::NoAnswer { request, after };
+        tokio::time::timeout(after, self.conn.reply(request))
+            .await
+            .unwrap_or(Err(unanswered))
     }
 
     async fn ask(&mut self, request: &'static str, words: &[&[u8]]) -> Result<Reply, SourceError> {
@@ -54,17 +74,8 @@ impl Monitor {
 
     /// The LSN of the next entry of each flow; 0 for one whose journal has not started.
     pub async fn offsets(&mut self) -> Result<Vec<u64>, SourceError> {
-        const REQUEST: &str = "DFLY REPLICAOFFSET";
-        let reply = self.ask(REQUEST, &[b"DFLY", b"REPLICAOFFSET"]).await?;
-        let reply = accepted(REQUEST, reply)?;
-        let offsets = match &reply {
-            Reply::Array(elements) => elements.iter().map(Reply::number).collect(),
-            _ => None,
-        };
-        offsets.ok_or_else(|| SourceError::Unexpected {
-            request: REQUEST,
-            answer: reply.describe(),
-        })
+        let reply = self.ask(OFFSETS, &[b"DFLY", b"REPLICAOFFSET"]).await?;
+        positions(reply)
     }
 
     /// The source's clock in Unix milliseconds; none when the user may not ask.
@@ -135,6 +146,22 @@ impl Monitor {
     pub async fn close(self) {
         self.conn.close().await;
     }
+}
+
+/// What asks for positions.
+pub(super) const OFFSETS: &str = "DFLY REPLICAOFFSET";
+
+/// The reply to that.
+pub(super) fn positions(reply: Reply) -> Result<Vec<u64>, SourceError> {
+    let reply = accepted(OFFSETS, reply)?;
+    let positions = match &reply {
+        Reply::Array(elements) => elements.iter().map(Reply::number).collect(),
+        _ => None,
+    };
+    positions.ok_or_else(|| SourceError::Unexpected {
+        request: OFFSETS,
+        answer: reply.describe(),
+    })
 }
 
 /// A field of an INFO reply.

@@ -26,6 +26,9 @@ use super::reply::{Reply, parse, shorten};
 /// How long a master is given to close its side.
 pub(super) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
+/// The longest line that can begin a string.
+const HEAD_MAX: usize = 64 << 10;
+
 /// Dropped connections that are still being closed.
 static CLOSING: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender::new(0));
 
@@ -137,6 +140,17 @@ pub(super) struct Conn {
     input: BytesMut,
     link: Link,
     phase: Phase,
+    /// Bytes to come of a string that is taken in pieces, its end included.
+    bulk: u64,
+}
+
+/// A part of a long string.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// Some bytes, at least one.
+    Bytes(BytesMut),
+    /// There are no more.
+    End,
 }
 
 impl Conn {
@@ -146,6 +160,7 @@ impl Conn {
             input: BytesMut::new(),
             link,
             phase,
+            bulk: 0,
         }
     }
 
@@ -179,6 +194,96 @@ impl Conn {
             self.wire.flush().await
         };
         sent.await.map_err(|cause| self.closed(Some(cause)))
+    }
+
+    /// Sends several requests at once. Not cancel safe.
+    pub(super) async fn send_all(&mut self, requests: &[Vec<&[u8]>]) -> Result<(), SourceError> {
+        let mut out = Vec::new();
+        for words in requests {
+            out.extend_from_slice(&encode(words));
+        }
+        let sent = async {
+            self.wire.write_all(&out).await?;
+            self.wire.flush().await
+        };
+        sent.await.map_err(|cause| self.closed(Some(cause)))
+    }
+
+    /// The beginning of a reply that is a string of any length: how long it is, or none for no value.
+    /// [`bulk_piece`](Self::bulk_piece) brings the string itself.
+    pub(super) async fn bulk_begins(
+        &mut self,
+        request: &'static str,
+        within: Duration,
+    ) -> Result<Option<u64>, SourceError> {
+        let end = loop {
+            match memchr::memchr(b'\n', &self.input) {
+                Some(end) => break end,
+                None if self.input.len() > HEAD_MAX => return Err(foreign(request, &self.input)),
+                None => self.receive_within(request, within).await?,
+            }
+        };
+        let is_null = |line: &[u8]| matches!(line, b"$-1\r" | b"_\r");
+        let line = self.input.get(..end).unwrap_or_default();
+        match line.split_first() {
+            _ if is_null(line) => {
+                self.input.advance(end + 1);
+                Ok(None)
+            }
+            Some((b'$', digits)) => {
+                let digits = digits.strip_suffix(b"\r").unwrap_or(digits);
+                let len = std::str::from_utf8(digits)
+                    .ok()
+                    .and_then(|text| text.parse().ok());
+                let len: u64 = len.ok_or_else(|| foreign(request, &self.input))?;
+                self.input.advance(end + 1);
+                self.bulk = len.saturating_add(2);
+                Ok(Some(len))
+            }
+            _ => {
+                let reply = self.reply(request).await?;
+                let reply = super::handshake::accepted(request, reply)?;
+                Err(SourceError::Unexpected {
+                    request,
+                    answer: reply.describe(),
+                })
+            }
+        }
+    }
+
+    /// More of the string that has begun. What is taken is given back as memory as soon as it is dropped.
+    pub(super) async fn bulk_piece(
+        &mut self,
+        request: &'static str,
+        within: Duration,
+    ) -> Result<Piece, SourceError> {
+        while self.bulk > 2 && self.input.is_empty() || self.bulk <= 2 && self.input.len() < 2 {
+            self.receive_within(request, within).await?;
+        }
+        if self.bulk <= 2 {
+            if self.input.get(..2) != Some(&b"\r\n"[..]) {
+                return Err(foreign(request, &self.input));
+            }
+            self.input.advance(2);
+            self.bulk = 0;
+            return Ok(Piece::End);
+        }
+        let left = usize::try_from(self.bulk - 2).unwrap_or(usize::MAX);
+        let piece = self.input.split_to(self.input.len().min(left));
+        self.bulk -= piece.len() as u64;
+        Ok(Piece::Bytes(piece))
+    }
+
+    async fn receive_within(
+        &mut self,
+        request: &'static str,
+        within: Duration,
+    ) -> Result<(), SourceError> {
+        let received = tokio::time::timeout(within, self.receive()).await;
+        received.unwrap_or(Err(SourceError::NoAnswer {
+            request,
+            after: within,
+        }))
     }
 
     /// The next reply. Cancel safe.

@@ -11,6 +11,8 @@
 //!               └────── prelude ───────────┘          └──── epilogue, the last of it the checks ──────────┘
 //! ```
 
+use std::time::{Duration, Instant};
+
 use bytes::BytesMut;
 
 use super::Kind;
@@ -53,6 +55,10 @@ pub(super) struct Batch {
     pub arming: bool,
     /// Sent even without commands: to store the position.
     pub bare: bool,
+    /// When its first item was begun, and how long after that its answers may come before its keys are doubted.
+    pub begun: Option<(Instant, Duration)>,
+    /// Whether the answer 0 to some of its commands means that a key is missing.
+    pub watches: bool,
     /// Records of refused entries that are stored with it.
     pub failed: Vec<Failed>,
     /// The error that its answer leads to.
@@ -100,6 +106,8 @@ pub(super) struct Sending {
     pub checks: Checks,
     /// The position that is stored with it.
     pub stores: Option<u64>,
+    /// When it was started.
+    pub at: Option<Instant>,
     /// Replies in all.
     pub expected: usize,
     pub answered: usize,
@@ -279,6 +287,8 @@ impl Batch {
         self.probe = false;
         self.arming = false;
         self.bare = false;
+        self.watches = false;
+        self.begun = None;
         self.failed.clear();
         self.then = None;
         self.rewind(0);

@@ -16,6 +16,7 @@
 mod batch;
 mod guard;
 mod link;
+mod missed;
 mod refused;
 mod replies;
 mod retry;
@@ -23,7 +24,7 @@ mod retry;
 use std::collections::VecDeque;
 use std::io;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::batch::Batch;
 use self::guard::Guard;
@@ -157,6 +158,12 @@ pub struct Writer {
     trouble: Option<Trouble>,
     retry: Retry,
     notices: VecDeque<Notice>,
+    /// Keys that were to be there and were not, until somebody asks: database of the target, and key.
+    missed: Vec<(u32, Vec<u8>)>,
+    /// Whether a key that is missing is to be noted rather than to be an error.
+    notes_missing: bool,
+    /// How long after they were begun entries may take effect.
+    patience: Duration,
     applied: Option<u64>,
     counters: Counters,
     /// Whether something happened that the caller waits for.
@@ -194,6 +201,9 @@ impl Writer {
             verified: db.into_iter().collect(),
             trouble: None,
             notices: VecDeque::new(),
+            missed: Vec::new(),
+            notes_missing: false,
+            patience: Duration::MAX,
             counters: Counters::default(),
             stirred: false,
         })
@@ -210,6 +220,9 @@ impl Writer {
         }
         if self.open.last_db != db || self.open.is_empty() {
             self.expect_db(db);
+        }
+        if self.open.begun.is_none() && self.notes_missing {
+            self.open.begun = Some((Instant::now(), self.patience));
         }
         self.open.begin(kind, db, tolerate);
         &mut self.open.out
@@ -360,6 +373,7 @@ impl Writer {
         }
         if let Some(batch) = self.queue.get_mut(self.sent) {
             batch.prepare(db, self.guard.as_ref());
+            batch.sending.at = Some(Instant::now());
             if let Some(guard) = &mut self.guard
                 && batch.sending.transaction
             {

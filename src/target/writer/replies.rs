@@ -36,6 +36,7 @@ impl Writer {
                     true => KEPT,
                     false => 0,
                 });
+                self.scanner.note_zeros(self.is_watching());
             }
             let (used, reply) = self
                 .scanner
@@ -207,6 +208,8 @@ impl Writer {
         };
         let (last_db, stores) = (batch.last_db, batch.sending.stores);
         let mut refused = Refused::default();
+        self.take_missed_of_zeros();
+        self.take_missed_of_delay();
         for error in errors {
             let index = usize::try_from(error.index).unwrap_or(usize::MAX);
             let command = match self.site(index) {
@@ -215,6 +218,9 @@ impl Writer {
             };
             let item = self.item_of(command);
             if item.is_some_and(|item| item.tolerate.covers(&error.text)) {
+                continue;
+            }
+            if self.is_missing(command, &error.text) {
                 continue;
             }
             let mut text = error.text;

@@ -3,6 +3,7 @@
 //!
 //! Invariants: one command at a time, under one lock, so that the journal's order is the order of execution; the
 //!   Redis behind it is the state that a replica's target must come to hold.
+//! Without that Redis, the keys that the master was made with can be read, and no more.
 //! Not simulated: blocking commands, scripts, `XREADGROUP`, and commands that only Dragonfly has. They are refused,
 //!   not imitated.
 
@@ -153,9 +154,28 @@ pub fn run(hub: &Hub, db: u32, request: &[Vec<u8>]) -> Reply {
             .first()
             .map(|name| String::from_utf8_lossy(name).into_owned())
             .unwrap_or_default();
-        return error(format!("ERR unknown command `{}`", name.to_uppercase()));
+        return of_dataset(hub, db, &name.to_uppercase(), request);
     };
     one(hub, &mut lock(front), db, request, None)
+}
+
+/// Without a Redis behind it a master knows the keys it was made with, and nothing of what was journalled since.
+fn of_dataset(hub: &Hub, db: u32, name: &str, request: &[Vec<u8>]) -> Reply {
+    let key = request.get(1).map(Vec::as_slice).unwrap_or_default();
+    let records = &hub.options.dataset.records;
+    let found = records
+        .iter()
+        .find(|record| record.db == db && record.key == key);
+    match (name, found) {
+        ("DUMP", Some(record)) => {
+            Reply::Bulk(super::encode::dump(record.value.kind, &record.value.bytes))
+        }
+        ("DUMP", None) => Reply::Nil,
+        ("PEXPIRETIME", Some(record)) => Reply::Int(record.expire_at_ms.unwrap_or(-1)),
+        ("PEXPIRETIME", None) => Reply::Int(-2),
+        ("EXISTS", found) => Reply::Int(i64::from(found.is_some())),
+        _ => error(format!("ERR unknown command `{name}`")),
+    }
 }
 
 /// A key that a client watches, and how it was then.

@@ -1,0 +1,122 @@
+//! Keys that an entry took for granted and the target no longer had: it had let them expire before the entry came.
+//!
+//! Invariant: nothing is noted unless somebody said with [`Writer::note_missing`] that he will read such keys again.
+
+use std::time::Duration;
+
+use super::Writer;
+use super::refused::Site;
+use crate::commands;
+use crate::entry::{Args, ArgsWriter};
+use crate::target::answer::Tolerate;
+use crate::target::position::PREFIX;
+
+/// How long the target may be silent before nothing more is handed to it.
+const HELD_UP: Duration = Duration::from_millis(100);
+
+impl Writer {
+    /// From now on a journal entry that finds its key missing is no error: its keys are noted, and so are those of
+    /// entries that have taken effect later than `patience` after they were begun.
+    pub fn note_missing(&mut self, patience: Duration) {
+        self.notes_missing = true;
+        self.patience = patience;
+    }
+
+    /// Whether the target has not answered for a transaction for 100 ms. More would only wait.
+    pub fn is_held_up(&self) -> bool {
+        let sent = self.queue.front().filter(|_| self.sent > 0);
+        let sent = sent.filter(|batch| batch.sending.transaction);
+        let at = sent.and_then(|batch| batch.sending.at);
+        at.is_some_and(|at| at.elapsed() > HELD_UP)
+    }
+
+    /// The item that was begun is a PEXPIREAT or PERSIST, which answers 0 when the key is missing.
+    #[inline]
+    pub fn watch(&mut self) {
+        self.open.watches |= self.notes_missing;
+    }
+
+    /// The keys noted since the last call: database of the target, and key.
+    pub fn take_missed(&mut self) -> Vec<(u32, Vec<u8>)> {
+        std::mem::take(&mut self.missed)
+    }
+
+    /// Whether zeros in the next reply mean something.
+    #[inline]
+    pub(super) fn is_watching(&self) -> bool {
+        self.notes_missing
+            && self.awaiting < self.sent
+            && self
+                .queue
+                .get(self.awaiting)
+                .is_some_and(|batch| batch.watches)
+    }
+
+    /// An executed transaction has answered: those of its commands that answered 0 and should not have.
+    pub(super) fn take_missed_of_zeros(&mut self) {
+        if !self.is_watching() {
+            return;
+        }
+        for zero in self.scanner.take_zeros() {
+            let Ok(element) = usize::try_from(zero) else {
+                continue;
+            };
+            if let Site::Command(command) = self.site(element) {
+                self.note_keys(command, |name| matches!(name, b"PEXPIREAT" | b"PERSIST"));
+            }
+        }
+    }
+
+    /// An executed transaction has answered: the keys of entries that came too late.
+    pub(super) fn take_missed_of_delay(&mut self) {
+        let batch = self.queue.get(self.awaiting);
+        let Some(batch) = batch.filter(|batch| batch.atomic && !batch.probe && !batch.arming)
+        else {
+            return;
+        };
+        let is_late = batch
+            .begun
+            .is_some_and(|(at, patience)| at.elapsed() > patience);
+        if is_late && self.notes_missing {
+            (0..batch.out.commands()).for_each(|command| self.note_keys(command, |_| true));
+        }
+    }
+
+    /// Whether an error of an executed entry says no more than that its key is missing. Then its keys are noted.
+    pub(super) fn is_missing(&mut self, command: usize, error: &[u8]) -> bool {
+        let noted = self.notes_missing && Tolerate::NoSuchKey.covers(error);
+        if noted {
+            self.note_keys(command, |_| true);
+        }
+        noted
+    }
+
+    fn note_keys(&mut self, command: usize, of: impl Fn(&[u8]) -> bool) {
+        let Some(batch) = self.queue.get(self.awaiting) else {
+            return;
+        };
+        let Some(item) = batch.item_of(command) else {
+            return;
+        };
+        let mut words = ArgsWriter::default();
+        for word in batch.out.words(command) {
+            // What is longer is no key.
+            words.word(&word.head(LONGEST_KEY));
+        }
+        let (packed, count) = words.finish();
+        if let Ok(args) = Args::check(&packed, count)
+            && of(args.name())
+        {
+            let depends = |used: commands::KeyUse<'_>| used.read || !used.whole;
+            if !commands::keys(&args).any(depends) {
+                return;
+            }
+            let keys = commands::keys(&args).map(|used| (item.db, used.key.to_vec()));
+            self.missed
+                .extend(keys.filter(|(_, key)| !key.starts_with(PREFIX)));
+        }
+    }
+}
+
+/// The longest key of Redis is 512 MiB, and nobody has one; longer words of one command are values.
+const LONGEST_KEY: usize = 64 << 20;

@@ -1,0 +1,238 @@
+//! After a full sync that did not start on an empty target: keys that the source no longer has are found and removed.
+//!
+//! The target's keys are walked, and the source is asked for each whether it has it. That is only a suspicion: a key may
+//! be deleted or made at any moment. So each key that seems to be gone is handed to the flow that owns it, which reads
+//! it again between two positions and writes, or deletes, what it found where that is exact (see
+//! [`reread`](super::reread)). Then the target is walked again, until nothing is suspected.
+//!
+//! Memory is bounded by the keys of one step of the walk, whatever the size of the target. Deletions respect the task's
+//! filters and databases, and keys that were there first; more of them than `policy.max_delete` wait for `df2redis
+//! approve`, since a source that was started empty must not empty the target.
+//!
+//! Invariant: the record on the target says that this is due until a walk found nothing, so a kill at any moment costs
+//!   no more than another walk.
+//! Facts: which flow owns a key, see [`shard`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use slog::{Logger, info, warn};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep};
+
+use super::context::Context;
+use super::error::TaskError;
+use super::millis;
+use super::report::Approval;
+use super::reporter::Reporter;
+use super::reread::{Place, Suspects};
+use super::settings;
+use crate::config::MaxDelete;
+use crate::logging::fields;
+use crate::source::dragonfly::{self, Monitor, SourceError, shard};
+use crate::target::{Control, Reconcile, Walk};
+
+/// How long is waited before a source that cannot be reached is asked again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// How often the keys are counted anew while somebody is to approve: the source may have got them back.
+const RECOUNT_EVERY: Duration = Duration::from_secs(60);
+
+/// What a walk needs.
+pub(super) struct Reconciling {
+    pub(super) context: Arc<Context>,
+    pub(super) source: dragonfly::Settings,
+    pub(super) reporter: Reporter,
+    pub(super) log: Logger,
+    /// By flow.
+    pub(super) suspects: Vec<mpsc::Sender<Suspects>>,
+    pub(super) due: Reconcile,
+    monitor: Option<Monitor>,
+}
+
+/// What a walk found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Found {
+    /// Keys of the task.
+    owned: u64,
+    /// Those that the source did not have when it was asked.
+    gone: u64,
+}
+
+impl Reconciling {
+    pub(super) fn new(
+        context: Arc<Context>,
+        source: dragonfly::Settings,
+        reporter: Reporter,
+        log: Logger,
+        suspects: Vec<mpsc::Sender<Suspects>>,
+        due: Reconcile,
+    ) -> Self {
+        Self {
+            context,
+            source,
+            reporter,
+            log,
+            suspects,
+            due,
+            monitor: None,
+        }
+    }
+
+    /// Walks until nothing is suspected.
+    pub(super) async fn run(mut self) -> Result<(), TaskError> {
+        let started = Instant::now();
+        let mut control = Control::connect(&settings::target(&self.context.task)).await?;
+        let mut removed = 0;
+        info!(self.log, "looking for keys that the source no longer has");
+        loop {
+            let found = self.walk(&mut control, false).await?;
+            if found.gone == 0 {
+                break;
+            }
+            if !self.is_allowed(found).await? {
+                continue;
+            }
+            removed = removed.max(found.gone);
+            self.walk(&mut control, true).await?;
+        }
+        self.reporter.awaits(None);
+        self.context.reconciled().await?;
+        info!(self.log, "the target has no keys that the source does not have";
+            fields::KEYS => removed, fields::TOOK_MS => millis(started.elapsed()));
+        Ok(())
+    }
+
+    /// Whether so many keys may be removed. If not, waits until somebody approves, or it is time to count again.
+    async fn is_allowed(&mut self, found: Found) -> Result<bool, TaskError> {
+        let most = self.context.task.policy.max_delete;
+        if self.due == Reconcile::Approved || !exceeds(found, most) {
+            return Ok(true);
+        }
+        let approval = self.reporter.approved();
+        let mut approved = std::pin::pin!(approval.notified());
+        // From now on, not from the first poll on.
+        approved.as_mut().enable();
+        self.reporter.awaits(Some(Approval {
+            gone: found.gone,
+            owned: found.owned,
+        }));
+        let file = self.context.task.file.display();
+        warn!(self.log, "the source lacks more of the target's keys than policy.max_delete, none is removed before it is approved";
+            fields::KEYS => found.gone, fields::OF => found.owned, fields::LIMIT => most.to_string(),
+            fields::HINT => format!("check that the source is the right one and has its data; then df2redis approve --config {file}"));
+        tokio::select! {
+            () = &mut approved => {
+                self.due = Reconcile::Approved;
+                self.context.approved().await?;
+                self.reporter.awaits(None);
+                info!(self.log, "removing them was approved"; fields::KEYS => found.gone);
+            }
+            () = sleep(RECOUNT_EVERY) => {}
+        }
+        Ok(false)
+    }
+
+    /// Walks over the task's keys on the target. With `remove`, those that seem to be gone are read again and settled.
+    async fn walk(&mut self, control: &mut Control, remove: bool) -> Result<Found, TaskError> {
+        let context = self.context.clone();
+        let mut found = Found::default();
+        let mut walk = Walk::of(&context.ownership);
+        while let Some((db, keys)) = walk.next(control).await? {
+            let Some(source_db) = context.source_db(db) else {
+                continue;
+            };
+            found.owned += keys.len() as u64;
+            let there = self.ask(source_db, &keys).await?;
+            let gone = keys.into_iter().zip(there);
+            let gone: Vec<_> = gone
+                .filter_map(|(key, there)| (!there).then_some(key))
+                .collect();
+            found.gone += gone.len() as u64;
+            if remove && !gone.is_empty() {
+                self.settle(source_db, gone).await?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether the source has these keys. Asked again for ever: the flows notice when the source is lost.
+    async fn ask(&mut self, db: u32, keys: &[Vec<u8>]) -> Result<Vec<bool>, TaskError> {
+        loop {
+            match self.try_ask(db, keys).await {
+                Ok(there) => return Ok(there),
+                Err(error) if error.is_temporary() => sleep(AGAIN).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn try_ask(&mut self, db: u32, keys: &[Vec<u8>]) -> Result<Vec<bool>, SourceError> {
+        let mut monitor = match self.monitor.take() {
+            Some(monitor) => monitor,
+            None => Monitor::open(&self.source).await?,
+        };
+        let there = monitor.exist(db, keys).await?;
+        self.monitor = Some(monitor);
+        Ok(there)
+    }
+
+    /// Has the flows read these keys again, and waits until they have written what they found.
+    async fn settle(&self, db: u32, keys: Vec<Vec<u8>>) -> Result<(), TaskError> {
+        let flows = self.suspects.len();
+        let mut by_flow: Vec<Vec<Place>> = (0..flows).map(|_| Vec::new()).collect();
+        for key in keys {
+            let flow = shard(&key, u32::try_from(flows).unwrap_or(u32::MAX));
+            if let Some(places) = by_flow.get_mut(flow as usize) {
+                let key = key.into();
+                places.push(Place { db, key });
+            }
+        }
+        let mut settled = Vec::new();
+        for (places, suspects) in by_flow.into_iter().zip(&self.suspects) {
+            if places.is_empty() {
+                continue;
+            }
+            let (done, when) = oneshot::channel();
+            let sent = suspects.send(Suspects { places, done }).await;
+            // A flow that has ended settles nothing; the session ends.
+            settled.extend(sent.is_ok().then_some(when));
+        }
+        for when in settled {
+            if when.await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether that is more than may be removed unasked.
+fn exceeds(found: Found, most: MaxDelete) -> bool {
+    match most {
+        MaxDelete::Keys(keys) => found.gone > keys,
+        MaxDelete::Percent(percent) => {
+            let percent = u128::from(percent);
+            u128::from(found.gone) * 100 > u128::from(found.owned) * percent
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_the_limit_may_be_removed() {
+        let found = |gone, owned| Found { gone, owned };
+        assert!(!exceeds(found(20, 100), MaxDelete::Percent(20)));
+        assert!(exceeds(found(21, 100), MaxDelete::Percent(20)));
+        assert!(exceeds(found(1, 1), MaxDelete::Percent(99)));
+        assert!(!exceeds(found(1, 1), MaxDelete::Percent(100)));
+        assert!(!exceeds(found(u64::MAX, u64::MAX), MaxDelete::Percent(100)));
+        assert!(
+            !exceeds(found(7, 7), MaxDelete::Keys(7)) && exceeds(found(8, 9), MaxDelete::Keys(7))
+        );
+        assert!(!exceeds(found(0, 9), MaxDelete::Keys(0)));
+    }
+}

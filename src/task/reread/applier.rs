@@ -1,0 +1,358 @@
+//! A flow's side of it: which entries are withheld, what is asked, what is written.
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::Suspects;
+use super::late::{LATE, MARGIN_MS, expiry_in};
+use super::list::{Answer, Place};
+use super::reader::{AT_ONCE, Ask};
+use crate::commands::{self, KeyUse, Restore};
+use crate::entry::{Args, Batch, Body, Command, Item, unix_ms};
+use crate::source::dragonfly::{Found, Payload};
+use crate::target;
+use crate::task::applier::Applier;
+use crate::task::error::TaskError;
+
+/// Keys withheld by one flow. What comes after them is applied as it comes, and counted: they take memory, and each has
+/// to be read.
+const MOST: usize = 200_000;
+
+impl Applier {
+    /// Whether a command is not applied, since what the target has of its keys is not to be trusted. Its keys are
+    /// withheld then.
+    pub(in crate::task) fn withholds(
+        &mut self,
+        batch: &Batch,
+        command: &Command,
+        args: &Args<'_>,
+    ) -> bool {
+        if self.list.is_empty() && !self.late.is_late() && self.baselines.is_none() {
+            return false;
+        }
+        let mut uses: Vec<KeyUse<'_>> = commands::keys(args).collect();
+        if keeps_something(args) {
+            uses.iter_mut().for_each(|used| used.whole = false);
+        }
+        let db = command.db;
+        let depends = |used: &KeyUse<'_>| used.read || !used.whole;
+        let doubted = uses
+            .iter()
+            .any(|used| depends(used) && self.is_doubted(db, used));
+        let since = command.lsn.unwrap_or_default();
+        if doubted {
+            for used in &uses {
+                if used.written || self.is_doubted(db, used) {
+                    self.withhold(db, used.key, since);
+                    self.list.touch(db, used.key, command.lsn);
+                }
+            }
+            return uses
+                .iter()
+                .all(|used| !used.written || self.list.has(db, used.key));
+        }
+        let expires = match self.late.is_late() {
+            true => expiry_in(args, batch.received_at_ms),
+            false => None,
+        };
+        let now = self.source_now_ms();
+        for used in uses.iter().filter(|used| used.written) {
+            self.late.written(db, used.key, expires, used.whole, now);
+            self.applied_to(command, args, used, since);
+        }
+        false
+    }
+
+    /// Whether the target may not have the value that the source had before the command.
+    fn is_doubted(&self, db: u32, used: &KeyUse<'_>) -> bool {
+        self.list.has(db, used.key)
+            || self.late.has_lost(db, used.key)
+            || self.next.is_none()
+                && self.context.is_resync
+                && self
+                    .baselines
+                    .as_ref()
+                    .is_some_and(|seen| !seen.has(db, used.key))
+    }
+
+    /// A command that is applied writes this key.
+    fn applied_to(&mut self, command: &Command, args: &Args<'_>, used: &KeyUse<'_>, since: u64) {
+        let db = command.db;
+        if self.next.is_some() {
+            // Replaced whole: what it held does not matter any more.
+            if self.list.remove(db, used.key) {
+                self.unlist(db, used.key);
+            }
+            return;
+        }
+        self.list.touch(db, used.key, None);
+        let Some(seen) = &mut self.baselines else {
+            return;
+        };
+        // The source may leave the deletion of a key out of the journal that it counts on being left out of the
+        // snapshot, although it has journalled what made it: then only asking tells.
+        let is_told = ["SET", "DEL", "UNLINK"]
+            .iter()
+            .any(|name| args.name().eq_ignore_ascii_case(name.as_bytes()));
+        let may_vanish = self.context.omits_deletions && !is_told && !seen.has(db, used.key);
+        if used.whole {
+            seen.note(db, used.key);
+        }
+        if may_vanish {
+            self.withhold(db, used.key, since);
+        }
+    }
+
+    /// From now on nothing is applied to a key before it was read again.
+    pub(in crate::task) fn withhold(&mut self, db: u32, key: &[u8], since: u64) {
+        if self.list.len() >= MOST && !self.list.has(db, key) {
+            self.context
+                .status
+                .unverified
+                .fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        if self.list.add(db, key, since) && self.next.is_some() {
+            self.enlist(db, key);
+        }
+    }
+
+    /// Puts a key on the list on the target, with what is applied next.
+    fn enlist(&mut self, db: u32, key: &[u8]) {
+        let (flow, position_db) = (self.flow, self.context.task.target.position_db);
+        if let Some(fence) = &self.context.fence {
+            let out =
+                self.writer
+                    .begin(target::Kind::Entry, position_db, target::Tolerate::Nothing);
+            fence.enlist(out, flow, db, key);
+        }
+    }
+
+    /// Takes it off there.
+    fn unlist(&mut self, db: u32, key: &[u8]) {
+        let (flow, position_db) = (self.flow, self.context.task.target.position_db);
+        if let Some(fence) = &self.context.fence {
+            let out =
+                self.writer
+                    .begin(target::Kind::Entry, position_db, target::Tolerate::Nothing);
+            fence.unlist(out, flow, db, key);
+        }
+    }
+
+    /// Stable sync begins: what is withheld is put on the list on the target, before the flow's first position.
+    pub(in crate::task) fn enlist_all(&mut self) {
+        self.baselines = None;
+        let places: Vec<Place> = self
+            .list
+            .places()
+            .map(|(db, key)| Place {
+                db,
+                key: key.into(),
+            })
+            .collect();
+        places
+            .iter()
+            .for_each(|place| self.enlist(place.db, &place.key));
+    }
+
+    /// A flush has emptied a database, or all of them.
+    pub(in crate::task) fn forget_withheld(&mut self, db: Option<u32>) {
+        let gone: Vec<Place> = self
+            .list
+            .places()
+            .filter(|(of, _)| db.is_none_or(|db| db == *of))
+            .map(|(db, key)| Place {
+                db,
+                key: key.into(),
+            })
+            .collect();
+        gone.iter()
+            .for_each(|place| self.unlist(place.db, &place.key));
+        self.list.clear(db);
+        self.late.end();
+    }
+
+    /// Keys that somebody else does not trust.
+    pub(in crate::task) fn suspect(&mut self, suspects: Suspects) {
+        let since = self.next.unwrap_or_default();
+        for place in &suspects.places {
+            // Not on the list on the target: who suspects them remembers that by himself.
+            self.list.add(place.db, &place.key, since);
+        }
+        self.settling.push(suspects);
+    }
+
+    /// Tells those who suspected keys that they are settled.
+    pub(in crate::task) fn settled(&mut self) {
+        if self.settling.is_empty() || !self.writer.is_settled() {
+            return;
+        }
+        for suspects in std::mem::take(&mut self.settling) {
+            let mut places = suspects.places.iter();
+            match places.any(|place| self.list.has(place.db, &place.key)) {
+                true => self.settling.push(suspects),
+                // Nobody listens when the session ends.
+                false => drop(suspects.done.send(())),
+            }
+        }
+    }
+
+    /// Entries that came late found these missing: database of the target, and key.
+    pub(in crate::task) fn missed(&mut self) {
+        for (db, key) in self.writer.take_missed() {
+            let since = self.writer.applied().or(self.next).unwrap_or_default();
+            if let Some(db) = self.context.source_db(db) {
+                self.withhold(db, &key, since);
+            }
+        }
+    }
+
+    /// Asks for what is to be read next, unless something is asked already or there are no positions yet.
+    pub(in crate::task) fn ask(&mut self) {
+        if self.asking.is_some() || self.next.is_none() || self.list.is_empty() {
+            return;
+        }
+        let places = self.list.ask(AT_ONCE);
+        if places.is_empty() {
+            return;
+        }
+        let (answer, asking) = oneshot::channel();
+        let flow = self.flow;
+        // One question for each flow fits: see where the channel is made.
+        let asked = self.context.asks.try_send(Ask {
+            flow,
+            places,
+            answer,
+        });
+        debug_assert!(asked.is_ok(), "a flow asks once at a time");
+        self.asking = Some(asking);
+    }
+
+    /// Takes an answer.
+    pub(in crate::task) fn answered(&mut self, answer: Answer) -> Result<(), TaskError> {
+        self.asking = None;
+        self.list.answer(answer);
+        self.write_due()
+    }
+
+    /// Writes the values that are due where the flow is.
+    pub(in crate::task) fn write_due(&mut self) -> Result<(), TaskError> {
+        let Some(next) = self.next.filter(|next| self.list.is_due(*next)) else {
+            return Ok(());
+        };
+        for (place, found) in self.list.take_due(next) {
+            self.put_back(&place, found)?;
+            self.unlist(place.db, &place.key);
+            self.context.status.reread.fetch_add(1, Ordering::Relaxed);
+        }
+        self.writer.store();
+        Ok(())
+    }
+
+    fn put_back(&mut self, place: &Place, found: Option<Found>) -> Result<(), TaskError> {
+        let Some(found) = found else {
+            let db = self.context.task.target.db(place.db);
+            let out = self
+                .writer
+                .begin(target::Kind::Entry, db, target::Tolerate::Nothing);
+            out.command(2, None);
+            out.word(b"DEL");
+            out.word(&place.key);
+            return Ok(());
+        };
+        let now = self.source_now_ms();
+        let (inline, spilled) = match found.payload {
+            Payload::Inline(bytes) => (bytes, None),
+            Payload::Spilled(spill) => (Vec::new(), Some(spill)),
+        };
+        let restore = Restore {
+            key: &place.key,
+            payload: &inline,
+            expire_at_ms: found.expire_at_ms,
+        };
+        self.restore_value(place.db, &restore, spilled, now, None)
+    }
+
+    /// The source's clock.
+    fn source_now_ms(&self) -> i64 {
+        let offset = self.context.status.clock_offset_ms.load(Ordering::Relaxed);
+        unix_ms().saturating_add(offset)
+    }
+
+    /// Whether the entries of a batch are late.
+    pub(in crate::task) fn comes_late(&self, batch: &Batch) -> bool {
+        let behind = self.context.status.flows.get(self.flow as usize);
+        let late_ms = i64::try_from(LATE.as_millis()).unwrap_or(i64::MAX);
+        let until = behind.map_or(0, |flow| flow.late_until.load(Ordering::Relaxed));
+        self.next.is_some_and(|next| next < until)
+            || self.source_now_ms().saturating_sub(batch.received_at_ms) > late_ms
+    }
+
+    /// Asks the target which keys of late entries it has lost. Everything before them is answered for.
+    pub(in crate::task) async fn look_at_late<'a>(
+        &mut self,
+        batches: impl Iterator<Item = &'a Batch>,
+    ) -> Result<(), TaskError> {
+        let mut keys: HashSet<(u32, Box<[u8]>)> = HashSet::new();
+        for batch in batches {
+            for item in &batch.items {
+                if let Item::Command(command) = item {
+                    self.collect_keys(batch, command, &mut keys)?;
+                }
+            }
+        }
+        let asked_at = Instant::now();
+        let keys: Vec<_> = keys.into_iter().collect();
+        let task = self.context.task.clone();
+        let there = keys.iter().map(|(db, key)| (task.target.db(*db), &**key));
+        let ttls = self.context.ttls(there).await?;
+        let is_lost = |ttl: &i64| *ttl == -2 || (0..MARGIN_MS).contains(ttl);
+        let lost = keys.into_iter().zip(ttls);
+        let lost = lost
+            .filter_map(|(key, ttl)| is_lost(&ttl).then_some(key))
+            .collect();
+        self.late.know(asked_at, lost);
+        Ok(())
+    }
+
+    fn collect_keys(
+        &self,
+        batch: &Batch,
+        command: &Command,
+        keys: &mut HashSet<(u32, Box<[u8]>)>,
+    ) -> Result<(), TaskError> {
+        let whole;
+        let packed = match &command.args {
+            Body::Inline(span) => batch.slice(*span),
+            Body::Spilled(spill) => {
+                whole = self.words_of(spill, command.words)?;
+                &whole
+            }
+        };
+        let args = self.checked(packed, command.words)?;
+        let filter = &self.context.task.filter;
+        let keeps = keeps_something(&args);
+        let asked = commands::keys(&args)
+            .filter(|used| used.read || !used.whole || keeps)
+            .filter(|used| filter.allows(command.db, used.key));
+        keys.extend(asked.map(|used| (command.db, used.key.into())));
+        Ok(())
+    }
+}
+
+/// Whether a command that replaces a value may keep something of the old one, or depend on there being one.
+fn keeps_something(args: &Args<'_>) -> bool {
+    const KEEPING: [&[u8]; 4] = [b"KEEPTTL", b"XX", b"NX", b"GET"];
+    let is_set = args.name().eq_ignore_ascii_case(b"SET");
+    is_set && args.len() > 3 && {
+        let mut options = args.iter().skip(3);
+        options.any(|word| {
+            KEEPING
+                .iter()
+                .any(|keeping| word.eq_ignore_ascii_case(keeping))
+        })
+    }
+}

@@ -1,0 +1,164 @@
+//! Entries that come late: the target may have let their keys expire, which at the source were alive.
+//!
+//! A late INCR would then make a key without its value and without its expiry, and no answer would tell. So before late
+//! entries are applied, the target is asked which of their keys it has, and for how long yet; those that it lost, or is
+//! about to lose, are read again from the source. Entries that are not late by more than [`LATE`] are applied at
+//! once, and what they find missing is noticed by their answers (see `missed` in the writer).
+//!
+//! Units: times are Unix milliseconds by the source's clock.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use crate::entry::Args;
+
+/// An entry older than that is late.
+pub(crate) const LATE: Duration = Duration::from_millis(500);
+
+/// A key that the target would let expire within that is taken for lost. What is known of the target's keys is good for
+/// half of it, and what was sent by that knowledge may take the other half.
+pub(crate) const MARGIN: Duration = Duration::from_millis(MARGIN_MS.unsigned_abs());
+pub(crate) const MARGIN_MS: i64 = 2_000;
+
+/// Entries, and bytes of them, that are asked about at once.
+pub(crate) const MOST_ITEMS: usize = 8_192;
+pub(crate) const MOST_BYTES: u64 = 1 << 20;
+
+/// What is known of the target's keys, for the entries that are being taken.
+#[derive(Debug, Default)]
+pub(crate) struct Late {
+    /// When the target was asked; none while entries are not late.
+    asked_at: Option<Instant>,
+    /// Keys it has not, or not for long: database of the source, and key.
+    lost: HashSet<(u32, Box<[u8]>)>,
+}
+
+impl Late {
+    /// The target was asked, and has lost these.
+    pub fn know(&mut self, asked_at: Instant, lost: HashSet<(u32, Box<[u8]>)>) {
+        self.asked_at = Some(asked_at);
+        self.lost = lost;
+    }
+
+    /// Entries are not late any more.
+    pub fn end(&mut self) {
+        self.asked_at = None;
+        self.lost.clear();
+    }
+
+    /// Whether entries are late.
+    #[inline]
+    pub fn is_late(&self) -> bool {
+        self.asked_at.is_some()
+    }
+
+    /// Whether what is known is too old: a key may have expired since.
+    pub fn is_stale(&self) -> bool {
+        self.asked_at
+            .is_some_and(|asked| asked.elapsed() > MARGIN / 2)
+    }
+
+    /// Whether the target lost this key.
+    pub fn has_lost(&self, db: u32, key: &[u8]) -> bool {
+        !self.lost.is_empty() && self.lost.contains(&(db, Box::from(key)))
+    }
+
+    /// An entry that gives the key a value, or an end, will be applied.
+    pub fn written(&mut self, db: u32, key: &[u8], expires: Option<i64>, whole: bool, now_ms: i64) {
+        if !self.is_late() {
+            return;
+        }
+        let is_over = expires.is_some_and(|at| at <= now_ms.saturating_add(MARGIN_MS));
+        if is_over {
+            self.lost.insert((db, key.into()));
+        } else if whole {
+            self.lost.remove(&(db, Box::from(key)));
+        }
+    }
+}
+
+/// When the key of a command will expire by it, as far as it says. `received_ms` is what relative times are counted from.
+pub(crate) fn expiry_in(args: &Args<'_>, received_ms: i64) -> Option<i64> {
+    let number =
+        |word: Option<&[u8]>| -> Option<i64> { std::str::from_utf8(word?).ok()?.parse().ok() };
+    let from_now = |ms: i64| received_ms.saturating_add(ms);
+    let is = |name: &[u8]| args.name().eq_ignore_ascii_case(name);
+    if is(b"PEXPIREAT") {
+        number(args.get(2))
+    } else if is(b"EXPIREAT") {
+        number(args.get(2)).map(|at| at.saturating_mul(1_000))
+    } else if is(b"PEXPIRE") || is(b"PSETEX") {
+        number(args.get(2)).map(from_now)
+    } else if is(b"EXPIRE") || is(b"SETEX") {
+        number(args.get(2)).map(|ttl| from_now(ttl.saturating_mul(1_000)))
+    } else if is(b"RESTORE") {
+        number(args.get(2)).filter(|at| *at > 0)
+    } else if is(b"SET") || is(b"GETEX") {
+        let mut words = args.iter().skip(2);
+        while let Some(word) = words.next() {
+            let unit: (i64, bool) = match word.to_ascii_uppercase().as_slice() {
+                b"PXAT" => (1, true),
+                b"EXAT" => (1_000, true),
+                b"PX" => (1, false),
+                b"EX" => (1_000, false),
+                _ => continue,
+            };
+            let value = number(words.next())?.saturating_mul(unit.0);
+            return Some(if unit.1 { value } else { from_now(value) });
+        }
+        None
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::ArgsWriter;
+
+    fn expiry(words: &[&str]) -> Option<i64> {
+        let mut writer = ArgsWriter::default();
+        words.iter().for_each(|word| {
+            writer.word(word.as_bytes());
+        });
+        let (packed, count) = writer.finish();
+        expiry_in(&Args::check(&packed, count).unwrap(), 1_000_000)
+    }
+
+    #[test]
+    fn the_end_of_a_key_is_read_from_every_form_that_sets_one() {
+        for (words, at) in [
+            (&["PEXPIREAT", "k", "5"][..], Some(5)),
+            (&["EXPIREAT", "k", "5"], Some(5_000)),
+            (&["EXPIRE", "k", "5"], Some(1_005_000)),
+            (&["PSETEX", "k", "5", "v"], Some(1_000_005)),
+            (&["SET", "k", "v", "KEEPTTL"], None),
+            (&["SET", "k", "PXAT"], None),
+            (&["set", "k", "v", "pxat", "7"], Some(7)),
+            (&["SET", "k", "v", "EX", "7"], Some(1_007_000)),
+            (&["RESTORE", "k", "0", "payload"], None),
+            (&["RESTORE", "k", "9", "payload", "ABSTTL"], Some(9)),
+            (&["INCR", "k"], None),
+        ] {
+            assert_eq!(expiry(words), at, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_lost_until_it_is_written_whole_for_longer_than_the_margin() {
+        let mut late = Late::default();
+        late.written(0, b"k", Some(0), true, 10_000);
+        assert!(!late.is_late() && !late.has_lost(0, b"k"));
+        late.know(Instant::now(), HashSet::from([(0, Box::from(&b"k"[..]))]));
+        assert!(late.has_lost(0, b"k") && !late.has_lost(1, b"k"));
+        late.written(0, b"k", None, true, 10_000);
+        assert!(!late.has_lost(0, b"k"));
+        late.written(0, b"k", Some(12_000), false, 10_000);
+        assert!(late.has_lost(0, b"k"));
+        late.written(0, b"k", Some(12_001), true, 10_000);
+        assert!(!late.has_lost(0, b"k"));
+        late.end();
+        assert!(!late.is_late());
+    }
+}
