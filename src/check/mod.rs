@@ -65,7 +65,7 @@ mod typed;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
@@ -124,7 +124,8 @@ pub async fn check(
         mode: settings.mode,
         sizes,
         rules: Rules {
-            tolerance: i64::try_from(settings.tolerance.as_millis()).unwrap_or(i64::MAX / 4),
+            tolerance: millis(settings.tolerance),
+            grace: millis(settings.grace),
             losses: settings.losses,
         },
     };
@@ -186,6 +187,10 @@ pub async fn check(
         method,
         complete,
     })
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Takes in what the lanes have seen, and looks again at suspects when there are no more of them or too many.

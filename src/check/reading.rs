@@ -295,8 +295,10 @@ impl fmt::Display for Class {
 /// What counts as a difference.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules {
-    /// Milliseconds.
+    /// How far apart expiry times may be, in milliseconds.
     pub tolerance: i64,
+    /// By how much later than at the source keys may expire on the target, beside that.
+    pub grace: i64,
     pub losses: Losses,
 }
 
@@ -361,7 +363,10 @@ impl Rules {
 
     fn expiry(&self, source: &Reading, target: &Reading) -> Option<Class> {
         let differs = match (source.expires_at_ms, target.expires_at_ms) {
-            (Some(here), Some(there)) => here.abs_diff(there) > self.tolerance.unsigned_abs(),
+            (Some(here), Some(there)) => {
+                let later = there.saturating_sub(here);
+                later < -self.tolerance || later > self.tolerance.saturating_add(self.grace)
+            }
             (here, there) => here != there,
         };
         differs.then_some(Class::Expiry)

@@ -248,7 +248,9 @@ impl Rounds {
             (Some(only), None) | (None, Some(only)) => only,
             (None, None) | (Some(_), Some(_)) => return false,
         };
-        let soon = crate::entry::unix_ms() + self.plan.rules.tolerance + CLOCKS_MS;
+        let rules = &self.plan.rules;
+        let apart = rules.tolerance.saturating_add(rules.grace);
+        let soon = crate::entry::unix_ms().saturating_add(apart.saturating_add(CLOCKS_MS));
         only.expires_at_ms.is_some_and(|at| at <= soon)
     }
 

@@ -157,6 +157,8 @@ pub struct Settings {
     pub max_memory: u64,
     /// How far apart expiry times may be.
     pub tolerance: Duration,
+    /// By how much later keys expire on the target, by the task's policy.
+    pub grace: Duration,
     /// Where each difference is written to.
     pub report: Option<PathBuf>,
 }

@@ -201,6 +201,7 @@ fn settings(task: &Task, arguments: &Comparison) -> Settings {
         qps: arguments.qps,
         max_memory: arguments.max_memory,
         tolerance: arguments.expiry_tolerance,
+        grace: task.policy.expiry_grace,
         report: arguments.report.clone(),
     }
 }

@@ -1,6 +1,7 @@
 //! Every class of difference, planted in values of every type.
 
 use crate::asked::Pair;
+use crate::df2redis::Task;
 use std::collections::BTreeMap;
 
 /// What both sides hold at first. Each key is named for what then happens to it.
@@ -276,6 +277,18 @@ fn how_far_expiry_times_may_be_apart_can_be_said() {
     let strict = pair.check(&["--expiry-tolerance", "499ms"]);
     assert_eq!(strict.code, 1);
     pair.check(&["--expiry-tolerance", "500ms"]).assert_equal();
+}
+
+#[test]
+fn keys_that_live_longer_by_policy_are_equal() {
+    let mut pair = Pair::start();
+    pair.fill(&["SET a 1 PXAT 4000000000000", "SET b 1 PXAT 4000000000000"]);
+    pair.spoil(&["SET a 1 PXAT 4000000030000", "SET b 1 PXAT 3999999990000"]);
+    pair.task = Task::between(&pair.source.address(), &pair.target.address())
+        .with("policy.expiry_grace = \"30s\"");
+    let found = pair.check(&[]);
+    let earlier = BTreeMap::from([("b".to_owned(), "expiry".to_owned())]);
+    assert_eq!(found.events("different"), earlier, "{}", found.text);
 }
 
 #[test]
