@@ -1,8 +1,8 @@
 //! Comparing the two servers of a task, also while it runs. Knows where a task keeps its positions, and nothing else
 //! of it.
 //!
-//! First every key is looked at once ([`sweep`]): what is the same on both sides is equal. What is not may be a write
-//! on its way, so it is a suspect, and looked at again ([`rounds`]) until it is proved to differ or found equal. What
+//! First every key is looked at once (`sweep`): what is the same on both sides is equal. What is not may be a write
+//! on its way, so it is a suspect, and looked at again (`rounds`) until it is proved to differ or found equal. What
 //! is neither is `unsettled`, never equal.
 //!
 //! # When two readings prove a difference
@@ -45,7 +45,7 @@
 //! is what stays as it is on both sides in all rounds: good for two servers that nobody writes to.
 //!
 //! Invariants: the source is sent nothing but `SCAN`, `WATCH`, commands that read, and `DFLY REPLICAOFFSET`, at no more
-//!   than the rate that was asked for; no reply is asked for that is much larger than [`batch::Sizes::row`].
+//!   than the rate that was asked for; no reply is asked for that is much larger than `Sizes::row`.
 
 mod access;
 mod batch;
