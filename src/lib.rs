@@ -4,9 +4,10 @@
 //! Rooms, from the wire up: [`net`] opens sockets, [`resp`] speaks the client protocol,
 //! [`rdb`] reads and writes values, [`entry`] is what a source yields, [`spool`] holds that on disk
 //! until the target has it, [`commands`] knows what a journalled command means, [`source`] and
-//! [`target`] are the two ends, [`task`] joins them.
+//! [`target`] are the two ends, [`task`] joins them, [`check`] compares them.
 
 pub mod admin;
+pub mod check;
 pub mod cli;
 pub mod commands;
 pub mod config;

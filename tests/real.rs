@@ -1,11 +1,17 @@
 //! The program between a real Dragonfly, which `$DRAGONFLY` names, and a real Redis: `make check-dragonfly`.
 
+#[path = "check/asked.rs"]
+mod asked;
+#[path = "check/real.rs"]
+mod check;
 #[path = "support/df2redis.rs"]
 mod df2redis;
 #[path = "dragonfly/late.rs"]
 mod late;
 #[path = "dragonfly/scenarios.rs"]
 mod scenarios;
+#[path = "check/scenes.rs"]
+mod scenes;
 #[path = "support/mod.rs"]
 mod support;
 

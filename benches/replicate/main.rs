@@ -2,15 +2,17 @@
 //!
 //! `make bench`, or `cargo bench --bench replicate`. The source is the simulated Dragonfly, or the real one that
 //! `$DRAGONFLY` names. Each measure is a pair, run in turns: (a) the cheapest commands that have the same effect on
-//! the target, encoded beforehand, over as many connections as there are flows; (b) df2redis.
+//! the target, encoded beforehand, over as many connections as there are flows; (b) df2redis. Of `check`, (a) is the
+//! rate at which each server gives out its values.
 //!
 //! ```text
 //! BENCH_RUNS=1     runs of each pair (5)
 //! BENCH_SCALE=0.1  part of each data set (1)
-//! BENCH_ONLY=...   some of: strings, collections, huge, stable, outage (all)
+//! BENCH_ONLY=...   some of: strings, collections, huge, stable, outage, check (all)
 //! ```
 
 mod blast;
+mod check;
 mod full;
 mod machine;
 mod outage;
@@ -96,6 +98,12 @@ fn run(settings: &Settings) -> Result<()> {
         if settings.wants(name) {
             full::measure(workload(), settings.runs)?;
         }
+    }
+    if settings.wants("check") {
+        let strings = Workload::strings(settings.scaled(300_000));
+        check::measure(&strings, settings.runs)?;
+        let collections = Workload::collections(settings.scaled(100_000));
+        check::measure(&collections, settings.runs)?;
     }
     if settings.wants("stable") {
         stable::measure(settings.scaled(600_000), settings.scale, settings.runs)?;

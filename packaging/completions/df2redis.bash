@@ -20,6 +20,9 @@ _df2redis() {
             df2redis,approve)
                 cmd="df2redis__subcmd__approve"
                 ;;
+            df2redis,check)
+                cmd="df2redis__subcmd__check"
+                ;;
             df2redis,config)
                 cmd="df2redis__subcmd__config"
                 ;;
@@ -65,6 +68,9 @@ _df2redis() {
             df2redis__subcmd__help,approve)
                 cmd="df2redis__subcmd__help__subcmd__approve"
                 ;;
+            df2redis__subcmd__help,check)
+                cmd="df2redis__subcmd__help__subcmd__check"
+                ;;
             df2redis__subcmd__help,config)
                 cmd="df2redis__subcmd__help__subcmd__config"
                 ;;
@@ -105,7 +111,7 @@ _df2redis() {
 
     case "${cmd}" in
         df2redis)
-            opts="-h -V --help --version replicate status stop wait log-level approve retry skip forget config help"
+            opts="-h -V --help --version replicate status stop wait log-level approve retry skip forget check config help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -134,6 +140,64 @@ _df2redis() {
                     return 0
                     ;;
                 --pidfile)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        df2redis__subcmd__check)
+            opts="-h -V --config --task-name --mode --sample --match --rounds --interval --qps --max-memory --expiry-tolerance --report --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --task-name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --mode)
+                    COMPREPLY=($(compgen -W "full outline length smart" -- "${cur}"))
+                    return 0
+                    ;;
+                --sample)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --match)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rounds)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --interval)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --qps)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-memory)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --expiry-tolerance)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --report)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -245,7 +309,7 @@ _df2redis() {
             return 0
             ;;
         df2redis__subcmd__help)
-            opts="replicate status stop wait log-level approve retry skip forget config help"
+            opts="replicate status stop wait log-level approve retry skip forget check config help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -259,6 +323,20 @@ _df2redis() {
             return 0
             ;;
         df2redis__subcmd__help__subcmd__approve)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        df2redis__subcmd__help__subcmd__check)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

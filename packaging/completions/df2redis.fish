@@ -36,6 +36,7 @@ complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "approve" -d 'Appr
 complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "retry" -d 'Run again what the target refused'
 complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "skip" -d 'Give up what the target refused'
 complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "forget" -d 'Remove what a task keeps of itself on the target, and its spool'
+complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "check" -d 'Compare source and target of a task, also while it runs'
 complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "config" -d 'Look at task files'
 complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c df2redis -n "__fish_df2redis_using_subcommand replicate" -l config -d 'A task file, or a directory whose *.toml are task files; can be given several times' -r -F
@@ -105,6 +106,22 @@ complete -c df2redis -n "__fish_df2redis_using_subcommand forget" -l task-name -
 complete -c df2redis -n "__fish_df2redis_using_subcommand forget" -l yes -d 'Remove them'
 complete -c df2redis -n "__fish_df2redis_using_subcommand forget" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c df2redis -n "__fish_df2redis_using_subcommand forget" -s V -l version -d 'Print version'
+complete -c df2redis -n "__fish_df2redis_using_subcommand check" -l config -d 'The task file, or a directory whose *.toml are task files' -r -F
+complete -c df2redis -n "__fish_df2redis_using_subcommand check" -l task-name -d 'The task of this name, where there are several. For a task file that does not name its task: the name [default: the file\'s name without .toml]' -r
+complete -c df2redis -n "__fish_df2redis_using_subcommand check" -l mode -d 'How much of each key is compared' -r -f -a "full\t'Type, every byte of the value, expiry, groups and consumers of streams'
+outline\t'Type, expiry and length'
+length\t'Type and length'
+smart\t'As full for values up to 64 KiB, else type, expiry, length and samples of the value'"
+complete -c df2redis -n "__fish_df2redis_using_subcommand check" -l sample -d 'Only so many keys, chosen by their names: the same ones each time' -r
+complete -c df2redis -n "__fish_df2redis_using_subcommand check" -l match -d 'Only keys that match this pattern, beside the filters of the task' -r
+complete -c df2redis -n "__fish_df2redis_using_subcommand check" -l rounds -d 'How often a difference is looked at again, at most' -r
+complete -c df2redis -n "__fish_df2redis_using_subcommand check" -l interval -d 'How long between looks; all rounds together are what the target may take to get to where the source was' -r
+complete -c df2redis -n "__fish_df2redis_using_subcommand check" -l qps -d 'Most requests to the source in a second [default: no limit]' -r
+complete -c df2redis -n "__fish_df2redis_using_subcommand check" -l max-memory -d 'About how much memory to use' -r
+complete -c df2redis -n "__fish_df2redis_using_subcommand check" -l expiry-tolerance -d 'How far apart the expiry times of a key may be' -r
+complete -c df2redis -n "__fish_df2redis_using_subcommand check" -l report -d 'Write a line of JSON for each key that is not equal to this file' -r -F
+complete -c df2redis -n "__fish_df2redis_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c df2redis -n "__fish_df2redis_using_subcommand check" -s V -l version -d 'Print version'
 complete -c df2redis -n "__fish_df2redis_using_subcommand config; and not __fish_seen_subcommand_from check help" -s h -l help -d 'Print help'
 complete -c df2redis -n "__fish_df2redis_using_subcommand config; and not __fish_seen_subcommand_from check help" -s V -l version -d 'Print version'
 complete -c df2redis -n "__fish_df2redis_using_subcommand config; and not __fish_seen_subcommand_from check help" -f -a "check" -d 'Check task files and name everything that is wrong with them'
@@ -116,15 +133,16 @@ complete -c df2redis -n "__fish_df2redis_using_subcommand config; and __fish_see
 complete -c df2redis -n "__fish_df2redis_using_subcommand config; and __fish_seen_subcommand_from check" -s V -l version -d 'Print version'
 complete -c df2redis -n "__fish_df2redis_using_subcommand config; and __fish_seen_subcommand_from help" -f -a "check" -d 'Check task files and name everything that is wrong with them'
 complete -c df2redis -n "__fish_df2redis_using_subcommand config; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "replicate" -d 'Run tasks: copy the source to the target, then follow its writes'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "status" -d 'Show what tasks are doing'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "stop" -d 'Stop the process that holds a PID file, and wait until it is gone'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "wait" -d 'Wait until the target has caught up'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "log-level" -d 'Change what running tasks log'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "approve" -d 'Approve what a running task waits for'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "retry" -d 'Run again what the target refused'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "skip" -d 'Give up what the target refused'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "forget" -d 'Remove what a task keeps of itself on the target, and its spool'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "config" -d 'Look at task files'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "replicate" -d 'Run tasks: copy the source to the target, then follow its writes'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "status" -d 'Show what tasks are doing'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "stop" -d 'Stop the process that holds a PID file, and wait until it is gone'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "wait" -d 'Wait until the target has caught up'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "log-level" -d 'Change what running tasks log'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "approve" -d 'Approve what a running task waits for'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "retry" -d 'Run again what the target refused'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "skip" -d 'Give up what the target refused'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "forget" -d 'Remove what a task keeps of itself on the target, and its spool'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "check" -d 'Compare source and target of a task, also while it runs'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "config" -d 'Look at task files'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget check config help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c df2redis -n "__fish_df2redis_using_subcommand help; and __fish_seen_subcommand_from config" -f -a "check" -d 'Check task files and name everything that is wrong with them'

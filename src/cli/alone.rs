@@ -1,6 +1,6 @@
 //! One task that does not run, for `retry`, `skip` and `forget`: chosen, locked, and its target asked.
 //!
-//! Invariant: the task is locked before anything is asked, and until the command has ended.
+//! Invariant of [`with_task`]: the task is locked before anything is asked, and until the command has ended.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -49,7 +49,8 @@ pub(super) fn with_task(
     })
 }
 
-fn the_task(chosen: &OneTask) -> Result<Task, Exit> {
+/// The one task that the options name. What is wrong is said on standard error.
+pub(super) fn the_task(chosen: &OneTask) -> Result<Task, Exit> {
     let paths = std::slice::from_ref(&chosen.config);
     let mut tasks = config::load(paths, chosen.task_name.as_slice()).map_err(|errors| {
         errors.complaints().iter().for_each(complain);
@@ -76,7 +77,7 @@ pub(super) fn say(line: impl Display) {
 }
 
 /// The text in one line that does nothing to a terminal: a server's words can be any.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter.is_control() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::config::{CONSOLES, Console, LEVELS, Severity};
+use crate::config::{CONSOLES, Console, Glob, LEVELS, Severity};
 use crate::process::Exit;
 
 /// Replicate a live Dragonfly into Redis
@@ -77,6 +77,14 @@ pub enum Command {
     /// refused entries, claim and fence; and its spool on this host. What was copied stays, and the next start is a full sync. Exit code: 0 done, 73
     /// the task runs.
     Forget(Forget),
+    /// Compare source and target of a task, also while it runs
+    ///
+    /// Reads both servers and changes neither. Prints a table of what is equal, missing, different and extra. A key that
+    /// is not the same on both sides is looked at again, until the task's positions on the target prove that it differs
+    /// and that no write is on its way; without positions (target.positions = "none", or none stored yet) a difference
+    /// is what stays the same in all rounds. Ctrl-C ends it with what is known so far. Exit code: 0 equal, 1 different,
+    /// unsettled or stopped before the end.
+    Check(Box<Comparison>),
     /// Look at task files
     Config(ConfigArguments),
 }
@@ -279,6 +287,55 @@ pub struct Forget {
     pub yes: bool,
 }
 
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct Comparison {
+    /// Which task.
+    #[command(flatten)]
+    pub task: OneTask,
+    /// How much of each key is compared
+    #[arg(long, value_name = "MODE", value_enum, default_value_t)]
+    pub mode: Thoroughness,
+    /// Only so many keys, chosen by their names: the same ones each time
+    #[arg(long, value_name = "N%", value_parser = percentage)]
+    pub sample: Option<u64>,
+    /// Only keys that match this pattern, beside the filters of the task
+    #[arg(long = "match", value_name = "GLOB", value_parser = glob)]
+    pub matching: Option<Glob>,
+    /// How often a difference is looked at again, at most
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+    /// How long between looks; all rounds together are what the target may take to get to where the source was
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub interval: Duration,
+    /// Most requests to the source in a second [default: no limit]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub qps: Option<u32>,
+    /// About how much memory to use
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size)]
+    pub max_memory: u64,
+    /// How far apart the expiry times of a key may be
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub expiry_tolerance: Duration,
+    /// Write a line of JSON for each key that is not equal to this file
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+/// How much of each key is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Thoroughness {
+    /// Type, every byte of the value, expiry, groups and consumers of streams
+    #[default]
+    Full,
+    /// Type, expiry and length
+    Outline,
+    /// Type and length
+    Length,
+    /// As full for values up to 64 KiB, else type, expiry, length and samples of the value
+    Smart,
+}
+
 /// Arguments of `config`.
 #[derive(Debug, Args)]
 pub struct ConfigArguments {
@@ -344,6 +401,27 @@ fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; expected such as 30s"))
 }
 
+/// Bytes, in a text such as `64MiB`.
+fn size(text: &str) -> Result<u64, &'static str> {
+    crate::config::size(text).ok_or("expected a size such as 64MiB")
+}
+
+fn glob(text: &str) -> Result<Glob, String> {
+    Glob::new(text.as_bytes()).map_err(|error| error.to_string())
+}
+
+/// Hundredths of a percent, in a text such as `5%` or `0.5%`.
+fn percentage(text: &str) -> Result<u64, &'static str> {
+    const EXPECTED: &str = "expected a share from 0.01% to 100%";
+    let number = text.strip_suffix('%').unwrap_or(text);
+    let share: f64 = number.trim().parse().map_err(|_| EXPECTED)?;
+    let hundredths = (share * 100.0).round();
+    match (1.0..=10_000.0).contains(&hundredths) {
+        true => Ok(hundredths as u64),
+        false => Err(EXPECTED),
+    }
+}
+
 fn umask(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mask) if mask <= 0o777 => Ok(mask),
@@ -365,6 +443,7 @@ pub fn command() -> clap::Command {
            df2redis replicate --daemon --pidfile /run/df2redis/df2redis.pid --ready stable\n  \
            df2redis status --watch\n  \
            df2redis wait --lag 0 --timeout 60s\n  \
+           df2redis check --config orders.toml --report differences.jsonl\n  \
            df2redis stop --pidfile /run/df2redis/df2redis.pid\n\n\
          Files:\n  \
            /etc/df2redis/*.toml                  task files, one task each\n  \

@@ -4,6 +4,7 @@
 mod alone;
 mod approve;
 mod arguments;
+mod check;
 mod config;
 mod forget;
 mod log_level;
@@ -45,6 +46,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, prepared: io::Result<(
         }) => match arguments.command {
             ConfigCommand::Check(arguments) => config::check(&arguments),
         },
+        Ok(Arguments {
+            command: Command::Check(arguments),
+        }) => check::run(&arguments),
         Ok(Arguments {
             command: Command::Status(arguments),
         }) => status::run(&arguments),

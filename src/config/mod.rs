@@ -27,5 +27,7 @@ pub use task::{
     Spool, SpoolSync, Target, Task, TlsFiles,
 };
 
+pub(crate) use units::size;
+
 #[cfg(test)]
 mod tests;

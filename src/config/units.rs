@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Bytes in a text such as `64MiB`: a whole number and `B`, `KiB`, `MiB`, `GiB` or `TiB`.
-pub(super) fn size(text: &str) -> Option<u64> {
+pub(crate) fn size(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits)?;
     let unit: u64 = match unit.trim_start_matches(' ') {

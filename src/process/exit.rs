@@ -8,7 +8,8 @@ use std::process::ExitCode;
 pub enum Exit {
     /// Done, or stopped on request.
     Done,
-    /// Of `status`: dead, and its PID file is still there. Of `stop`: it did not end. Of `approve`: nothing waits.
+    /// Of `status`: dead, and its PID file is still there. Of `stop`: it did not end. Of `approve`: nothing waits. Of
+    /// `check`: [`Self::DIFFERENT`].
     Dead,
     /// Of `status`, `wait` and `log-level`: not running.
     NotRunning,
@@ -56,6 +57,9 @@ impl Exit {
         Exit::Config,
     ];
 
+    /// Of `check`: the servers differ, or nobody can tell of some keys whether they do.
+    pub const DIFFERENT: Self = Self::Dead;
+
     /// The number.
     pub const fn code(self) -> u8 {
         match self {
@@ -85,7 +89,9 @@ impl Exit {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Done => "done, or stopped on request",
-            Self::Dead => "status: dead, and its PID file is still there; stop: it did not end",
+            Self::Dead => {
+                "status: dead, and its PID file is still there; stop: it did not end; check: different or unsettled"
+            }
             Self::NotRunning => "status, wait, log-level: not running",
             Self::Unknown => {
                 "status, stop, wait, log-level: unknown, no answer, or not allowed to ask"

@@ -31,7 +31,10 @@ pub use forget::{Found, forget, list, remove_unfinished};
 pub use outgoing::{Described, Outgoing, Piece, Place, Word};
 pub use ownership::{Conflict, Ownership, Wanted};
 pub use permissions::{Lack, Missing, Permissions, Purpose};
-pub use position::{Reconcile, Stored, Withheld};
+pub use position::{
+    PREFIX, Reconcile, Stored, UnknownFormat, Withheld, foreign_key, foreign_member, position_key,
+    withheld_key,
+};
 pub use profile::Profile;
 pub use settings::{Control, Settings};
 pub use slot::slot_of;

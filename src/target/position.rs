@@ -33,7 +33,7 @@
 use std::collections::HashMap;
 
 /// What all keys of df2redis begin with.
-pub(super) const PREFIX: &[u8] = b"df2redis:";
+pub const PREFIX: &[u8] = b"df2redis:";
 /// What the keys with positions and claims begin with.
 pub(super) const POSITIONS: &str = "df2redis:position:";
 /// Version of the record.
@@ -61,13 +61,33 @@ impl Names {
     pub fn of(task: &str) -> Self {
         Self {
             fence: format!("df2redis:fence:{task}"),
-            position: format!("{POSITIONS}{task}"),
+            position: position_key(task),
             failed: format!("df2redis:failed:{task}"),
             reread: format!("df2redis:reread:{task}"),
             foreign: format!("df2redis:foreign:{task}"),
             tmp: format!("df2redis:tmp:{task}:"),
         }
     }
+}
+
+/// The key of a task's record.
+pub fn position_key(task: &str) -> String {
+    format!("{POSITIONS}{task}")
+}
+
+/// The key of the set of a task's keys that were there first.
+pub fn foreign_key(task: &str) -> String {
+    Names::of(task).foreign
+}
+
+/// A member of that set: a key of a database of the target.
+pub fn foreign_member(db: u32, key: &[u8]) -> Vec<u8> {
+    [format!("{db}:").as_bytes(), key].concat()
+}
+
+/// The key of the set of a task's keys that are to be read again from the source.
+pub fn withheld_key(task: &str) -> String {
+    Names::of(task).reread
 }
 
 /// The field with a flow's position.
@@ -138,7 +158,8 @@ pub struct Withheld {
 }
 
 impl Withheld {
-    pub(super) fn member(&self) -> Vec<u8> {
+    /// As it stands in the set of them.
+    pub fn member(&self) -> Vec<u8> {
         let mut member = format!("{}:{}:", self.flow, self.db).into_bytes();
         member.extend_from_slice(&self.key);
         member
@@ -155,11 +176,11 @@ impl Withheld {
 
 /// The record is of a version that this program does not know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct UnknownFormat(pub String);
+pub struct UnknownFormat(pub String);
 
 impl Stored {
     /// Reads the fields of a record; none is no record. Allocates no more than the fields hold.
-    pub(super) fn read(fields: &HashMap<String, String>) -> Result<Self, UnknownFormat> {
+    pub fn read(fields: &HashMap<String, String>) -> Result<Self, UnknownFormat> {
         let text = |name: &str| fields.get(name).map(String::as_str);
         match text("format") {
             Some(FORMAT) => {}

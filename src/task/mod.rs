@@ -46,6 +46,7 @@ pub use host::{Hosted, host};
 pub use preflight::{Finding, Grade, Preflight, TypeForm, preflight};
 pub use report::{Approval, Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport};
 pub use reporter::{Reporter, Stage};
+pub(crate) use settings::{source as source_settings, target as target_settings};
 pub use settle::{Settling, failed, forget, forget_locally, local_state, records};
 pub use sizing::TooLarge;
 pub use status::Phase;

@@ -61,7 +61,7 @@ fn password(credentials: &Option<Credentials>) -> Option<Secret> {
 }
 
 /// How to reach the source.
-pub(super) fn source(task: &Task) -> dragonfly::Settings {
+pub(crate) fn source(task: &Task) -> dragonfly::Settings {
     let source = &task.source;
     dragonfly::Settings {
         endpoint: endpoint(&source.address),
@@ -76,7 +76,7 @@ pub(super) fn source(task: &Task) -> dragonfly::Settings {
 }
 
 /// How to reach the target.
-pub(super) fn target(task: &Task) -> target::Settings {
+pub(crate) fn target(task: &Task) -> target::Settings {
     let target = &task.target;
     target::Settings {
         endpoint: endpoint(&target.address),

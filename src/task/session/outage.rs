@@ -174,7 +174,9 @@ async fn attempt(setup: &Setup<'_>, before: &Context) -> Result<Option<Reopened>
     let writers = writers(setup, &target, &fence, flows as u32, Some(&lsns)).await?;
     let context = Context {
         task: task.clone(),
+        longest_word: profile.longest_word(),
         features: profile.features,
+        known: profile.known,
         status: before.status.clone(),
         barrier: Barrier::new(flows as u32),
         ghosts: before.ghosts.clone(),

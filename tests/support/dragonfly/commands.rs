@@ -38,6 +38,7 @@ pub struct Peer<'a> {
     role: Role,
     quit: bool,
     queued: Option<Vec<Vec<Vec<u8>>>>,
+    watched: Vec<front::Watched>,
 }
 
 impl<'a> Peer<'a> {
@@ -61,6 +62,7 @@ impl<'a> Peer<'a> {
             role: Role::Ordinary,
             quit: false,
             queued: None,
+            watched: Vec::new(),
         }
     }
 
@@ -196,8 +198,20 @@ impl<'a> Peer<'a> {
                 simple("OK")
             }
             "DISCARD" if self.queued.take().is_some() => simple("OK"),
+            "WATCH" if self.hub.front.is_some() && self.queued.is_none() => {
+                let keys = request.get(1..).unwrap_or_default();
+                self.watched.extend(front::watch(self.hub, self.db, keys));
+                simple("OK")
+            }
+            "UNWATCH" if self.hub.front.is_some() => {
+                self.watched.clear();
+                simple("OK")
+            }
             "EXEC" => match self.queued.take() {
-                Some(queued) => front::run_transaction(self.hub, self.db, &queued),
+                Some(queued) => {
+                    let watched = std::mem::take(&mut self.watched);
+                    front::run_transaction(self.hub, self.db, &queued, &watched)
+                }
                 None => error("ERR EXEC without MULTI"),
             },
             _ => match &mut self.queued {

@@ -178,13 +178,58 @@ fn of_dataset(hub: &Hub, db: u32, name: &str, request: &[Vec<u8>]) -> Reply {
     }
 }
 
-/// Executes the commands of a `MULTI`, whose entries share one transaction id.
+/// A key that a client watches, and how it was then.
+pub struct Watched {
+    db: u32,
+    key: Vec<u8>,
+    touched: u64,
+    exists: Reply,
+}
+
+/// Watches keys.
 #[must_use]
-pub fn run_transaction(hub: &Hub, db: u32, queued: &[Vec<Vec<u8>>]) -> Reply {
+pub fn watch(hub: &Hub, db: u32, keys: &[Vec<u8>]) -> Vec<Watched> {
+    let Some(front) = &hub.front else {
+        return Vec::new();
+    };
+    let mut front = lock(front);
+    let mut all = lock(&hub.touched);
+    let watched = keys.iter().map(|key| Watched {
+        db,
+        key: key.clone(),
+        touched: *all.entry(key.clone()).or_default(),
+        exists: front.execute(db, &[b"EXISTS".to_vec(), key.clone()]),
+    });
+    watched.collect()
+}
+
+/// Notes that a command writes: every word of it may be a key, and a flush is about all.
+fn touch(hub: &Hub, name: &str, request: &[Vec<u8>]) {
+    let mut all = lock(&hub.touched);
+    if name.starts_with("FLUSH") {
+        all.values_mut().for_each(|times| *times += 1);
+    }
+    for word in request {
+        if let Some(times) = all.get_mut(word) {
+            *times += 1;
+        }
+    }
+}
+
+/// Executes the commands of a `MULTI`, whose entries share one transaction id, unless a watched key was written to.
+#[must_use]
+pub fn run_transaction(hub: &Hub, db: u32, queued: &[Vec<Vec<u8>>], watched: &[Watched]) -> Reply {
     let Some(front) = &hub.front else {
         return error("ERR EXEC without MULTI");
     };
     let mut front = lock(front);
+    let changed = watched.iter().any(|was| {
+        lock(&hub.touched).get(&was.key) != Some(&was.touched)
+            || front.execute(was.db, &[b"EXISTS".to_vec(), was.key.clone()]) != was.exists
+    });
+    if changed {
+        return Reply::Nil;
+    }
     let txid = Some(hub.next_txid());
     Reply::Array(
         queued
@@ -212,6 +257,7 @@ fn one(hub: &Hub, front: &mut Front, db: u32, request: &[Vec<u8>], txid: Option<
             reply
         };
     }
+    touch(hub, &name, request);
     let flow_of = |key: &[u8]| hub.flow_of(key);
     let (reply, entries) =
         rewrite::execute(front, &flow_of, hub.options.release, db, &name, request);

@@ -12,7 +12,7 @@ use super::options::Options;
 use super::shard::Shard;
 use super::snapshot::{FlowPlan, plans};
 use super::tokens;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -63,6 +63,8 @@ pub struct Hub {
     conns: Mutex<Vec<std::sync::Weak<Conn>>>,
     stopping: AtomicBool,
     txid: AtomicU64,
+    /// How often each key that some client has watched was in a command that writes.
+    pub(super) touched: Mutex<HashMap<Vec<u8>, u64>>,
     pub(super) link_id: AtomicU64,
     pub(super) syncs: (AtomicU64, AtomicU64),
     pub(super) started: std::time::SystemTime,
@@ -114,6 +116,7 @@ impl Hub {
             conns: Mutex::default(),
             stopping: AtomicBool::new(false),
             txid: AtomicU64::new(1),
+            touched: Mutex::default(),
             link_id: AtomicU64::new(1),
             started: std::time::SystemTime::now(),
             syncs: (AtomicU64::new(0), AtomicU64::new(0)),

@@ -1,0 +1,330 @@
+//! Many keys of one side at once: their sizes first, then all that are small in one row of commands.
+//!
+//! Invariants: no reply is asked for that is larger than [`Sizes::small`] by what the server says; together those of
+//!   one row are at most [`Sizes::row`]; how many round trips are made does not depend on the number of keys.
+
+use super::access::Access;
+use super::dump;
+use super::error::CheckError;
+use super::link::Head;
+use super::reading::{Kind, Reading};
+use super::settings::{Mode, Side};
+use super::typed;
+
+/// The largest value that smart mode compares whole.
+pub(super) const SMART: u64 = 64 << 10;
+
+/// Bounds of what is asked for at once, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// Of one value; above it, it is read in pieces.
+    pub small: u64,
+    /// Of one row of values.
+    pub row: u64,
+}
+
+impl Sizes {
+    /// For a comparison that may use so much. Both servers have to hold as much for their replies.
+    pub fn of(max_memory: u64, mode: Mode) -> Self {
+        let row = (max_memory / 16).clamp(256 << 10, 8 << 20);
+        let small = match mode {
+            Mode::Smart => SMART,
+            Mode::Full | Mode::Outline | Mode::Length => (row / 4).clamp(64 << 10, 1 << 20),
+        };
+        Self { small, row }
+    }
+}
+
+/// What was found of a key.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Found {
+    /// There is no such key.
+    Absent,
+    /// All that the mode asks for.
+    Read(Box<Reading>),
+    /// It is there, and to be read in pieces.
+    Large,
+    /// It changed while it was read.
+    Unsure,
+    /// It cannot be read in pieces, and is too large to be read whole.
+    TooLarge,
+}
+
+impl Found {
+    pub fn reading(&self) -> Option<&Reading> {
+        match self {
+            Self::Read(reading) => Some(reading),
+            Self::Absent | Self::Large | Self::Unsure | Self::TooLarge => None,
+        }
+    }
+}
+
+/// Reads keys of one database, in their order.
+pub(super) async fn read<K: AsRef<[u8]>>(
+    access: &mut Access,
+    db: u32,
+    keys: &[K],
+    mode: Mode,
+    sizes: Sizes,
+) -> Result<Vec<Found>, CheckError> {
+    match mode {
+        Mode::Full | Mode::Smart => match access.side() {
+            Side::Source => typed::values(access, db, keys, sizes).await,
+            Side::Target => values(access, db, keys, sizes).await,
+        },
+        Mode::Outline | Mode::Length => {
+            let (_, kinds, expiries) = outlines(access, db, keys, mode).await?;
+            let lengths = lengths(access, db, keys, &kinds).await?;
+            let readings = kinds.into_iter().zip(expiries).zip(lengths);
+            Ok(readings
+                .map(|((kind, expiry), length)| match (kind, length) {
+                    (None, _) => Found::Absent,
+                    (Some(_), None) => Found::Unsure,
+                    (Some(kind), Some(length)) => {
+                        let mut reading = Reading::new(kind);
+                        reading.expires_at_ms = expiry;
+                        reading.length = length;
+                        Found::Read(Box::new(reading))
+                    }
+                })
+                .collect())
+        }
+    }
+}
+
+/// The server's clock, types and, unless only lengths matter, expiry times.
+pub(super) async fn outlines<K: AsRef<[u8]>>(
+    access: &mut Access,
+    db: u32,
+    keys: &[K],
+    mode: Mode,
+) -> Result<(i64, Vec<Option<Kind>>, Vec<Option<i64>>), CheckError> {
+    let expiries = mode != Mode::Length;
+    access.begin(db);
+    access.link.queue(&[b"TIME"]);
+    for key in keys {
+        access.link.queue(&[b"TYPE", key.as_ref()]);
+    }
+    for key in keys.iter().filter(|_| expiries) {
+        ask_expiry(access, key.as_ref());
+    }
+    access.send().await?;
+    let now_ms = time(access).await?;
+    let (mut kinds, mut times) = (Vec::with_capacity(keys.len()), Vec::new());
+    for _ in keys {
+        let name = access.link.text("TYPE").await?;
+        kinds.push(Kind::of_name(&String::from_utf8_lossy(&name)));
+    }
+    for _ in keys {
+        times.push(match expiries {
+            true => expiry(access, now_ms).await?,
+            false => None,
+        });
+    }
+    Ok((now_ms, kinds, times))
+}
+
+/// Lengths by the commands of the types; none for a key that has become something else meanwhile.
+pub(super) async fn lengths<K: AsRef<[u8]>>(
+    access: &mut Access,
+    db: u32,
+    keys: &[K],
+    kinds: &[Option<Kind>],
+) -> Result<Vec<Option<u64>>, CheckError> {
+    access.begin(db);
+    for (key, kind) in keys.iter().zip(kinds) {
+        if let Some(command) = kind.as_ref().and_then(length_of) {
+            access.link.queue(&[command, key.as_ref()]);
+        }
+    }
+    if access.link.queued() > 0 {
+        access.send().await?;
+    }
+    let mut lengths = Vec::with_capacity(keys.len());
+    for kind in kinds {
+        lengths.push(match kind.as_ref().and_then(length_of) {
+            None => Some(0),
+            Some(_) => match access.link.head().await? {
+                Head::Integer(length) => u64::try_from(length).ok().filter(|length| {
+                    // Gone meanwhile; only a string may be empty, and a stream.
+                    *length > 0 || matches!(kind, Some(Kind::String | Kind::Stream))
+                }),
+                Head::Error(answer) if answer.starts_with("WRONGTYPE") => None,
+                other => return Err(access.link.unexpected("a question for a length", &other)),
+            },
+        });
+    }
+    Ok(lengths)
+}
+
+fn length_of(kind: &Kind) -> Option<&'static [u8]> {
+    Some(match kind {
+        Kind::String => b"STRLEN",
+        Kind::List => b"LLEN",
+        Kind::Set => b"SCARD",
+        Kind::Hash => b"HLEN",
+        Kind::Sorted => b"ZCARD",
+        Kind::Stream => b"XLEN",
+        Kind::Json | Kind::Other(_) => return None,
+    })
+}
+
+/// The server's clock, in Unix milliseconds: the reply to `TIME`.
+pub(super) async fn time(access: &mut Access) -> Result<i64, CheckError> {
+    access.link.array("TIME").await?;
+    let seconds = access.link.integer("TIME").await?;
+    let micros = access.link.integer("TIME").await?;
+    Ok(seconds.saturating_mul(1000).saturating_add(micros / 1000))
+}
+
+pub(super) fn ask_expiry(access: &mut Access, key: &[u8]) {
+    match access.abilities.expiry_times {
+        true => access.link.queue(&[b"PEXPIRETIME", key]),
+        false => access.link.queue(&[b"PTTL", key]),
+    }
+}
+
+/// The reply to [`ask_expiry`]; none if the key does not expire or is not there.
+pub(super) async fn expiry(access: &mut Access, now_ms: i64) -> Result<Option<i64>, CheckError> {
+    let answer = access.link.integer("PEXPIRETIME").await?;
+    Ok(match (answer, access.abilities.expiry_times) {
+        (..0, _) => None,
+        (at, true) => Some(at),
+        (left, false) => Some(now_ms.saturating_add(left)),
+    })
+}
+
+/// How large keys of the target are in the memory of their server; none for no key.
+async fn memory<K: AsRef<[u8]>>(
+    access: &mut Access,
+    db: u32,
+    keys: &[K],
+) -> Result<Vec<Option<u64>>, CheckError> {
+    access.begin(db);
+    if !access.abilities.sizes {
+        for key in keys {
+            access.link.queue(&[b"EXISTS", key.as_ref()]);
+        }
+        access.send().await?;
+        let mut sizes = Vec::with_capacity(keys.len());
+        for _ in keys {
+            let there = access.link.integer("EXISTS").await? > 0;
+            // Nobody knows, so it is read in pieces.
+            sizes.push(there.then_some(u64::MAX));
+        }
+        return Ok(sizes);
+    }
+    for key in keys {
+        access.link.queue(&[b"MEMORY", b"USAGE", key.as_ref()]);
+    }
+    access.send().await?;
+    let mut sizes = Vec::with_capacity(keys.len());
+    for _ in keys {
+        sizes.push(match access.link.head().await? {
+            Head::Null => None,
+            Head::Integer(size) => Some(size.unsigned_abs()),
+            other => return Err(access.link.unexpected("MEMORY USAGE", &other)),
+        });
+    }
+    Ok(sizes)
+}
+
+async fn values<K: AsRef<[u8]>>(
+    access: &mut Access,
+    db: u32,
+    keys: &[K],
+    sizes: Sizes,
+) -> Result<Vec<Found>, CheckError> {
+    let memory = memory(access, db, keys).await?;
+    let mut found = Vec::with_capacity(keys.len());
+    let mut at = 0;
+    while at < keys.len() {
+        let rest = memory.get(at..).unwrap_or_default();
+        let mut bytes = 0;
+        let row = rest.iter().take_while(|size| {
+            bytes += size.filter(|size| *size <= sizes.small).unwrap_or(0);
+            bytes <= sizes.row
+        });
+        let row = row.count().max(1).min(rest.len());
+        let keys = keys.get(at..at + row).unwrap_or_default();
+        let memory = rest.get(..row).unwrap_or_default();
+        dumps(access, db, keys, memory, sizes, &mut found).await?;
+        at += row;
+    }
+    Ok(found)
+}
+
+/// One row of values.
+async fn dumps<K: AsRef<[u8]>>(
+    access: &mut Access,
+    db: u32,
+    keys: &[K],
+    memory: &[Option<u64>],
+    sizes: Sizes,
+    found: &mut Vec<Found>,
+) -> Result<(), CheckError> {
+    let is_small = |size: &Option<u64>| size.is_some_and(|size| size <= sizes.small);
+    let any = memory.iter().any(is_small);
+    if any {
+        access.begin(db);
+        access.link.queue(&[b"TIME"]);
+        for (key, size) in keys.iter().zip(memory) {
+            if is_small(size) {
+                access.link.queue(&[b"DUMP", key.as_ref()]);
+                ask_expiry(access, key.as_ref());
+            }
+        }
+        access.send().await?;
+    }
+    let now_ms = match any {
+        true => time(access).await?,
+        false => 0,
+    };
+    for size in memory {
+        found.push(match size {
+            None => Found::Absent,
+            Some(_) if !is_small(size) => Found::Large,
+            Some(_) => {
+                let mut found = dumped(access, now_ms, sizes).await?;
+                let expires = expiry(access, now_ms).await?;
+                if let Found::Read(reading) = &mut found {
+                    reading.expires_at_ms = expires;
+                }
+                found
+            }
+        });
+    }
+    Ok(())
+}
+
+/// The reply to `DUMP`.
+pub(super) async fn dumped(
+    access: &mut Access,
+    now_ms: i64,
+    sizes: Sizes,
+) -> Result<Found, CheckError> {
+    let mut found = match access.link.head().await? {
+        Head::Null => Found::Absent,
+        // The server thought it smaller than it is.
+        Head::Bulk(len) if len > sizes.row => {
+            access.link.skip(Head::Bulk(len)).await?;
+            Found::Large
+        }
+        Head::Bulk(len) => {
+            let payload = access.link.whole(len).await?;
+            match dump::read(&payload, access.side(), now_ms) {
+                Ok(Some(reading)) => Found::Read(Box::new(reading)),
+                // What only commands can read.
+                Ok(None) | Err(_) => Found::Large,
+            }
+        }
+        other => return Err(access.link.unexpected("DUMP", &other)),
+    };
+    if let Found::Read(reading) = &mut found {
+        // All of its members have expired.
+        if matches!(reading.kind, Kind::Set | Kind::Hash) && reading.length == 0 {
+            found = Found::Absent;
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,244 @@
+//! Comparing the two servers of a task, also while it runs. Knows where a task keeps its positions, and nothing else
+//! of it.
+//!
+//! First every key is looked at once (`sweep`): what is the same on both sides is equal. What is not may be a write
+//! on its way, so it is a suspect, and looked at again (`rounds`) until it is proved to differ or found equal. What
+//! is neither is `unsettled`, never equal.
+//!
+//! # When two readings prove a difference
+//!
+//! By flow, let the journal's entries be numbered, and a *place* be the number of the next one. For a suspect `k`, in
+//! this order, each step behind the answer to the one before:
+//!
+//! ```text
+//!  source  1  WATCH k
+//!          2  v := value and expiry of k
+//!          3  L := DFLY REPLICAOFFSET, a place in each flow
+//!  target  4  wait until the positions are of this master, and at or behind L in every flow
+//!          5  in one transaction: P := the positions, w := value and expiry of k;  P >= L in every flow
+//!  source  6  MULTI, EXISTS k, EXEC: executed, not null
+//! ```
+//!
+//! *Claim: then `v` and `w` are the same, unless the copy is wrong.* Given
+//!
+//! - (a) `EXEC` is null if anything was done to `k` since the `WATCH`: it was set, even to what it was, was deleted,
+//!   expired or flushed, or its expiry, groups or consumers were changed (each seen with v1.40.1);
+//! - (b) what a reading shows was journalled before a later `REPLICAOFFSET` (measured: value and offset may be apart,
+//!   but a value between two offsets was right in each of thousands of samples);
+//! - (c) the target's transaction shows `k` as all entries before `P` make it and none from `P` on: what a task
+//!   guarantees for a right copy;
+//!
+//! then by (b) all entries that made `v` are before `L`, so before `P`. An entry of `k` before `P` that is not in `v`
+//! was executed after step 2, as (b) leaves no room for earlier ones, and before step 5, since the target had it, so
+//! between 1 and 6, which (a) excludes. So the entries of `k` before `P` are those that made `v`, and by (c) they
+//! made `w`. Which flow is the key's does not matter, as `P` is behind `L` in all of them. Were only places compared,
+//! with `L` read before and after the value, a key that goes to and fro between two values would seem to differ. A
+//! value read in pieces is covered as well: each piece of `v` lies between 1 and 6, each piece of `w` is in a
+//! transaction as in step 5, and the argument is about all of them.
+//!
+//! What is not in the journal is not covered: a key whose time has come is removed by each server by its own clock.
+//! So a key that is on one side only, with an expiry in the past or within a second and the tolerance, is open; so
+//! are, for the same reason, members that expire by themselves, where the target holds more of them and the task's
+//! policy lets it.
+//!
+//! A target without positions, or with positions of another history of the source, proves nothing. Then a difference
+//! is what stays as it is on both sides in all rounds: good for two servers that nobody writes to.
+//!
+//! Invariants: the source is sent nothing but `SCAN`, `WATCH`, commands that read, and `DFLY REPLICAOFFSET`, at no more
+//!   than the rate that was asked for; no reply is asked for that is much larger than `Sizes::row`.
+
+mod access;
+mod batch;
+mod digest;
+mod dump;
+mod error;
+mod link;
+mod pace;
+mod pieces;
+mod reading;
+mod rounds;
+mod sample;
+mod settings;
+mod sweep;
+mod tally;
+mod typed;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::process::Stop;
+
+use access::Access;
+use batch::Sizes;
+use pace::Pace;
+use reading::Rules;
+use rounds::Rounds;
+use sweep::{BATCH, Lane, Looked, Plan, Suspect};
+use tally::Ledger;
+
+pub use digest::Digest;
+pub use error::CheckError;
+pub use reading::{Class, Kind, MemberExpiry, Reading, StreamParts};
+pub use rounds::Method;
+pub use settings::{ALL, Lists, Losses, Mode, Scope, Server, Settings, Side};
+pub use sweep::Progress;
+pub use tally::{Open, Tally};
+
+/// Connections to each server that compare at the same time.
+const LANES: usize = 3;
+
+/// What came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The numbers.
+    pub tally: Tally,
+    /// How differences were told from writes on their way.
+    pub method: Method,
+    /// Whether every key was looked at: it was not stopped before.
+    pub complete: bool,
+}
+
+impl Outcome {
+    /// Whether both servers hold the same, as far as was asked for.
+    pub fn is_equal(&self) -> bool {
+        self.complete && self.tally.different == 0 && self.tally.open() == 0
+    }
+}
+
+/// Compares. When `stop` says so it ends soon, with what is known by then.
+pub async fn check(
+    settings: &Settings,
+    progress: &Arc<Progress>,
+    stop: watch::Receiver<Stop>,
+) -> Result<Outcome, CheckError> {
+    let began = Instant::now();
+    let mut ledger = Ledger::open(settings.report.as_deref())?;
+    let pace = Pace::new(settings.qps);
+    let sizes = Sizes::of(settings.max_memory, settings.mode);
+    let plan = Plan {
+        scope: Arc::new(settings.scope.clone()),
+        mode: settings.mode,
+        sizes,
+        rules: Rules {
+            tolerance: millis(settings.tolerance),
+            grace: millis(settings.grace),
+            losses: settings.losses,
+        },
+    };
+    let open = async |server: &Server| match server.side {
+        Side::Source => Access::open(server, pace.clone(), None).await,
+        Side::Target => {
+            let lists = settings.lists.as_ref();
+            let positions = lists.map(|lists| (lists.db, lists.positions.clone()));
+            Access::open(server, Pace::new(None), positions).await
+        }
+    };
+    let mut rounds = Rounds {
+        source: open(&settings.source).await?,
+        target: open(&settings.target).await?,
+        plan: plan.clone(),
+        rounds: settings.rounds.max(1),
+        interval: settings.interval,
+        stop: stop.clone(),
+        lists: settings.lists.clone(),
+    };
+    let method = rounds.method().await?;
+    let batch = pace.batch(BATCH);
+    for side in [Side::Source, Side::Target] {
+        let (server, keyspace) = match side {
+            Side::Source => (&settings.source, rounds.source.keyspace().await?),
+            Side::Target => (&settings.target, rounds.target.keyspace().await?),
+        };
+        let databases = sweep::databases(&plan.scope, side, &keyspace);
+        let keys = keyspace.iter().map(|(_, keys)| keys).sum();
+        progress.total.fetch_add(keys, Ordering::Relaxed);
+        let mut parts = JoinSet::new();
+        let (give, batches) = mpsc::channel(LANES);
+        let (tell, looked) = mpsc::channel(LANES);
+        let scanning = open(server).await?;
+        let scope = Arc::clone(&plan.scope);
+        let scan = sweep::scan(scanning, scope, databases, batch, give, stop.clone());
+        parts.spawn(scan);
+        let batches = Arc::new(Mutex::new(batches));
+        for _ in 0..LANES {
+            let lane = Lane {
+                source: open(&settings.source).await?,
+                target: open(&settings.target).await?,
+                plan: plan.clone(),
+            };
+            parts.spawn(lane.run(Arc::clone(&batches), tell.clone(), stop.clone()));
+        }
+        drop((tell, batches));
+        let most = usize::try_from(settings.max_memory / 4).unwrap_or(usize::MAX);
+        collect(looked, &mut rounds, &mut ledger, progress, most).await?;
+        while let Some(ended) = parts.join_next().await {
+            ended.map_err(|error| CheckError::Internal(error.to_string()))??;
+        }
+    }
+    let complete = *stop.borrow() == Stop::Run;
+    rounds.close().await;
+    let tally = ledger.finish(complete, began.elapsed())?;
+    Ok(Outcome {
+        tally,
+        method,
+        complete,
+    })
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Takes in what the lanes have seen, and looks again at suspects when there are no more of them or too many.
+async fn collect(
+    mut looked: mpsc::Receiver<Looked>,
+    rounds: &mut Rounds,
+    ledger: &mut Ledger,
+    progress: &Progress,
+    most: usize,
+) -> Result<(), CheckError> {
+    let mut suspects: Vec<Suspect> = Vec::new();
+    let mut bytes = 0;
+    while let Some(batch) = looked.recv().await {
+        ledger.tally.equal += batch.equal;
+        for lossy in batch.lossy {
+            let suspect = &lossy.suspect;
+            ledger.equal(suspect.place(), &lossy.classes, suspect.sides())?;
+        }
+        for suspect in batch.suspects {
+            bytes += suspect.key.len() + SUSPECT;
+            suspects.push(suspect);
+        }
+        progress.looked(batch.keys);
+        if bytes > most {
+            again(&mut suspects, rounds, ledger, progress).await?;
+            bytes = 0;
+        }
+    }
+    again(&mut suspects, rounds, ledger, progress).await
+}
+
+/// About what a suspect takes beside its name.
+const SUSPECT: usize = 1 << 10;
+
+async fn again(
+    suspects: &mut Vec<Suspect>,
+    rounds: &mut Rounds,
+    ledger: &mut Ledger,
+    progress: &Progress,
+) -> Result<(), CheckError> {
+    if suspects.is_empty() {
+        return Ok(());
+    }
+    let count = suspects.len() as u64;
+    progress.suspects.store(count, Ordering::Relaxed);
+    rounds.settle(std::mem::take(suspects), ledger).await?;
+    progress.suspects.store(0, Ordering::Relaxed);
+    let different = ledger.tally.different;
+    progress.different.store(different, Ordering::Relaxed);
+    Ok(())
+}

@@ -1,0 +1,324 @@
+//! The first look at every key: both servers are walked through, and what is not the same at once becomes a suspect.
+//!
+//! ```text
+//!  scan of the source ─┐                  ┌─ lane ─┐
+//!                      ├─ batches of keys ┼─ lane ─┼─ equal, suspects ─ collector
+//!  scan of the target ─┘   (bounded)      └─ lane ─┘     (bounded)
+//! ```
+//!
+//! Keys of the source are read on both sides. Keys of the target are only asked for on the source: those that are
+//! there were read before. Nothing is decided here but equality: equal values at different moments are equal values.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{Mutex, mpsc, watch};
+
+use crate::process::Stop;
+
+use super::access::Access;
+use super::batch::{self, Found, Sizes};
+use super::error::CheckError;
+use super::pieces;
+use super::reading::{Class, Rules};
+use super::sample;
+use super::settings::{Mode, Scope, Side};
+
+/// Keys looked at together.
+pub(super) const BATCH: usize = 512;
+/// How many keys a scan is asked for at once.
+const SCAN: &[u8] = b"1000";
+
+/// How far the comparison is; for whoever shows it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Keys looked at, those of both servers.
+    pub done: AtomicU64,
+    /// Keys there are, by what the servers say.
+    pub total: AtomicU64,
+    /// Keys found to differ.
+    pub different: AtomicU64,
+    /// Keys that are being looked at again; 0 while both servers are walked through.
+    pub suspects: AtomicU64,
+}
+
+/// Keys of one database.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// Where they were found.
+    pub side: Side,
+    pub db: u32,
+    pub target_db: u32,
+    pub keys: Vec<Vec<u8>>,
+}
+
+/// A key that was not the same at once.
+#[derive(Debug)]
+pub(super) struct Suspect {
+    pub db: u32,
+    pub target_db: u32,
+    pub key: Vec<u8>,
+    /// What was seen last.
+    pub source: Found,
+    pub target: Found,
+}
+
+/// A key with nothing but expected losses.
+#[derive(Debug)]
+pub(super) struct Lossy {
+    pub suspect: Suspect,
+    pub classes: Vec<Class>,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    pub equal: u64,
+    pub lossy: Vec<Lossy>,
+    pub suspects: Vec<Suspect>,
+    /// How many keys the batch had.
+    pub keys: u64,
+}
+
+/// What all parts are told.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub scope: Arc<Scope>,
+    pub mode: Mode,
+    pub sizes: Sizes,
+    pub rules: Rules,
+}
+
+/// Walks through the databases of one server, and hands out its keys.
+pub(super) async fn scan(
+    mut access: Access,
+    scope: Arc<Scope>,
+    databases: Vec<(u32, u32)>,
+    batch: usize,
+    batches: mpsc::Sender<Batch>,
+    mut stop: watch::Receiver<Stop>,
+) -> Result<(), CheckError> {
+    let side = access.side();
+    let mut left: VecDeque<_> = databases.into();
+    while let Some((db, target_db)) = left.pop_front() {
+        let own = match side {
+            Side::Source => db,
+            Side::Target => target_db,
+        };
+        let mut cursor = b"0".to_vec();
+        let mut keys = Vec::new();
+        loop {
+            if *stop.borrow_and_update() != Stop::Run {
+                return Ok(());
+            }
+            access.begin(own);
+            access.link.queue(&[b"SCAN", &cursor, b"COUNT", SCAN]);
+            access.send().await?;
+            access.link.array("SCAN").await?;
+            cursor = access.link.text("SCAN").await?;
+            for _ in 0..access.link.array("SCAN").await? {
+                let key = access.link.text("SCAN").await?;
+                if scope.has(&key) {
+                    keys.push(key);
+                }
+            }
+            let over = cursor == b"0";
+            while keys.len() >= batch || over && !keys.is_empty() {
+                let rest = keys.split_off(batch.min(keys.len()));
+                let whole = Batch {
+                    side,
+                    db,
+                    target_db,
+                    keys: std::mem::replace(&mut keys, rest),
+                };
+                if batches.send(whole).await.is_err() {
+                    // Whoever was to look at them has failed, and says so itself.
+                    return Ok(());
+                }
+            }
+            if over {
+                break;
+            }
+        }
+    }
+    access.link.close().await;
+    Ok(())
+}
+
+/// A connection to each server, and batches to look at until there are no more.
+pub(super) struct Lane {
+    pub source: Access,
+    pub target: Access,
+    pub plan: Plan,
+}
+
+impl Lane {
+    pub async fn run(
+        mut self,
+        batches: Arc<Mutex<mpsc::Receiver<Batch>>>,
+        looked: mpsc::Sender<Looked>,
+        mut stop: watch::Receiver<Stop>,
+    ) -> Result<(), CheckError> {
+        loop {
+            if *stop.borrow_and_update() != Stop::Run {
+                return Ok(());
+            }
+            let next = batches.lock().await.recv().await;
+            let Some(batch) = next else {
+                break;
+            };
+            let found = match batch.side {
+                Side::Source => self.compare(batch).await?,
+                Side::Target => self.ask_for(batch).await?,
+            };
+            if looked.send(found).await.is_err() {
+                return Ok(());
+            }
+        }
+        self.source.link.close().await;
+        self.target.link.close().await;
+        Ok(())
+    }
+
+    /// Keys of the source: what both sides hold.
+    async fn compare(&mut self, batch: Batch) -> Result<Looked, CheckError> {
+        let Plan {
+            mode, sizes, rules, ..
+        } = self.plan.clone();
+        let (here, there) = tokio::try_join!(
+            batch::read(&mut self.source, batch.db, &batch.keys, mode, sizes),
+            batch::read(&mut self.target, batch.target_db, &batch.keys, mode, sizes),
+        )?;
+        let mut looked = Looked {
+            keys: batch.keys.len() as u64,
+            ..Looked::default()
+        };
+        for ((key, source), target) in batch.keys.into_iter().zip(here).zip(there) {
+            let mut suspect = Suspect {
+                db: batch.db,
+                target_db: batch.target_db,
+                key,
+                source,
+                target,
+            };
+            self.large(&mut suspect).await?;
+            match (&suspect.source, &suspect.target) {
+                (Found::Absent, Found::Absent) => {}
+                (Found::Read(_) | Found::Absent, Found::Read(_) | Found::Absent) => {
+                    let sides = (suspect.source.reading(), suspect.target.reading());
+                    let classes = rules.differences(sides.0, sides.1);
+                    match classes.iter().all(|class| class.is_expected()) {
+                        true if classes.is_empty() => looked.equal += 1,
+                        true => looked.lossy.push(Lossy { suspect, classes }),
+                        false => looked.suspects.push(suspect),
+                    }
+                }
+                _ => looked.suspects.push(suspect),
+            }
+        }
+        Ok(looked)
+    }
+
+    /// Reads in pieces what is too large for one reply, unless it is only on one side anyway.
+    async fn large(&mut self, suspect: &mut Suspect) -> Result<(), CheckError> {
+        let (here, there) = large_sides(self.plan.mode, suspect);
+        if matches!(suspect.source, Found::Absent) || matches!(suspect.target, Found::Absent) {
+            return Ok(());
+        }
+        let mode = self.plan.mode;
+        let key = &suspect.key;
+        let source = async {
+            match here {
+                true => {
+                    Some(pieces::read(&mut self.source, suspect.db, key, mode).await).transpose()
+                }
+                false => Ok(None),
+            }
+        };
+        let target = async {
+            match there {
+                true => Some(pieces::read(&mut self.target, suspect.target_db, key, mode).await)
+                    .transpose(),
+                false => Ok(None),
+            }
+        };
+        let (source, target) = tokio::try_join!(source, target)?;
+        suspect.source = source.unwrap_or_else(|| suspect.source.clone());
+        suspect.target = target.unwrap_or_else(|| suspect.target.clone());
+        let places = (suspect.db, suspect.target_db);
+        suspect
+            .sample((&mut self.source, places.0), (&mut self.target, places.1))
+            .await
+    }
+
+    /// Keys of the target: whether the source has them too.
+    async fn ask_for(&mut self, batch: Batch) -> Result<Looked, CheckError> {
+        let mut looked = Looked {
+            keys: batch.keys.len() as u64,
+            ..Looked::default()
+        };
+        self.source.begin(batch.db);
+        for key in &batch.keys {
+            self.source.link.queue(&[b"EXISTS", key]);
+        }
+        self.source.send().await?;
+        for key in batch.keys {
+            if self.source.link.integer("EXISTS").await? == 0 {
+                looked.suspects.push(Suspect {
+                    db: batch.db,
+                    target_db: batch.target_db,
+                    key,
+                    source: Found::Absent,
+                    target: Found::Large,
+                });
+            }
+        }
+        Ok(looked)
+    }
+}
+
+/// Which sides of a key are to be read in pieces.
+pub(super) fn large_sides(mode: Mode, suspect: &Suspect) -> (bool, bool) {
+    let (here, there) = (
+        suspect.source == Found::Large,
+        suspect.target == Found::Large,
+    );
+    match mode {
+        // Samples are compared with samples.
+        Mode::Smart => (here || there, here || there),
+        Mode::Full | Mode::Outline | Mode::Length => (here, there),
+    }
+}
+
+/// The databases to walk through: pairs of the source's and the target's.
+pub(super) fn databases(scope: &Scope, side: Side, keyspace: &[(u32, u64)]) -> Vec<(u32, u32)> {
+    let pairs = keyspace.iter().filter_map(|(db, _)| match side {
+        Side::Source => (scope.filter.allows_db(*db)).then(|| (*db, scope.target_db(*db))),
+        Side::Target => scope.source_db(*db).map(|source| (source, *db)),
+    });
+    pairs.collect()
+}
+
+impl Suspect {
+    /// Compares samples where only those can be.
+    pub async fn sample(
+        &mut self,
+        source: (&mut Access, u32),
+        target: (&mut Access, u32),
+    ) -> Result<(), CheckError> {
+        let key = &self.key;
+        match (&mut self.source, &mut self.target) {
+            (Found::Read(here), Found::Read(there)) => {
+                sample::compare(source, target, key, here, there).await
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Progress {
+    pub(super) fn looked(&self, keys: u64) {
+        self.done.fetch_add(keys, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,160 @@
+//! Values much larger than the memory that may be used.
+
+use crate::asked::{Checked, IDLE, Pair};
+use crate::support::{Client, within};
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
+
+/// Elements of each collection, and bytes of each.
+const ELEMENTS: usize = 60_000;
+const BYTES: usize = 400;
+/// Commands sent together.
+const ROW: usize = 200;
+
+fn fill(client: &mut Client) {
+    let text = |n: usize| format!("{n:07}{}", "x".repeat(BYTES)).into_bytes();
+    let word = |word: &str| word.as_bytes().to_vec();
+    for from in (0..ELEMENTS).step_by(ROW) {
+        let mut row = Vec::new();
+        for n in from..from + ROW {
+            let id = format!("1-{}", n + 1);
+            row.push(vec![word("HSET"), word("hash"), text(n), text(n)]);
+            row.push(vec![word("SADD"), word("set"), text(n)]);
+            row.push(vec![word("RPUSH"), word("list"), text(n)]);
+            row.push(vec![
+                word("ZADD"),
+                word("zset"),
+                word(&format!("{n}.5")),
+                text(n),
+            ]);
+            row.push(vec![
+                word("XADD"),
+                word("stream"),
+                word(&id),
+                word("f"),
+                text(n),
+            ]);
+        }
+        for reply in client.pipeline(&row) {
+            assert!(!reply.is_error(), "{reply:?}");
+        }
+    }
+    client.ok(&["XGROUP", "CREATE", "stream", "g", "0"]);
+    client.ok(&["SETRANGE", "string", "60000000", "x"]);
+    // One element as large as a whole collection.
+    client.ok(&[
+        b"HSET".as_slice(),
+        b"giant",
+        b"small",
+        b"v",
+        b"f",
+        &vec![b'y'; 30_000_000],
+    ]);
+}
+
+/// Compares with a memory of 8 MiB; also what it used at most, in bytes.
+#[track_caller]
+fn measured(pair: &Pair, arguments: &[&str]) -> (Checked, u64) {
+    let report = pair.task.dir().join("report.jsonl");
+    let mut child = pair
+        .task
+        .asked("check")
+        .args(["--max-memory", "8MiB", "--report"])
+        .arg(&report)
+        .args(IDLE)
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("df2redis starts");
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    let ended = within(Duration::from_secs(100), || {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        peak = peak.max(kib.unwrap_or(0) * 1024);
+        child.try_wait().expect("the state of df2redis").is_some()
+    });
+    assert!(ended, "still comparing");
+    let output = child.wait_with_output().expect("its output");
+    let lines = fs::read_to_string(&report).unwrap_or_default();
+    (Checked::read(&output, &lines), peak)
+}
+
+#[test]
+fn one_element_of_a_huge_value_is_found_in_bounded_memory() {
+    let pair = Pair::start();
+    fill(&mut pair.source.client());
+    fill(&mut pair.target.client());
+    let (equal, peak) = measured(&pair, &[]);
+    equal.assert_equal();
+    assert_eq!(equal.summary()["keys"], 7);
+    // Program, runtime and threads are about 20 MiB of it; the values are 240 MB.
+    assert!(peak > 0 && peak < 48 << 20, "{peak}");
+    let member = format!("{:07}{}", 77, "x".repeat(BYTES));
+    for spoil in [
+        vec!["HSET", "hash", &member, "other"],
+        vec!["SREM", "set", &member],
+        vec!["SADD", "set", "other"],
+        vec!["LSET", "list", "30000", "other"],
+        vec!["ZADD", "zset", "77.25", &member],
+        vec!["XDEL", "stream", "1-78"],
+        vec!["XGROUP", "CREATECONSUMER", "stream", "g", "c"],
+        vec!["SETRANGE", "string", "44444444", "y"],
+        vec!["HSET", "giant", "small", "w"],
+    ] {
+        pair.target.client().ok(&spoil);
+    }
+    let (found, peak) = measured(&pair, &[]);
+    let expected = [
+        ("giant", "value"),
+        ("hash", "value"),
+        ("list", "value"),
+        ("set", "value"),
+        ("stream", "value length stream_metadata"),
+        ("string", "value"),
+        ("zset", "value"),
+    ];
+    let expected = expected.map(|(key, class)| (key.to_owned(), class.to_owned()));
+    assert_eq!(found.events("different"), BTreeMap::from(expected));
+    assert!(peak < 48 << 20, "{peak}");
+}
+
+#[test]
+fn smart_mode_looks_at_lengths_and_samples_of_what_is_huge() {
+    let pair = Pair::start();
+    fill(&mut pair.source.client());
+    fill(&mut pair.target.client());
+    let (equal, _) = measured(&pair, &["--mode", "smart"]);
+    equal.assert_equal();
+    pair.target
+        .client()
+        .ok(&["LSET", "list", "30010", "in a sample"]);
+    pair.target
+        .client()
+        .ok(&["LSET", "list", "100", "between samples"]);
+    pair.target
+        .client()
+        .ok(&["ZADD", "zset", "3.25", "one more"]);
+    pair.target
+        .client()
+        .ok(&["SETRANGE", "string", "30000000", "y"]);
+    pair.target.client().ok(&["HSET", "hash", "one more", "v"]);
+    // The element that the scan of the source shows first.
+    let scanned = pair.source.client().ok(&["SSCAN", "set", "0"]);
+    let first = scanned.items()[1].items()[0].bytes();
+    let remove: [&[u8]; 3] = [b"SREM", b"set", &first];
+    pair.target.client().ok(&remove);
+    pair.target.client().ok(&["SADD", "set", "another"]);
+    let (found, _) = measured(&pair, &["--mode", "smart"]);
+    let classes = found.events("different");
+    let keys: Vec<_> = classes.keys().map(String::as_str).collect();
+    assert_eq!(keys, ["hash", "list", "set", "string", "zset"]);
+    assert_eq!(classes["list"], "value");
+    assert_eq!(classes["string"], "value");
+    assert_eq!(classes["hash"], "length");
+    assert_eq!(classes["set"], "value");
+}
