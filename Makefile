@@ -3,21 +3,27 @@
 # DRAGONFLY  a real Dragonfly binary, for demo, bench and check-dragonfly
 # PREFIX     where `make install` puts things (default /usr/local); DESTDIR is honoured
 # BINARY     a df2redis that is built already, for install and deb (default: the release is built)
+# KILLS, SEED, OUTAGE_S, WRITES_PER_S  for torture: kills with each ring (default 2000), what random numbers begin with,
+#            and how long a target does not answer (default 600 s) while how much is written
 # DEB_PROFILE, DEB_DIR, DEB_FLAGS  for deb: the cargo profile (default release), where the package goes (default
 #            target/debian), and further arguments to cargo deb
 
 PREFIX  ?= /usr/local
 SYSCONF ?= /etc
 CARGO   ?= cargo
+KILLS    ?= 2000
+SEED     ?= 1
+OUTAGE_S ?= 600
+WRITES_PER_S ?= 20000
 DEB_PROFILE ?= release
 DEB_DIR ?= target/debian
 export RUSTDOCFLAGS = -Dwarnings
 
-SCRIPTS = .ci/run packaging/tools packaging/put packaging/sysv/df2redis packaging/openrc/df2redis $(wildcard packaging/debian/*) \
+SCRIPTS = .ci/run packaging/tools packaging/target-servers packaging/put packaging/sysv/df2redis packaging/openrc/df2redis $(wildcard packaging/debian/*) \
 	packaging/runit/df2redis/run packaging/runit/df2redis/finish packaging/runit/df2redis/log/run \
 	$(wildcard tests/package/*)
 
-.PHONY: help demo check fmt clippy doc deny test lint fuzz-check check-dragonfly bench man build install uninstall deb tools
+.PHONY: help demo check fmt clippy doc deny test lint fuzz-check check-dragonfly torture bench man build install uninstall deb tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +61,10 @@ fuzz-check: ## the fuzz targets compile (run one: cargo +nightly fuzz run --fuzz
 check-dragonfly: tools ## the end-to-end tests against the real Dragonfly in $DRAGONFLY
 	@test -x "$$DRAGONFLY" || { echo 'make check-dragonfly: set DRAGONFLY to the path of a Dragonfly binary, e.g. DRAGONFLY=/usr/bin/dragonfly make check-dragonfly' >&2; exit 1; }
 	$(CARGO) nextest run --locked --features real-dragonfly --test real
+
+torture: tools ## the kills and outages of make check, for hours
+	TORTURE_KILLS=$(KILLS) TORTURE_SEED=$(SEED) TORTURE_OUTAGE_S=$(OUTAGE_S) TORTURE_WRITES_PER_S=$(WRITES_PER_S) \
+	$(CARGO) nextest run --locked --profile torture --no-fail-fast --test crash
 
 bench: tools-redis ## speed and memory, against the target's own ingest limit
 	$(CARGO) bench --locked --bench replicate

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod entry;
+pub mod fail_point;
 pub mod logging;
 pub mod net;
 pub mod process;

@@ -21,6 +21,10 @@ mod idle;
 mod large;
 #[path = "dragonfly/late.rs"]
 mod late;
+#[path = "dragonfly/members.rs"]
+mod members;
+#[path = "dragonfly/modules.rs"]
+mod modules;
 #[path = "dragonfly/outage.rs"]
 mod outage;
 #[path = "dragonfly/ownership.rs"]

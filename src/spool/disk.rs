@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
 
+use crate::fail_point::{self, Place};
+
 /// A spool's directory.
 #[derive(Debug)]
 pub(super) struct Disk {
@@ -58,7 +60,10 @@ impl Disk {
     pub(super) fn sync(&self, file: &File) -> io::Result<()> {
         #[cfg(test)]
         self.faults.before_sync()?;
-        file.sync_data()
+        fail_point::pass(Place::Sync);
+        file.sync_data()?;
+        fail_point::pass(Place::Synced);
+        Ok(())
     }
 
     /// Puts the names in the directory on the device.
@@ -68,10 +73,13 @@ impl Disk {
 
     /// Removes a file that may be gone already.
     pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
+        fail_point::pass(Place::SegmentRemove);
         match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
+        fail_point::pass(Place::SegmentRemoved);
+        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use crc_fast::{CrcAlgorithm, checksum};
 
 use crate::entry::Spill;
+use crate::fail_point::{self, Place};
 
 use super::disk::Disk;
 use super::record::{self, Encoded, Kind};
@@ -100,6 +101,7 @@ impl Active {
         identity: u64,
     ) -> io::Result<Self> {
         let named = SegmentFile::new(disk.dir(), flow, number, kind);
+        fail_point::pass(Place::SegmentCreate);
         let file = OpenOptions::new()
             .write(true)
             .read(true)
@@ -112,6 +114,7 @@ impl Active {
             let _ = disk.remove(&named.path);
             return Err(error);
         }
+        fail_point::pass(Place::SegmentCreated);
         Ok(Self {
             named: Arc::new(named),
             file: Arc::new(file),
@@ -136,7 +139,13 @@ impl Active {
             self.next,
             self.received_at_ms,
         );
+        let (before_it, behind_it) = match self.named.kind {
+            Kind::Overflow => (Place::OverflowWrite, Place::OverflowWritten),
+            Kind::Journal | Kind::Seal => (Place::RecordWrite, Place::RecordWritten),
+        };
+        fail_point::pass(before_it);
         let result = self.write(disk, records);
+        fail_point::pass(behind_it);
         if result.is_err() {
             (
                 self.len,
@@ -188,7 +197,9 @@ impl Active {
     /// Writes the seal: nothing is appended any more.
     pub(super) fn seal(&mut self, disk: &Disk) -> io::Result<()> {
         let seal = record::seal(self.records, self.first, self.next, self.received_at_ms);
+        fail_point::pass(Place::SegmentSeal);
         disk.write(&self.file, &mut [IoSlice::new(&seal)])?;
+        fail_point::pass(Place::SegmentSealed);
         self.len += seal.len() as u64;
         Ok(())
     }
@@ -206,6 +217,7 @@ fn copy(disk: &Disk, file: &File, spill: &Spill) -> io::Result<()> {
         sum.update(part);
         disk.write(file, &mut [IoSlice::new(part)])?;
         at += filled as u64;
+        fail_point::pass(Place::RecordPart);
     }
     disk.write(file, &mut [IoSlice::new(&sum.finalize().to_le_bytes())])
 }

@@ -26,6 +26,7 @@ use super::outgoing::Outgoing;
 use super::position::{self, LSN, Names, Reconcile, Stored, Withheld};
 use super::profile::info_field;
 use super::settings::{Control, Settings};
+use crate::fail_point::{self, Place};
 
 /// Which server, and which history of its dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,9 +96,11 @@ impl Fence {
             cmd("INFO").arg("server").take(),
             cmd("INFO").arg("replication").take(),
         ];
+        fail_point::pass(Place::FenceTake);
         let answers = control
             .transact(DOING, settings.position_db, &[], &commands)
             .await?;
+        fail_point::pass(Place::FenceTaken);
         let answers = answers.ok_or_else(|| TargetError::Vanished {
             addr: control.addr().to_owned(),
             what: "the fence changed while it was taken".to_owned(),
@@ -246,16 +249,21 @@ impl Fence {
         out.word(&member);
     }
 
-    /// Moves the positions of all flows at once, past a global command: by flow, the LSN of the next entry. No writer
-    /// has anything unanswered; each is then told with [`Writer::stands_at`](super::Writer::stands_at).
-    pub async fn move_all(&self, control: &mut Control, lsns: &[u64]) -> Result<(), TargetError> {
+    /// Moves the positions of all flows at once, past a global command: by flow, the LSN of the next entry. Those that
+    /// have none yet are left out. No writer has anything unanswered; each of these is then told with
+    /// [`Writer::stands_at`](super::Writer::stands_at).
+    pub async fn move_all(
+        &self,
+        control: &mut Control,
+        lsns: &[(u32, u64)],
+    ) -> Result<(), TargetError> {
         if lsns.is_empty() {
             return Ok(());
         }
         let mut store = cmd("HSET");
         store.arg(&self.0.names.position);
-        for (flow, lsn) in (0..).zip(lsns) {
-            store.arg(position::lsn_field(flow)).arg(*lsn);
+        for (flow, lsn) in lsns {
+            store.arg(position::lsn_field(*flow)).arg(*lsn);
         }
         self.write(control, "storing the positions of all flows", &[store])
             .await

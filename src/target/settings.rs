@@ -7,6 +7,7 @@ use redis::{AsyncConnectionConfig, FromRedisValue, RedisConnectionInfo, RedisErr
 use tokio::task::AbortHandle;
 
 use super::error::TargetError;
+use crate::fail_point::{self, Place};
 use crate::net::{self, Endpoint, Secret, Stream, TlsSettings};
 
 /// How long a control command may take; scanning commands are cut into short ones.
@@ -131,6 +132,20 @@ impl Control {
     pub async fn ping(&mut self) -> Result<(), TargetError> {
         self.ask("asking for a sign of life", &redis::cmd("PING"))
             .await
+    }
+
+    /// Loads a script. The target's words if it does not take it, now or ever.
+    pub async fn load_script(&mut self, body: &[u8]) -> Result<Option<String>, TargetError> {
+        let mut load = redis::cmd("SCRIPT");
+        load.arg("LOAD").arg(body);
+        match self.ask("loading a script", &load).await {
+            Ok(redis::Value::BulkString(_) | redis::Value::SimpleString(_)) => Ok(None),
+            Ok(other) => Ok(Some(format!("{other:?}"))),
+            Err(TargetError::Answer { answer, .. } | TargetError::Permission { answer, .. }) => {
+                Ok(Some(answer))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// How long each key lives yet, in milliseconds; -1 for ever, -2 if it is not there.
@@ -265,16 +280,19 @@ impl Control {
         commands.extend_from_slice(here);
         self.may_ask()?;
         self.in_transaction = true;
+        fail_point::pass(Place::ControlSend);
         let opened: Result<(), RedisError> =
             redis::cmd("MULTI").query_async(&mut self.connection).await;
         if let Err(error) = opened {
             self.in_transaction = false;
             return Err(self.error(doing, "MULTI", error));
         }
+        fail_point::pass(Place::ControlOpened);
         // Until it is answered, whether it was executed is unknown, and so is the database.
         self.db = None;
         commands.push(redis::cmd("EXEC"));
         let mut replies = self.answers(&commands).await?;
+        fail_point::pass(Place::ControlAnswered);
         self.in_transaction = false;
         let executed = replies.pop();
         commands.pop();

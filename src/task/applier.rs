@@ -20,6 +20,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::commands::Global;
 use crate::entry::{Batch, Item};
+use crate::fail_point::{self, Place};
 use crate::logging::fields;
 use crate::source::dragonfly::Acknowledger;
 use crate::spool::Outlet;
@@ -200,13 +201,16 @@ impl Applier {
             }
             if !pending.is_empty() && self.may_take() {
                 open &= self.check(&mut batches, &mut pending, open).await?;
-                self.take_next(&mut pending).await?;
+                if !self.take_next(&mut pending).await? {
+                    return Ok(FlowEnd::Drained);
+                }
                 continue;
             }
             self.ask();
             self.settled();
             if pending.is_empty() && !open && self.writer.is_settled() {
                 self.acknowledge().await;
+                self.context.barrier.leave();
                 return Ok(FlowEnd::Drained);
             }
             tokio::select! {
@@ -298,12 +302,13 @@ impl Applier {
         Box::pin(self.look_at_late(batches)).await
     }
 
-    /// Takes items of the first batch.
-    async fn take_next(&mut self, pending: &mut VecDeque<Pending>) -> Result<(), TaskError> {
+    /// Takes items of the first batch. `false` if the flow ends before a global command that not all flows reach.
+    async fn take_next(&mut self, pending: &mut VecDeque<Pending>) -> Result<bool, TaskError> {
         let Some(current) = pending.front_mut() else {
-            return Ok(());
+            return Ok(true);
         };
         if current.foreign.is_none() {
+            self.load_scripts(&current.batch).await?;
             current.foreign = Some(self.foreign_of(&current.batch).await?);
         }
         match self.take(current)? {
@@ -320,8 +325,9 @@ impl Applier {
                     self.context.spoilt.send_if_modified(|first| {
                         first.is_none().then(|| *first = spoilt).is_some()
                     });
-                } else {
-                    self.meet(meeting, &global, lsn).await?;
+                } else if !self.meet(meeting, &global, lsn).await? {
+                    self.acknowledge().await;
+                    return Ok(false);
                 }
             }
         }
@@ -330,7 +336,7 @@ impl Applier {
         }
         // A position that nothing has to be sent for is applied already.
         self.progressed().await;
-        Ok(())
+        Ok(true)
     }
 
     /// Sends something on a connection that has nothing to do: targets close idle clients
@@ -397,9 +403,11 @@ impl Applier {
                         self.asked_now = true;
                     }
                 }
-                Item::Script(body) => self.script(batch.slice(*body)),
+                // Loaded with the batch.
+                Item::Script(_) => {}
                 Item::SnapshotEnd => {
                     self.settle_doubts(true)?;
+                    fail_point::pass(Place::SnapshotEnded);
                     self.snapshot_ended();
                 }
                 Item::Stable { next } => {
@@ -441,17 +449,18 @@ impl Applier {
         }
     }
 
-    /// Waits for all flows at a global command, of which one runs it.
+    /// Waits for all flows at a global command, of which one runs it. `false` if one of them has ended before it: then
+    /// none passes it.
     async fn meet(
         &mut self,
         meeting: Meeting,
         global: &Global,
         lsn: Option<u64>,
-    ) -> Result<(), TaskError> {
+    ) -> Result<bool, TaskError> {
         self.settle().await?;
         let db = meeting.db;
-        // A journal entry has an LSN, and a global command is one.
-        let next = lsn.unwrap_or_default().saturating_add(1);
+        // None between the end of a flow's snapshot and stable sync: there is nothing to resume at.
+        let next = lsn.map(|lsn| lsn.saturating_add(1));
         match self.context.barrier.arrive(self.flow, meeting, next)? {
             Role::Run(positions) => {
                 let flushing = self.context.flush(global, db, &positions, &self.log);
@@ -461,14 +470,18 @@ impl Applier {
             Role::Wait(round) => {
                 let mut spoilt = self.context.spoilt.subscribe();
                 tokio::select! {
-                    () = self.context.barrier.released(round) => {}
+                    released = self.context.barrier.released(round) => if !released {
+                        return Ok(false);
+                    },
                     // Another flow read the command before the end of its snapshot.
-                    _ = spoilt.wait_for(Option::is_some) => return Ok(()),
+                    _ = spoilt.wait_for(Option::is_some) => return Ok(true),
                 }
             }
         }
-        self.writer.stands_at(next);
-        self.next = Some(next);
+        if let Some(next) = next {
+            self.writer.stands_at(next);
+            self.next = Some(next);
+        }
         match global {
             Global::FlushAll => self.forget_withheld(None),
             Global::FlushDb => self.forget_withheld(Some(db)),
@@ -476,7 +489,7 @@ impl Applier {
             Global::FlushSlots(_) => {}
         }
         self.progressed().await;
-        Ok(())
+        Ok(true)
     }
 
     /// Waits until everything is answered for, what follows from the answers included.

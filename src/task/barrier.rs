@@ -4,6 +4,9 @@
 //! later one after it, and it stands in every flow. So the n-th global command of each flow is the
 //! same one, and a flow that reads it waits until all others have; then one of them runs it, once.
 //!
+//! A flow that has drained before its global command is never there: then the others do not wait either, and end
+//! before the command too.
+//!
 //! Invariant: between the arrival of the last flow and [`Barrier::release`] no flow applies
 //!   anything.
 //! Facts: reference, journal §8. A global command that any flow reads before the end of its own
@@ -27,8 +30,9 @@ pub struct Meeting {
 /// What an arriving flow has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
-    /// All flows have arrived: run the command, move all flows to these positions, then call [`Barrier::release`].
-    Run(Vec<u64>),
+    /// All flows have arrived: run the command, move these flows to these positions, then call [`Barrier::release`].
+    /// Flows that have no position yet are not among them.
+    Run(Vec<(u32, u64)>),
     /// Another flow runs it: wait with [`Barrier::released`] for this round.
     Wait(u64),
 }
@@ -49,8 +53,8 @@ pub struct Disagreement {
 struct Round {
     meeting: Option<Meeting>,
     arrived: u32,
-    /// By flow, the position behind the command.
-    positions: Vec<u64>,
+    /// Flows, and their positions behind the command.
+    positions: Vec<(u32, u64)>,
 }
 
 /// One per session.
@@ -60,6 +64,8 @@ pub struct Barrier {
     round: Mutex<Round>,
     /// Rounds that are over.
     released: watch::Sender<u64>,
+    /// A flow has ended: nothing after this round is met.
+    left: watch::Sender<bool>,
 }
 
 impl Barrier {
@@ -69,11 +75,18 @@ impl Barrier {
             flows,
             round: Mutex::default(),
             released: watch::Sender::new(0),
+            left: watch::Sender::new(false),
         }
     }
 
-    /// Called by each flow once everything before its global command is applied. `next` is its position behind it.
-    pub fn arrive(&self, flow: u32, meeting: Meeting, next: u64) -> Result<Role, Disagreement> {
+    /// Called by each flow once everything before its global command is applied. `next` is its position behind it, if
+    /// stable sync has begun there.
+    pub fn arrive(
+        &self,
+        flow: u32,
+        meeting: Meeting,
+        next: Option<u64>,
+    ) -> Result<Role, Disagreement> {
         let mut round = self
             .round
             .lock()
@@ -90,11 +103,7 @@ impl Barrier {
             None => round.meeting = Some(meeting),
         }
         round.arrived += 1;
-        let flows = self.flows as usize;
-        round.positions.resize(flows, 0);
-        if let Some(position) = round.positions.get_mut(flow as usize) {
-            *position = next;
-        }
+        round.positions.extend(next.map(|next| (flow, next)));
         if round.arrived == self.flows {
             Ok(Role::Run(round.positions.clone()))
         } else {
@@ -112,14 +121,20 @@ impl Barrier {
         self.released.send_modify(|rounds| *rounds += 1);
     }
 
-    /// Waits until the round after `round` rounds is over. Cancel safe.
-    pub async fn released(&self, round: u64) {
-        // The sender lives as long as `self`, so this cannot fail.
-        let _ = self
-            .released
-            .subscribe()
-            .wait_for(|rounds| *rounds > round)
-            .await;
+    /// A flow has ended with everything it was given: the others can no longer meet it.
+    pub fn leave(&self) {
+        self.left.send_replace(true);
+    }
+
+    /// Waits until the round after `round` rounds is over; `false` if that cannot happen any more. Cancel safe.
+    pub async fn released(&self, round: u64) -> bool {
+        let (mut released, mut left) = (self.released.subscribe(), self.left.subscribe());
+        // The senders live as long as `self`, so neither can fail.
+        tokio::select! {
+            biased;
+            _ = released.wait_for(|rounds| *rounds > round) => true,
+            _ = left.wait_for(|left| *left) => false,
+        }
     }
 }
 
@@ -135,6 +150,7 @@ fn name(meeting: &Meeting) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -144,6 +160,25 @@ mod tests {
             db: 0,
             txid,
         }
+    }
+
+    #[test]
+    fn a_flow_without_a_position_is_not_moved() {
+        let barrier = Barrier::new(2);
+        assert_eq!(barrier.arrive(1, flush(1), Some(7)).unwrap(), Role::Wait(0));
+        let role = barrier.arrive(0, flush(1), None).unwrap();
+        assert_eq!(role, Role::Run(vec![(1, 7)]));
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_flow_that_has_ended() {
+        let barrier = Barrier::new(2);
+        let Role::Wait(round) = barrier.arrive(0, flush(1), Some(7)).unwrap() else {
+            panic!("the other flow is not there");
+        };
+        let (released, ()) =
+            tokio::join!(biased; barrier.released(round), async { barrier.leave() });
+        assert!(!released);
     }
 
     #[tokio::test]
@@ -157,14 +192,16 @@ mod tests {
             flows.spawn(async move {
                 for txid in 1..=100 {
                     let next = txid * 10 + u64::from(flow);
-                    match barrier.arrive(flow, flush(txid), next).unwrap() {
+                    match barrier.arrive(flow, flush(txid), Some(next)).unwrap() {
                         Role::Run(positions) => {
-                            let expected = (0..u64::from(FLOWS)).map(|flow| txid * 10 + flow);
-                            assert!(positions.into_iter().eq(expected));
+                            let expected =
+                                (0..FLOWS).map(|flow| (flow, txid * 10 + u64::from(flow)));
+                            let there: BTreeMap<_, _> = positions.into_iter().collect();
+                            assert!(there.into_iter().eq(expected));
                             runs.fetch_add(1, Ordering::SeqCst);
                             barrier.release();
                         }
-                        Role::Wait(round) => barrier.released(round).await,
+                        Role::Wait(round) => assert!(barrier.released(round).await),
                     }
                     assert!(u64::from(runs.load(Ordering::SeqCst)) >= txid);
                 }
@@ -179,8 +216,8 @@ mod tests {
     #[test]
     fn flows_that_meet_at_different_commands_are_told_apart() {
         let barrier = Barrier::new(2);
-        assert_eq!(barrier.arrive(0, flush(7), 1).unwrap(), Role::Wait(0));
-        let error = barrier.arrive(1, flush(8), 1).unwrap_err();
+        assert_eq!(barrier.arrive(0, flush(7), Some(1)).unwrap(), Role::Wait(0));
+        let error = barrier.arrive(1, flush(8), Some(1)).unwrap_err();
         assert_eq!(
             error.to_string(),
             "flow 1 reached \"FLUSHALL (transaction 8)\" where another flow reached \"FLUSHALL (transaction 7)\""

@@ -20,6 +20,7 @@ use tokio::task::spawn_blocking;
 
 use crate::config::{Positions, Reaction, Resync};
 use crate::entry::unix_ms;
+use crate::fail_point::{self, Place};
 use crate::logging::fields;
 use crate::source::dragonfly::{
     self, Flow, Master, Monitor, Registered, Resuming, Session, Start, Syncing,
@@ -27,7 +28,7 @@ use crate::source::dragonfly::{
 use crate::spool::{Identity, Outlet, Spool};
 use crate::target::{
     Control, Fence, Fenced, Ownership, Profile, Reconcile, Settings, Stored, Taken, Withheld,
-    Writer,
+    Writer, remove_unfinished,
 };
 
 use super::backlog::Backlog;
@@ -82,6 +83,22 @@ enum Reason {
     OtherMapping,
     Release,
     Backlog { flows: Vec<u32> },
+}
+
+impl Reason {
+    /// Whether an earlier full sync may have left values that it did not finish under their temporary names.
+    fn leaves_unfinished(&self) -> bool {
+        match self {
+            Self::Unfinished | Self::Damaged(_) | Self::NotKept => true,
+            // A full sync that finished has removed each, and the journal builds nothing in steps.
+            Self::First
+            | Self::OtherMaster
+            | Self::OtherFlows { .. }
+            | Self::OtherMapping
+            | Self::Release
+            | Self::Backlog { .. } => false,
+        }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -201,6 +218,7 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     }
     let next = backlog.as_ref().map(Backlog::next).transpose()?;
     let (registration, decided) = register(session, &source, wanted, next).await?;
+    fail_point::pass(Place::Registered);
     let conditions = match &decided {
         Ok(_) => None,
         Err(_) => Some(expect_to_fit(setup, &mut monitor).await?),
@@ -237,15 +255,24 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         }
         _ => backlog,
     };
+    if decided.as_ref().is_err_and(Reason::leaves_unfinished) {
+        let removed = remove_unfinished(&mut control, &target).await?;
+        if removed > 0 {
+            info!(setup.log, "removed what an earlier full sync had begun to build";
+                fields::KEYS => removed);
+        }
+    }
     let mut is_resync = false;
     if decided.is_err() {
         expect_keys(setup, &mut monitor, &status).await?;
+        fail_point::pass(Place::FullSyncRecord);
         withheld.clear();
         is_resync = prepare_snapshot(setup, &mut control, fence.as_ref(), &ownership).await?;
         reconcile = match is_resync {
             true => Reconcile::Due,
             false => Reconcile::Nothing,
         };
+        fail_point::pass(Place::FullSyncRecorded);
     } else {
         // What was written while nobody listened comes late, whenever it is received.
         let offsets = monitor.offsets().await?;
@@ -259,6 +286,8 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     let context = Arc::new(Context {
         task: task.clone(),
         features: profile.features.clone(),
+        longest_word: profile.longest_word(),
+        known: profile.known,
         barrier: Barrier::new(master.flows),
         ghosts: Arc::default(),
         ownership,

@@ -3,6 +3,7 @@
 //! Plain values, in JSON by their names here. Fields are only ever added; reading tolerates fields that are missing,
 //! so that a file of an older release can be shown.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
@@ -57,6 +58,8 @@ pub struct Report {
     pub skipped: u64,
     /// Keys and entries left out because the target cannot hold or do them, of this session.
     pub unsupported: u64,
+    /// The same by kind, with the names of `policy.on_unsupported`.
+    pub unsupported_by_kind: BTreeMap<String, u64>,
     /// Keys and entries copied with less than the source has, of this session.
     pub reduced: u64,
     /// Keys that are read again from the source before anything is applied to them, at this moment.

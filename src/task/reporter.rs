@@ -324,6 +324,7 @@ fn count(report: &mut Report, session: &Status) {
     report.skipped = totals.skipped;
     report.expected_keys = known(read(&session.expected_keys));
     report.unsupported = read(&session.unsupported);
+    report.unsupported_by_kind = session.unsupported_by_kind();
     report.reduced = read(&session.reduced);
     report.withheld = session.flows.iter().map(|flow| read(&flow.withheld)).sum();
     report.reread = read(&session.reread);

@@ -24,6 +24,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::Task;
 use crate::entry::{Budget, unix_ms};
+use crate::fail_point::{self, Place};
 use crate::logging::{Terminal, fields};
 use crate::process::Stop;
 use crate::source::dragonfly::{
@@ -511,6 +512,7 @@ impl<'a> Running<'a> {
 
     /// Every flow's snapshot is in the target, and its position too.
     async fn enter_stable(&mut self) -> Result<(), TaskError> {
+        fail_point::pass(Place::StableRecord);
         let context = &self.context;
         if let Some(fence) = &context.fence {
             let flows = self.meters.len() as u32;
@@ -520,6 +522,7 @@ impl<'a> Running<'a> {
                 .begin_stable(&mut control, id, flows, unix_ms())
                 .await?;
         }
+        fail_point::pass(Place::StableRecorded);
         self.remember_full_sync().await;
         self.setup.reporter.enter(Phase::Stable);
         let totals = self.context.status.totals();
@@ -553,6 +556,7 @@ impl<'a> Running<'a> {
         self.setup.reporter.enter(Phase::Stable);
         info!(self.setup.log, "resumed, following writes";
             fields::TOOK_MS => millis(self.started.elapsed()));
+        fail_point::pass(Place::Resumed);
         self.reconcile();
     }
 }

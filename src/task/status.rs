@@ -3,9 +3,12 @@
 //! One struct feeds the summary line and the terminal. Counters only grow within a session; a new
 //! session starts with new ones.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
+
+use crate::commands::Kind;
 
 /// Where a task is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +90,8 @@ pub struct Status {
     pub expected_keys: AtomicU64,
     /// Keys and entries left out because the target cannot hold or do them.
     pub unsupported: AtomicU64,
+    /// The same by kind, in the order of [`Kind::ALL`].
+    pub unsupported_kinds: [AtomicU64; Kind::ALL.len()],
     /// Keys and entries copied with less than the source has.
     pub reduced: AtomicU64,
     /// Keys that were read again and written.
@@ -122,6 +127,7 @@ impl Status {
             clock_offset_ms: std::sync::Arc::default(),
             expected_keys: AtomicU64::new(0),
             unsupported: AtomicU64::new(0),
+            unsupported_kinds: Default::default(),
             reduced: AtomicU64::new(0),
             reread: AtomicU64::new(0),
             unverified: AtomicU64::new(0),
@@ -134,6 +140,24 @@ impl Status {
         if let Some(flow) = self.flows.get(flow as usize) {
             flow.received.fetch_add(bytes, Ordering::Relaxed);
         }
+    }
+
+    /// Counts something of this kind that was left out.
+    pub fn count_unsupported(&self, kind: Kind) {
+        self.unsupported.fetch_add(1, Ordering::Relaxed);
+        let kinds = Kind::ALL.iter().zip(&self.unsupported_kinds);
+        for (_, counter) in kinds.filter(|(counted, _)| **counted == kind) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many of each kind were left out, by its name; only kinds of which there were some.
+    pub fn unsupported_by_kind(&self) -> BTreeMap<String, u64> {
+        let kinds = Kind::ALL.iter().zip(&self.unsupported_kinds);
+        kinds
+            .map(|(kind, counter)| (kind.as_str().to_owned(), counter.load(Ordering::Relaxed)))
+            .filter(|(_, count)| *count > 0)
+            .collect()
     }
 
     /// Sums over flows.

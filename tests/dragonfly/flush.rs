@@ -4,8 +4,9 @@ use crate::df2redis::Task;
 use crate::scenarios::{
     assert_equal, commands_seen, flushes_meet_writes, run, seed, settled, words,
 };
+use crate::support::client::Reply;
 use crate::support::dragonfly::Fault;
-use crate::support::{RedisServer, SimulatedDragonfly, compare};
+use crate::support::{Proxy, RedisServer, SimulatedDragonfly, Towards, compare, eventually};
 
 #[test]
 fn flushes_between_writes_of_several_flows_take_effect_at_their_place() {
@@ -15,6 +16,49 @@ fn flushes_between_writes_of_several_flows_take_effect_at_their_place() {
         .start();
     flushes_meet_writes(&source, &RedisServer::start());
     assert_eq!(source.full_syncs(), 1);
+}
+
+#[test]
+fn a_flush_between_the_end_of_the_snapshot_and_stable_sync_gives_no_flow_a_position() {
+    let source = SimulatedDragonfly::options().backing_store().start();
+    let target = RedisServer::start();
+    let mut client = source.client();
+    seed(&mut client);
+    let way = Proxy::to(&source.address());
+    way.throttle(Towards::Client, 500_000);
+    let task = Task::between(&way.address(), &target.address());
+    let mut running = task.start();
+    running.wait_logged("full sync started");
+    // The snapshot arrives, and the request for stable sync does not.
+    way.black_hole(&[Towards::Server], true);
+    way.throttle(Towards::Client, 0);
+    eventually("the snapshot on the target", || {
+        compare(source.oracle(), target.port()).is_empty()
+    });
+    run(
+        &mut client,
+        &[
+            "SELECT 1",
+            "FLUSHDB",
+            "INCR after",
+            "SELECT 0",
+            "INCR after",
+        ],
+    );
+    running.wait_logged("source was flushed, so are the keys this task owns");
+    let stored = |flow: &str| {
+        let field = format!("lsn:{flow}");
+        target
+            .client()
+            .ok(&["HGET", "df2redis:position:copy", &field])
+    };
+    assert_eq!(["0", "1"].map(stored), [Reply::Nil, Reply::Nil]);
+    way.black_hole(&[Towards::Server], false);
+    running.wait_stable();
+    run(&mut client, &["SELECT 1", "INCR after"]);
+    assert_equal(&source, target.port());
+    assert_eq!(source.full_syncs(), 1);
+    running.stop();
 }
 
 /// A flush while the flows in `slow` are in their snapshot and the others may be beyond it.

@@ -4,6 +4,7 @@
 
 use crate::df2redis::Task;
 use crate::scenarios::{kills_lose_and_repeat_nothing, unrepeatable as write};
+use crate::support::dragonfly::Fault;
 use crate::support::{RedisServer, SimulatedDragonfly, compare, eventually};
 use nix::sys::signal::Signal;
 
@@ -103,6 +104,29 @@ fn what_the_source_no_longer_has_means_a_full_sync_that_says_so() {
     source.wait_acked();
     equal(&source, &target);
     assert_eq!((source.full_syncs(), source.partial_syncs()), (2, 0));
+    running.stop();
+}
+
+#[test]
+fn entries_that_fall_out_of_the_ring_after_they_were_granted_mean_another_session() {
+    let (source, target) = (source(), RedisServer::start());
+    let task = Task::between(&source.address(), &target.address());
+    let mut client = source.client();
+    write(&mut client, 0);
+    task.start_stable().stop();
+    write(&mut client, 1);
+    source.inject(Fault::Answer {
+        command: "DFLY STARTSTABLE",
+        with: "-ERR partial sync failed",
+        times: 1,
+    });
+    let mut running = task.start();
+    let line = running.wait_logged("session ended, another follows");
+    assert!(line.contains("partial sync failed"), "{line}");
+    running.wait_stable();
+    write(&mut client, 2);
+    source.wait_acked();
+    equal(&source, &target);
     running.stop();
 }
 

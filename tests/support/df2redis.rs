@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -138,13 +138,19 @@ impl Task {
     /// The same, with further arguments.
     #[must_use]
     pub fn start_with(&self, arguments: &[&str]) -> Df2redis {
+        let mut command = self.command();
+        command.args(arguments);
+        self.start_as(command)
+    }
+
+    /// Starts it by a command of the caller's own, made from [`Self::command`].
+    #[must_use]
+    pub fn start_as(&self, mut command: Command) -> Df2redis {
         let messages = self.dir.path().join("messages");
         let stderr = File::create(&messages).expect("a file for standard error");
         let log = self.log_path();
         let logged = fs::metadata(&log).map_or(0, |about| about.len());
-        let child = self
-            .command()
-            .args(arguments)
+        let child = command
             .stdout(Stdio::null())
             .stderr(stderr)
             .spawn()
@@ -311,6 +317,12 @@ impl Df2redis {
         let status = status.expect("just seen");
         assert_eq!(status.signal(), None, "{status}");
         status.code().expect("an exit code")
+    }
+
+    /// How it has ended, if it has.
+    #[must_use]
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the state of df2redis")
     }
 
     /// Waits until a signal has ended it.

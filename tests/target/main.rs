@@ -6,7 +6,6 @@ mod support;
 mod connections;
 mod failed;
 mod fence;
-mod held_link;
 mod ownership;
 mod scripted;
 mod scripted_fence;

@@ -277,7 +277,10 @@ async fn a_process_that_lost_the_fence_deletes_nothing() {
             .flush(&mut control, Some(&second), None)
             .await
             .unwrap();
-        second.move_all(&mut control, &[5, 6]).await.unwrap();
+        second
+            .move_all(&mut control, &[(0, 5), (1, 6)])
+            .await
+            .unwrap();
         assert_eq!(server.ask_in::<u64>(1, &["DBSIZE"]), 0);
         assert_eq!(server.ask::<u64>(&["DBSIZE"]), records);
         let position = "df2redis:position:test";

@@ -11,6 +11,7 @@
 //!      0  stable       60,000  600.00 MiB       17260       17261    1   0.1 ms        0
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
@@ -106,9 +107,10 @@ fn rows(lines: &mut Lines, task: &TaskState, now_ms: i64) {
         lines.row(
             "left out",
             &format!(
-                "{} skipped, {} unsupported, {} with less than the source has",
+                "{} skipped, {} unsupported{}, {} with less than the source has",
                 HumanCount(report.skipped),
                 HumanCount(report.unsupported),
+                kinds(&report.unsupported_by_kind),
                 HumanCount(report.reduced)
             ),
         );
@@ -209,6 +211,17 @@ fn movement(lines: &mut Lines, report: &Report) {
 }
 
 /// How much of the snapshot was copied.
+/// ` (2 bloom, 1 json)`, or nothing.
+fn kinds(counts: &BTreeMap<String, u64>) -> String {
+    let each = counts
+        .iter()
+        .map(|(kind, count)| format!("{} {kind}", HumanCount(*count)));
+    match each.collect::<Vec<_>>() {
+        each if each.is_empty() => String::new(),
+        each => format!(" ({})", each.join(", ")),
+    }
+}
+
 fn copied(report: &Report) -> String {
     let keys = HumanCount(report.keys);
     let mut text = match (report.expected_keys, report.percent()) {

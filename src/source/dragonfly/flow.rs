@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::entry::{Batch, Budget, Item};
+use crate::fail_point::{self, Place};
 
 use super::error::{Link, Phase, SourceError};
 use super::parser::{Decoded, TOKEN_LEN};
@@ -132,12 +133,15 @@ impl Writer {
             let request = encode(&[b"REPLCONF", b"ACK", next]);
             self.unsent.extend_from_slice(&request);
         }
+        fail_point::pass(Place::Acknowledge);
         while self.unsent.has_remaining() {
             if self.half.write_buf(&mut self.unsent).await? == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
         }
-        self.half.flush().await
+        self.half.flush().await?;
+        fail_point::pass(Place::Acknowledged);
+        Ok(())
     }
 }
 
@@ -323,6 +327,7 @@ impl FlowReader {
             received_at_ms,
             share,
         };
+        fail_point::pass(Place::Received);
         if outlet.out.send(batch).await.is_err() {
             return false;
         }

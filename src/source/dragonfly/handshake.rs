@@ -202,7 +202,12 @@ pub(super) fn refusal(request: &'static str, text: &str) -> SourceError {
         SourceError::NotDragonfly { request, answer }
     } else if has("bad master id") {
         SourceError::MasterChanged
-    } else if has("bad sync id") || has("syncid not found") || has("invalid state") {
+    } else if has("bad sync id")
+        || has("syncid not found")
+        || has("invalid state")
+        // What was granted has fallen out of the ring meanwhile: another session gets a snapshot.
+        || has("partial sync failed")
+    {
         SourceError::SessionLost { request, answer }
     } else {
         SourceError::Refused { request, answer }

@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
+use crate::fail_point::{self, Place};
+
 use super::error::{Link, Phase, SourceError};
 use super::flow::{Begin, Flow, SnapshotEnded};
 use super::handshake::{Master, accepted, confirmed, connect, create_session};
@@ -424,9 +426,11 @@ impl Syncing {
 
 async fn start_stable(mut control: Conn, master: Master) -> Result<Stable, SourceError> {
     let words = [&b"DFLY"[..], b"STARTSTABLE", master.sync_id.as_bytes()];
+    fail_point::pass(Place::StartStable);
     control.send(&words).await?;
     let reply = control.reply("DFLY STARTSTABLE").await?;
     confirmed("DFLY STARTSTABLE", reply)?;
+    fail_point::pass(Place::StartedStable);
     control.enter(Phase::Stable);
     Ok(Stable { control, master })
 }

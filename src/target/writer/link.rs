@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::batch::{Batch, words};
+use crate::fail_point;
 use crate::net::Stream;
 use crate::resp::{Reply, Scanner};
 use crate::target::error::TargetError;
@@ -95,6 +96,10 @@ impl Link {
 
     /// Starts writing a prepared batch.
     pub fn start(&mut self, batch: &Batch) {
+        fail_point::pass(match batch.sending.transaction {
+            true => fail_point::Place::TransactionSend,
+            false => fail_point::Place::BatchSend,
+        });
         self.progress = Some(Progress {
             prelude: 0,
             body: batch.out.place_of(batch.sending.from),
@@ -114,6 +119,10 @@ impl Link {
             if slices.iter().all(|slice| slice.is_empty()) {
                 self.progress = None;
                 self.must_flush = true;
+                fail_point::pass(match batch.sending.transaction {
+                    true => fail_point::Place::TransactionSent,
+                    false => fail_point::Place::BatchSent,
+                });
                 break;
             }
             let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, &slices))
@@ -122,7 +131,10 @@ impl Link {
                 return Poll::Ready(Err(WriteError::Socket(io::ErrorKind::WriteZero.into())));
             }
             self.written += written as u64;
-            self.advance(batch, progress, written);
+            let progress = self.advance(batch, progress, written);
+            if batch.sending.transaction && progress.epilogue < batch.sending.epilogue.len() {
+                fail_point::pass(fail_point::Place::TransactionPart);
+            }
         }
         if self.must_flush {
             ready!(Pin::new(&mut self.stream).poll_flush(cx)).map_err(WriteError::Socket)?;
@@ -157,7 +169,7 @@ impl Link {
         }
     }
 
-    fn advance(&mut self, batch: &Batch, mut progress: Progress, mut written: usize) {
+    fn advance(&mut self, batch: &Batch, mut progress: Progress, mut written: usize) -> Progress {
         let prelude = written.min(batch.sending.prelude.len() - progress.prelude);
         progress.prelude += prelude;
         written -= prelude;
@@ -176,6 +188,7 @@ impl Link {
         }
         progress.epilogue += written;
         self.progress = Some(progress);
+        progress
     }
 
     /// Closes in order: everything written is followed by an end of stream. Cancel safe.

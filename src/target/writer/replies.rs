@@ -6,6 +6,7 @@ use super::batch::Item;
 use super::refused::{Refused, Site};
 use super::retry::Trouble;
 use super::{Notice, SPARE, Writer};
+use crate::fail_point::{self, Place};
 use crate::resp::{ElementError, Reply};
 use crate::target::answer::Refusal;
 use crate::target::error::TargetError;
@@ -18,6 +19,7 @@ const KEPT: usize = 256;
 impl Writer {
     /// Takes `count` bytes that were read.
     pub(super) fn take_replies(&mut self, count: usize) -> Result<(), TargetError> {
+        fail_point::pass(Place::Replied);
         let buffer = std::mem::take(&mut self.link.replies);
         let result = self.take_bytes(buffer.get(..count).unwrap_or_default());
         self.link.replies = buffer;
@@ -174,6 +176,7 @@ impl Writer {
     }
 
     fn take_of_exec(&mut self, reply: Reply) -> Result<(), TargetError> {
+        fail_point::pass(Place::TransactionAnswered);
         let Some(batch) = self.queue.get(self.awaiting) else {
             return Ok(());
         };
@@ -320,6 +323,10 @@ impl Writer {
         let Some(mut batch) = self.queue.pop_front() else {
             return Ok(());
         };
+        fail_point::pass(match batch.sending.transaction {
+            true => Place::TransactionChecked,
+            false => Place::BatchAnswered,
+        });
         self.sent -= 1;
         if !batch.probe && !batch.arming {
             self.counters.commands += batch.out.commands() as u64;

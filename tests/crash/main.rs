@@ -1,0 +1,26 @@
+//! Nothing is lost or repeated, whatever dies: the real program between a simulated Dragonfly and a real Redis, killed
+//! at every fail point, at random, and with everything around it that can go away.
+//!
+//! Every test ends with an equal copy, and says which way each start has taken: a full sync ends equal too, and would
+//! prove nothing. `make torture` runs the same tests for longer; what they do then is set by environment variables
+//! (see `scale`).
+
+#[path = "../support/df2redis.rs"]
+mod df2redis;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod absent;
+mod case;
+mod matrix;
+mod network;
+mod outage;
+mod pair;
+mod process;
+mod random;
+mod scale;
+mod sources;
+mod stale;
+mod targets;
+mod workload;
+mod writers;

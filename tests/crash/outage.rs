@@ -1,0 +1,91 @@
+//! A target that does not answer for a while, and a source that is written to all the time.
+
+use crate::df2redis::Task;
+use crate::pair::{Pair, Way, way_of};
+use crate::scale;
+use crate::support::proxy::BOTH;
+use crate::support::{Proxy, SimulatedDragonfly, eventually};
+use std::time::{Duration, Instant};
+
+/// A busy machine may hold up anybody for a moment; a source that waits for its replica's target waits much longer.
+const NOTICED: Duration = Duration::from_millis(500);
+/// How often a part of each second's writes is given.
+const STEP: Duration = Duration::from_millis(20);
+/// Bytes of a value; every other write has one.
+const VALUE: usize = 300;
+/// Keys that are counted with.
+const KEYS: u64 = 1_000;
+/// What the task may hold of its flows, and the program besides, as the README says, for two flows.
+const BUDGET: &str = "16MiB";
+const MOST_MEMORY_KIB: u64 = (16 + 16 + 2) << 10;
+
+/// The most memory a process has had, in KiB.
+fn peak_memory_kib(pid: nix::unistd::Pid) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number
+        .and_then(|number| number.parse().ok())
+        .expect("VmHWM")
+}
+
+/// Writes at a rate for so long; how many there were.
+fn write(pair: &Pair, per_second: u64, time: Duration) -> u64 {
+    let mut client = pair.client();
+    let value = "v".repeat(VALUE);
+    let each = per_second * u64::try_from(STEP.as_millis()).unwrap_or(1) / 1_000;
+    let (began, mut written) = (Instant::now(), 0);
+    for step in 1.. {
+        let commands: Vec<Vec<Vec<u8>>> = (written..written + each)
+            .map(|n| match n % 2 {
+                0 => format!("INCR count:{}", n / 2 % KEYS),
+                _ => format!("SET value:{} {n}{value}", n % KEYS),
+            })
+            .map(|line| {
+                line.split(' ')
+                    .map(|word| word.as_bytes().to_vec())
+                    .collect()
+            })
+            .collect();
+        let replies = client.pipeline(&commands);
+        assert!(!replies.iter().any(crate::support::Reply::is_error));
+        written += each;
+        if began.elapsed() >= time {
+            break;
+        }
+        std::thread::sleep((STEP * step).saturating_sub(began.elapsed()));
+    }
+    written
+}
+
+#[test]
+fn a_target_that_does_not_answer_costs_disk_and_neither_writes_at_the_source_nor_a_full_sync() {
+    let pair = Pair::of(SimulatedDragonfly::options());
+    let way = Proxy::to(&pair.target.address());
+    let task = Task::between(&pair.source.address(), &way.address())
+        .with(format!("limits.memory = \"{BUDGET}\""));
+    let mut running = task.start();
+    assert_eq!(way_of(&mut running), Way::Resynced);
+    way.black_hole(&BOTH, true);
+    let written = write(&pair, scale::writes_per_second(), scale::outage());
+    println!("{written} writes");
+    let blocked = pair.source.blocked_writes();
+    assert!(blocked.longest < NOTICED, "{blocked:?}");
+    eventually("nothing waiting at the source", || {
+        (0..pair.source.flows()).all(|flow| pair.source.unsent(flow) == 0)
+    });
+    assert!(
+        task.spooled_bytes() > written / 2 * VALUE as u64,
+        "it is not on disk"
+    );
+    way.black_hole(&BOTH, false);
+    eventually("everything applied", || pair.source.all_acked());
+    pair.equal(&[]);
+    let peak = peak_memory_kib(running.pid());
+    assert!(peak < MOST_MEMORY_KIB, "{peak} KiB of {MOST_MEMORY_KIB}");
+    assert_eq!(
+        (pair.source.full_syncs(), pair.source.partial_syncs()),
+        (1, 0)
+    );
+    running.stop();
+}

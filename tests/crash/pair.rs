@@ -1,0 +1,108 @@
+//! A source, a target, and a task between them.
+
+use crate::df2redis::{Df2redis, Task};
+use crate::support::dragonfly::Options;
+use crate::support::{Client, RedisServer, SimulatedDragonfly, compare, eventually, within};
+use crate::workload::Workload;
+use nix::sys::signal::Signal;
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+/// How a session has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Where the target was.
+    Resumed,
+    /// With everything.
+    Resynced,
+}
+
+/// Both servers.
+pub struct Pair {
+    pub source: SimulatedDragonfly,
+    pub target: RedisServer,
+}
+
+impl Pair {
+    /// A source that clients can write to, and an empty target.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::of(SimulatedDragonfly::options())
+    }
+
+    /// The same, with a source set up so.
+    #[must_use]
+    pub fn of(source: Options) -> Self {
+        Self {
+            source: source.backing_store().start(),
+            target: RedisServer::start(),
+        }
+    }
+
+    /// A task from one to the other.
+    #[must_use]
+    pub fn task(&self) -> Task {
+        Task::between(&self.source.address(), &self.target.address())
+    }
+
+    /// A client of the source.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.source.client()
+    }
+
+    /// Waits until the source knows that its replica is gone: a killed process ends its connections in a reset, which
+    /// a real master survives.
+    #[track_caller]
+    pub fn left(&self) {
+        eventually("the source has noticed", || self.source.replicas() == 0);
+        let _ = self.source.take_violations();
+    }
+
+    /// Both hold the same, and every counter what was counted.
+    #[track_caller]
+    pub fn equal(&self, workloads: &[&Workload]) {
+        // Asks for an acknowledgement, which would come by itself, only later.
+        self.client().ok(&["WAIT", "1", "30000"]);
+        self.source.wait_acked();
+        self.same(workloads);
+    }
+
+    /// The same, without waiting for an acknowledgement.
+    #[track_caller]
+    pub fn same(&self, workloads: &[&Workload]) {
+        for workload in workloads {
+            let wrong = workload.miscounted(self.target.port());
+            assert!(wrong.is_empty(), "{wrong:#?}");
+        }
+        let differences = compare(self.source.oracle(), self.target.port());
+        assert!(differences.is_empty(), "{differences:#?}");
+    }
+}
+
+/// Waits until a session follows writes, and says which way it began: by its log, which must not say both.
+#[track_caller]
+pub fn way_of(running: &mut Df2redis) -> Way {
+    running.wait_stable();
+    let resumed = running.count_logged("resuming where the target is");
+    let resynced = running.count_logged("full sync needed");
+    match (resumed, resynced) {
+        (1, 0) => Way::Resumed,
+        (0, 1) => Way::Resynced,
+        _ => panic!("{resumed} resumptions and {resynced} full syncs in one start"),
+    }
+}
+
+/// Whether the process is killed within so long; it must not end otherwise.
+#[track_caller]
+pub fn is_killed(running: &mut Df2redis, within_: Duration) -> bool {
+    let mut status = None;
+    let ended = within(within_, || {
+        status = running.ended();
+        status.is_some()
+    });
+    if let Some(status) = status {
+        assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "{status}");
+    }
+    ended
+}
