@@ -6,16 +6,16 @@
 //!                            └─ coordinator: all snapshots ended -> STARTSTABLE; lag; summary
 //! ```
 //!
-//! Invariants: the first error of any part is the session's error, and ends all others; being
-//!   ended by that is no error. However the session ends, the sockets to the master are closed
-//!   in order (see `wire` in the source).
+//! Invariants: the first error of any part is the session's error, and ends all others; being ended by that is no error.
+//!   The loss of the target in stable sync is none (see `outage`). However the session ends, the sockets to the master are
+//!   closed in order (see `wire` in the source).
 
+mod looking;
 mod outage;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use slog::{Logger, info, warn};
 use tokio::sync::{mpsc, watch};
@@ -27,24 +27,22 @@ use crate::entry::{Budget, unix_ms};
 use crate::fail_point::{self, Place};
 use crate::logging::{Terminal, fields};
 use crate::process::Stop;
-use crate::source::dragonfly::Settings as SourceSettings;
 use crate::source::dragonfly::{
-    Acknowledger, FailedFlow, ReadSettings, SnapshotEnded, SourceError, Stable, Syncing,
+    self, Acknowledger, FailedFlow, ReadSettings, SnapshotEnded, SourceError, Stable, Syncing,
 };
 use crate::spool::{Full, Outlet, Spool};
 use crate::target::{Reconcile, Withheld, Writer};
 
 use super::Timing;
 use super::applier::{Applier, FlowEnd};
-use super::backlog::{self, feed};
+use super::backlog::feed;
 use super::context::Context;
 use super::error::{TaskError, chain};
 use super::lag::LagMeter;
 use super::millis;
 use super::opening::{Begun, Opened, open};
-use super::progress::{self, Moment, Rates};
+use super::progress::{self, Rates};
 use super::reconcile::Reconciling;
-use super::report::{Lag, SpoolReport};
 use super::reporter::Reporter;
 use super::reread::{Suspects, read_again};
 use super::settings;
@@ -145,7 +143,7 @@ struct Running<'a> {
     reconciling: Option<Reconciling>,
     /// By flow. Keep the appliers from listening to nobody.
     suspects: Vec<mpsc::Sender<Suspects>>,
-    source: SourceSettings,
+    source: dragonfly::Settings,
     appliers_left: u32,
     /// By flow. Keep the flows open until the last one is done, whatever becomes of the appliers.
     acknowledgers: Vec<Acknowledger>,
@@ -560,77 +558,6 @@ impl<'a> Running<'a> {
             fields::TOOK_MS => millis(self.started.elapsed()));
         fail_point::pass(Place::Resumed);
         self.reconcile();
-    }
-
-    /// How far the slowest flow is behind; none before stable sync.
-    fn lag(&mut self, now: Instant) -> Option<Lag> {
-        let flows = self.context.status.flows.iter().zip(&mut self.meters);
-        let lags = flows.zip(0..).filter_map(|((flow, meter), number)| {
-            let applied = flow.applied.load(Ordering::Relaxed);
-            if applied == 0 {
-                return None;
-            }
-            match flow.source_next.load(Ordering::Relaxed) {
-                0 => {}
-                next => meter.observe(now, next),
-            }
-            let latency = Duration::from_micros(flow.latency_us.load(Ordering::Relaxed));
-            let behind = meter.lag(now, applied, latency);
-            Some(Lag {
-                flow: number,
-                entries: behind.entries,
-                ms: millis(behind.time),
-            })
-        });
-        lags.max_by_key(|lag| (lag.entries, lag.ms))
-    }
-
-    /// What is known now, which is also reported.
-    fn look(&mut self) -> Moment {
-        let now = Instant::now();
-        let totals = self.context.status.totals();
-        self.rates.look(now, totals);
-        self.source_rates.look(now, &self.context.status);
-        let phase = self.setup.reporter.phase();
-        let spool = self.look_at_spool(phase);
-        let moment = Moment {
-            phase,
-            totals,
-            lag: self.lag(now),
-            spool: spool.unwrap_or_default(),
-            sessions: self.setup.reporter.sessions(),
-        };
-        self.setup
-            .reporter
-            .measured(self.rates.recent(), moment.lag, spool);
-        moment
-    }
-
-    /// What waits, and how long that takes or may take.
-    fn look_at_spool(&self, phase: Phase) -> Option<SpoolReport> {
-        let task = &self.setup.task;
-        let offset = self.context.status.clock_offset_ms.load(Ordering::Relaxed);
-        let mut spool = backlog::report(self.spool.as_ref()?, task, offset);
-        let rates = self.rates.since_summary();
-        spool.note_emptying(rates.received, rates.bytes);
-        if matches!(phase, Phase::Stable | Phase::Waiting)
-            && let Some(writes) = self.source_rates.writes()
-        {
-            spool.note_window(self.ring, task.spool.min_free, &writes);
-        }
-        Some(spool)
-    }
-
-    fn show(&mut self) {
-        let moment = self.look();
-        let rates = self.rates.recent();
-        progress::show(self.setup.terminal, &self.context.status, &moment, rates);
-    }
-
-    fn summarise(&mut self) {
-        let moment = self.look();
-        let rates = self.rates.since_summary();
-        progress::summarise(self.setup.log, &self.context.status, &moment, rates);
     }
 }
 
