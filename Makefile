@@ -19,7 +19,7 @@ DEB_PROFILE ?= release
 DEB_DIR ?= target/debian
 export RUSTDOCFLAGS = -Dwarnings
 
-SCRIPTS = .ci/run packaging/tools packaging/put packaging/sysv/df2redis packaging/openrc/df2redis $(wildcard packaging/debian/*) \
+SCRIPTS = .ci/run packaging/tools packaging/target-servers packaging/put packaging/sysv/df2redis packaging/openrc/df2redis $(wildcard packaging/debian/*) \
 	packaging/runit/df2redis/run packaging/runit/df2redis/finish packaging/runit/df2redis/log/run \
 	$(wildcard tests/package/*)
 

@@ -35,7 +35,7 @@ complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "log-level" -d 'Ch
 complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "approve" -d 'Approve what a running task waits for'
 complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "retry" -d 'Run again what the target refused'
 complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "skip" -d 'Give up what the target refused'
-complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "forget" -d 'Remove what a task keeps of itself on the target'
+complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "forget" -d 'Remove what a task keeps of itself on the target, and its spool'
 complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "config" -d 'Look at task files'
 complete -c df2redis -n "__fish_df2redis_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c df2redis -n "__fish_df2redis_using_subcommand replicate" -l config -d 'A task file, or a directory whose *.toml are task files; can be given several times' -r -F
@@ -124,7 +124,7 @@ complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_s
 complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "approve" -d 'Approve what a running task waits for'
 complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "retry" -d 'Run again what the target refused'
 complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "skip" -d 'Give up what the target refused'
-complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "forget" -d 'Remove what a task keeps of itself on the target'
+complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "forget" -d 'Remove what a task keeps of itself on the target, and its spool'
 complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "config" -d 'Look at task files'
 complete -c df2redis -n "__fish_df2redis_using_subcommand help; and not __fish_seen_subcommand_from replicate status stop wait log-level approve retry skip forget config help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c df2redis -n "__fish_df2redis_using_subcommand help; and __fish_seen_subcommand_from config" -f -a "check" -d 'Check task files and name everything that is wrong with them'

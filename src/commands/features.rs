@@ -34,6 +34,10 @@ pub enum Form {
     RestoreStream19,
     /// `RESTORE` of a stream without the fields that came with Redis 7.0 (type 15).
     RestoreStream15,
+    /// `RESTORE` of a hash of which fields expire as Redis 7.4 holds it (type 24).
+    RestoreHash24,
+    /// `RESTORE` of a hash of which fields expire as Valkey 9 holds it (type 22).
+    RestoreHash22,
     /// Commands that build the same value.
     Native,
     /// `JSON.SET`.
@@ -76,9 +80,15 @@ impl Features {
         }
     }
 
+    /// Whether it takes listpacks only as [`narrowed`](crate::rdb::narrowed) makes them: Valkey 9.1.
+    pub fn narrow_listpacks(&self) -> bool {
+        self.flavour == Flavour::Valkey && self.at_least(9, 1)
+    }
+
     /// The cheapest form in which a value of RDB type `kind` arrives unchanged.
     ///
-    /// Type 14 is [`Form::Restore`]; whoever finds a plain node in it uses [`Form::Native`].
+    /// Type 14 is [`Form::Restore`]; whoever finds a plain node in it uses [`Form::Native`], and so does
+    /// whoever finds a listpack in types 16 to 18 that the target does not take. Streams are rewritten.
     pub fn form(&self, kind: u8) -> Form {
         let seven = self.version >= (7, 0, 0);
         match kind {
@@ -91,6 +101,10 @@ impl Features {
             21 if seven => Form::RestoreStream19,
             21 => Form::RestoreStream15,
             20 | 30 if self.json => Form::Json,
+            31 if self.hash_field_expiry() => match self.flavour {
+                Flavour::Redis => Form::RestoreHash24,
+                Flavour::Valkey => Form::RestoreHash22,
+            },
             31 | 32 => Form::Native,
             _ => Form::None,
         }

@@ -3,12 +3,13 @@
 //! Pure functions over the words of one command; nothing here reads or writes.
 //!
 //! [`lookup`] knows each command, [`keys()`] and [`filtered`] its keys, and [`plan()`] says what to
-//! send in its place. [`Features`] says what the target can do.
+//! send in its place. [`Features`] says what the target can do, [`Known`] which commands it has.
 
 mod features;
 mod grace;
 mod hash;
 mod keys;
+mod known;
 mod plan;
 #[cfg(test)]
 mod recorded;
@@ -22,10 +23,9 @@ mod translate;
 pub use features::{Features, Flavour, Form};
 pub use grace::with_grace;
 pub use keys::{Filtered, KeyIter, KeyUse, filtered, keys};
+pub use known::Known;
 pub use plan::{
     Commands, Context, Global, Kind, MemberExpiry, Note, Nothing, Plan, Reason, Restore,
     Unsupported, Word, plan,
 };
-#[cfg(test)]
-pub(crate) use table::names;
-pub use table::{Keys, Needs, Roles, Spec, Tolerates, lookup};
+pub use table::{Keys, Needs, Roles, Spec, Tolerates, lookup, names};

@@ -68,6 +68,20 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Json,
+        Self::Bloom,
+        Self::Cms,
+        Self::Topk,
+        Self::Cuckoo,
+        Self::Search,
+        Self::MemberExpiry,
+        Self::Lost,
+        Self::Command,
+        Self::Value,
+    ];
+
     /// The name in configuration, logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -110,6 +124,8 @@ pub enum Reason {
     Size(u64),
     /// A value of this RDB type has no counterpart.
     Type(u8),
+    /// The target does not take this script: it cannot compile it, or its user may not load any.
+    Script,
 }
 
 impl fmt::Display for Reason {
@@ -130,6 +146,7 @@ impl fmt::Display for Reason {
             Self::OtherDatabase => {
                 out.write_str("moves a key between a database that is copied and one that is not")
             }
+            Self::Script => out.write_str("the target does not take this script"),
             Self::Size(bytes) => write!(out, "a value of {bytes} bytes is too large"),
             Self::Type(kind) => write!(out, "values of type {kind} have no counterpart in Redis"),
         }
@@ -158,6 +175,8 @@ pub enum Note {
     MemberExpiryDropped,
     /// The stream chooses the entry's id anew: it differs from the source's.
     StreamIdChosen,
+    /// The command is not in the table, and went to the target as it came, because that has one of this name.
+    PassedOn,
 }
 
 /// Why nothing has to be sent.

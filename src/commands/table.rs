@@ -488,9 +488,8 @@ pub fn lookup(name: &[u8]) -> Option<&'static Spec> {
     }
 }
 
-/// The names of all rows.
-#[cfg(test)]
-pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+/// The names of all rows, in the table's order.
+pub fn names() -> impl Iterator<Item = &'static str> {
     COMMANDS.iter().map(|spec| spec.name)
 }
 

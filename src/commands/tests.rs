@@ -186,7 +186,6 @@ fn what_redis_knows_in_the_same_form_goes_out_as_it_came() {
         "XSETID k 9-9",
         "XGROUP CREATE k g $ MKSTREAM",
         "XGROUP CREATECONSUMER k g c",
-        "XGROUP SETID k g 0",
         "XGROUP DESTROY k g",
         "XCLAIM k g c 0 1-1 TIME 1 RETRYCOUNT 1 FORCE JUSTID LASTID 1-1",
         "XAUTOCLAIM k g c 0 0",
@@ -293,6 +292,10 @@ fn old_targets_get_what_they_know_or_nothing() {
     row(
         "LMPOP 2 k l LEFT",
         &[("6.2", "command: needs Redis 7.0 or later"), ("*", "as is")],
+    );
+    row(
+        "XGROUP SETID k g 0",
+        &[("6.2", "as is"), ("*", "EVAL … 1 k g 0")],
     );
     row(
         "XGROUP SETID k g 3-1 ENTRIESREAD 4",

@@ -330,11 +330,26 @@ pub(super) fn xtrim<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
     }
 }
 
-/// `XGROUP`: `ENTRIESREAD n` goes before Redis 7.0.
+/// Moves a group, and leaves its count of entries read as it is: `XGROUP SETID` alone forgets it.
+const MOVE_GROUP: &[u8] = b"local read=false \
+    for _,group in ipairs(redis.call('XINFO','GROUPS',KEYS[1])) do if group[2]==ARGV[1] then \
+    for i=1,#group,2 do if group[i]=='entries-read' then read=group[i+1] end end end end \
+    if read then return redis.call('XGROUP','SETID',KEYS[1],ARGV[1],ARGV[2],'ENTRIESREAD',read) end \
+    return redis.call('XGROUP','SETID',KEYS[1],ARGV[1],ARGV[2])";
+
+/// `XGROUP`: `ENTRIESREAD n` goes before Redis 7.0; from there on `SETID` without it keeps the count,
+/// as it does at the source.
 pub(super) fn xgroup<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
     let features = context.features;
     if features.at_least(7, 0) {
-        return Plan::AsIs(None);
+        let moves = args.len() == 5 && args.get(1).is_some_and(|word| is(word, "SETID"));
+        return match (moves, args.get(2), args.get(3), args.get(4)) {
+            (true, Some(key), Some(group), Some(id)) => {
+                let words = [MOVE_GROUP, b"1", key, group, id];
+                Plan::words(Commands::new(b"EVAL", 6).words(words))
+            }
+            _ => Plan::AsIs(None),
+        };
     }
     let creates = |word| is(word, "CREATECONSUMER");
     if args.get(1).is_some_and(creates) && !features.at_least(6, 2) {

@@ -7,7 +7,7 @@
 //! deleted ids, the count of entries ever added, and each group's count of entries read.
 
 use super::string::{self, write_packed};
-use super::{Cursor, Halt, kind};
+use super::{Cursor, Halt, kind, narrowed};
 
 /// The types asked for are not two stream types, the later first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +66,8 @@ enum Step {
 pub struct StreamConverter {
     from: u8,
     to: u8,
+    /// Entries go out with the back-lengths of Valkey 9.1.
+    narrow: bool,
     step: Step,
 }
 
@@ -77,7 +79,19 @@ impl StreamConverter {
             return Err(NoConversion { from, to });
         }
         let step = Step::Nodes;
-        Ok(Self { from, to, step })
+        let narrow = false;
+        Ok(Self {
+            from,
+            to,
+            narrow,
+            step,
+        })
+    }
+
+    /// The same, with entries as [`narrowed()`] makes them.
+    pub fn narrowed(mut self) -> Self {
+        self.narrow = true;
+        self
     }
 
     /// Appends what the window holds whole. Needs more when not `done`; `Invalid` is final.
@@ -117,7 +131,11 @@ impl StreamConverter {
             Step::Node { left: 0 } => Step::Info,
             Step::Node { left } => {
                 copy_string(cursor, out)?;
-                copy_string(cursor, out)?;
+                if self.narrow {
+                    copy_narrowed(cursor, out)?;
+                } else {
+                    copy_string(cursor, out)?;
+                }
                 Step::Node { left: left - 1 }
             }
             Step::Info => {
@@ -225,6 +243,20 @@ fn copy_packed_if(keep: bool, cursor: &mut Cursor<'_>, out: &mut Vec<u8>) -> Res
         write_packed(out, value);
     }
     Ok(value)
+}
+
+/// Copies a node's entries, rewritten if they have to be.
+fn copy_narrowed(cursor: &mut Cursor<'_>, out: &mut Vec<u8>) -> Result<(), Halt> {
+    let mut behind = cursor.clone();
+    let entries = string::read(&mut behind)?;
+    match narrowed(&entries)? {
+        Some(entries) => {
+            *cursor = behind;
+            string::write_raw(out, &entries);
+            Ok(())
+        }
+        None => copy_string(cursor, out),
+    }
 }
 
 /// Copies a string in the form it has.

@@ -1,6 +1,6 @@
 //! The type bytes of values, as they stand before a key in a snapshot and first in a payload.
 //!
-//! Facts: Redis' RDB type numbers up to 21; from 30 on the numbers are Dragonfly's own. Number 20
+//! Facts: Redis' RDB type numbers up to 24, of which 22 and later are not Valkey's; from 30 on the numbers are Dragonfly's own. Number 20
 //! is JSON in streams of Dragonfly v1.14 and means something else to Redis.
 
 /// One string.
@@ -33,9 +33,13 @@ pub const STREAM_19: u8 = 19;
 pub const JSON_OLD: u8 = 20;
 /// A stream as Redis 7.2 writes it.
 pub const STREAM: u8 = 21;
+/// A hash of which fields may expire, as Valkey 9 writes it.
+pub const HASH_EXPIRING_VALKEY: u8 = 22;
+/// A hash of which fields may expire, as Redis 7.4 writes it.
+pub const HASH_EXPIRING_REDIS: u8 = 24;
 /// A JSON document, as text.
 pub const JSON: u8 = 30;
-/// A hash of which fields may expire.
+/// A hash of which fields may expire, as Dragonfly writes it.
 pub const HASH_EXPIRING: u8 = 31;
 /// A set of which members may expire.
 pub const SET_EXPIRING: u8 = 32;

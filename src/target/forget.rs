@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use redis::cmd;
 
 use super::error::TargetError;
-use super::ownership::Scan;
 use super::position::PREFIX;
 use super::profile::Profile;
 use super::settings::{Control, Settings};
+use super::walk::Scan;
 
 /// Kinds of keys, in the order in which they go. Without a record the task has nothing; the fence is last, so that a
 /// process that still runs is kept out of what was removed.
@@ -76,6 +76,30 @@ pub async fn forget(control: &mut Control, settings: &Settings) -> Result<Vec<Fo
         }
     }
     Ok(found)
+}
+
+/// Removes values that a full sync of the task began to build and did not finish; how many there were. Every key of
+/// the target is looked at, some at a time. May be repeated.
+pub async fn remove_unfinished(
+    control: &mut Control,
+    settings: &Settings,
+) -> Result<u64, TargetError> {
+    let mut removed = 0;
+    for (db, _) in Profile::read(control).await?.keys {
+        let mut scan = Scan::of(db, Some("df2redis:tmp:*"));
+        while let Some(mut keys) = scan.next(control).await? {
+            keys.retain(|key| kind_of(key, &settings.task).is_some_and(|(_, of)| of == "tmp"));
+            if keys.is_empty() {
+                continue;
+            }
+            control.select(db).await?;
+            let mut remove = cmd("UNLINK");
+            remove.arg(keys);
+            let gone: u64 = control.ask("removing unfinished values", &remove).await?;
+            removed += gone;
+        }
+    }
+    Ok(removed)
 }
 
 fn scan(db: u32) -> Scan<'static> {

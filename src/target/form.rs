@@ -5,6 +5,7 @@
 //!  string            SET key value [PXAT ms]
 //!  loadable type     RESTORE key ms payload REPLACE ABSTTL
 //!  stream            the same, without the fields that the target does not know
+//!  fields expire     the same, as the type that the target knows
 //!  anything else     small: DEL key, RPUSH | SADD | HSET | ZADD …, PEXPIREAT key ms
 //!                    large: the same for a temporary key, in steps, then RENAME to the key
 //! ```
@@ -18,18 +19,20 @@
 
 mod chunk;
 mod native;
+mod way;
 mod window;
 
 use std::io;
 use std::path::Path;
 
+use self::way::{Way, no_form};
 use self::window::Window;
 use super::Outgoing;
-use crate::commands::{Features, Form, Kind, MemberExpiry, Reason, Unsupported};
+use crate::commands::{Features, Kind, MemberExpiry, Reason, Unsupported};
 use crate::entry::{Spill, SpillWriter};
 use crate::rdb::convert::{self, StreamConverter};
 use crate::rdb::payload::{self, PayloadError, Seal};
-use crate::rdb::{Cursor, Halt, Text, Ziplist, kind, string};
+use crate::rdb::{Cursor, Halt, Text, hash_expiry, string};
 
 pub use self::native::{Build, Step};
 
@@ -241,6 +244,7 @@ pub fn form<'a>(
         Way::Set => job.set(out)?,
         Way::Restore => job.restore(out)?,
         Way::Stream(kind) => job.stream(kind, out)?,
+        Way::Hash(kind) => return job.hash(kind, out).map(Formed::Whole),
         Way::Json => job.json(out)?,
         Way::Native => return Build::start(job, out),
     }
@@ -253,17 +257,6 @@ struct Job<'a> {
     value: Value<'a>,
     settings: Settings<'a>,
     lsn: Option<u64>,
-}
-
-/// Which commands a value takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Set,
-    Restore,
-    /// `RESTORE` as a stream of this older type.
-    Stream(u8),
-    Json,
-    Native,
 }
 
 /// Where the bytes of a value that is one string are.
@@ -280,39 +273,6 @@ enum Located<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn way(&self) -> Result<Way, FormError> {
-        let kind = self.value.kind;
-        if kind == kind::STRING {
-            return Ok(Way::Set);
-        }
-        Ok(match self.settings.features.form(kind) {
-            Form::Restore if kind == kind::LIST_ZIPLISTS && !self.only_ziplists() => Way::Native,
-            Form::Restore if self.value.bytes.len() <= self.settings.limits.restore => Way::Restore,
-            // A stream has no native form that keeps all of it.
-            Form::Restore if matches!(kind, kind::STREAM_15 | kind::STREAM_19 | kind::STREAM) => {
-                Way::Restore
-            }
-            Form::RestoreStream19 => Way::Stream(kind::STREAM_19),
-            Form::RestoreStream15 => Way::Stream(kind::STREAM_15),
-            Form::Json => Way::Json,
-            Form::Restore | Form::Native => Way::Native,
-            Form::None => return Err(no_form(kind)),
-        })
-    }
-
-    /// Whether a list of type 14 has no bare elements, which `RESTORE` would refuse. A list in a
-    /// file is not looked through.
-    fn only_ziplists(&self) -> bool {
-        let Bytes::Inline(bytes) = self.value.bytes else {
-            return false;
-        };
-        let mut cursor = Cursor::new(bytes);
-        let Ok(nodes) = cursor.packed() else {
-            return false;
-        };
-        (0..nodes).all(|_| string::read(&mut cursor).is_ok_and(|node| Ziplist::is_valid(&node)))
-    }
-
     fn damaged(&self, at: u64, what: &'static str) -> FormError {
         FormError::Damaged {
             kind: self.value.kind,
@@ -456,8 +416,11 @@ impl<'a> Job<'a> {
 
     /// `RESTORE` of a stream as an older type, which goes through a file if the value is in one.
     fn stream(&self, kind: u8, out: &mut Outgoing) -> Result<(), FormError> {
-        let converter =
+        let mut converter =
             StreamConverter::new(self.value.kind, kind).map_err(|_| no_form(self.value.kind))?;
+        if self.settings.features.narrow_listpacks() {
+            converter = converter.narrowed();
+        }
         match self.value.bytes {
             Bytes::Inline(bytes) => {
                 let halted = |halt| FormError::halted(self.value.kind, 0, bytes.len() as u64, halt);
@@ -469,6 +432,23 @@ impl<'a> Job<'a> {
                 self.restore_as(kind, Bytes::Spilled(&older), out)
             }
         }
+    }
+
+    /// `RESTORE` of a hash of which fields expire as another type, or `DEL` if all have expired.
+    fn hash(&self, kind: u8, out: &mut Outgoing) -> Result<Notes, FormError> {
+        let Bytes::Inline(bytes) = self.value.bytes else {
+            return Err(no_form(self.value.kind));
+        };
+        let halted = |halt| FormError::halted(self.value.kind, 0, bytes.len() as u64, halt);
+        let converted = hash_expiry::convert(bytes, kind, self.settings.now_ms).map_err(halted)?;
+        match converted.kept {
+            0 => self.delete(self.value.key, out),
+            _ => self.restore_as(kind, Bytes::Inline(&converted.bytes), out)?,
+        }
+        Ok(Notes {
+            members_expired: converted.expired,
+            ..Notes::default()
+        })
     }
 
     fn convert_file(
@@ -516,19 +496,6 @@ impl Located<'_> {
             Self::File { spill, offset, len } => out.word_in_file(&spill.part(*offset, *len)),
             Self::Compressed(spill) => out.word_in_file(spill),
         }
-    }
-}
-
-/// Why no target gets a value of this type.
-fn no_form(kind: u8) -> FormError {
-    let type_of = |name| FormError::unsupported(name, Reason::Type(kind));
-    match kind {
-        kind::JSON | kind::JSON_OLD => FormError::unsupported(Kind::Json, Reason::Module("JSON")),
-        33 | 34 => type_of(Kind::Bloom),
-        35 => type_of(Kind::Cms),
-        36 => type_of(Kind::Topk),
-        37 => type_of(Kind::Cuckoo),
-        _ => type_of(Kind::Value),
     }
 }
 

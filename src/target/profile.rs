@@ -6,13 +6,15 @@ use std::collections::HashMap;
 
 use super::error::TargetError;
 use super::settings::Control;
-use crate::commands::{Features, Flavour};
+use crate::commands::{Features, Flavour, Known};
 
 /// A target's release, state and limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
     /// What it can do.
     pub features: Features,
+    /// Its writing commands, if it says so.
+    pub known: Known,
     /// Changes with every start of the server.
     pub run_id: String,
     /// Changes when its dataset may have become another one.
@@ -47,14 +49,18 @@ impl Profile {
             .await?;
         let info = String::from_utf8_lossy(&info).into_owned();
         let mut profile = Self::of_info(&info, control.addr())?;
-        let modules = ["JSON.SET", "BF.ADD", "CMS.INCRBY", "TOPK.ADD", "CF.ADD"];
-        let mut question = redis::cmd("COMMAND");
-        question.arg("INFO").arg(&modules[..]);
-        if let Some(redis::Value::Array(known)) = optional(control, &question).await? {
-            let mut known = known.iter().map(|entry| *entry != redis::Value::Nil);
-            profile.features.json = known.next().unwrap_or(false);
-            profile.features.bloom = known.len() > 0 && known.all(|is_known| is_known);
+        if let Some(redis::Value::Array(commands)) =
+            optional(control, &redis::cmd("COMMAND")).await?
+        {
+            commands
+                .iter()
+                .filter_map(writing)
+                .for_each(|name| profile.known.insert(name));
         }
+        let has = |name: &&str| profile.known.has(name.as_bytes());
+        let (json, bloom) = (["JSON.SET"], ["BF.ADD", "CMS.INCRBY", "TOPK.ADD", "CF.ADD"]);
+        let (json, bloom) = (json.iter().all(has), bloom.iter().all(has));
+        (profile.features.json, profile.features.bloom) = (json, bloom);
         profile.max_bulk = config(control, "proto-max-bulk-len").await?;
         profile.databases = config(control, "databases").await?;
         if let Some(limit) = config(control, "maxmemory").await? {
@@ -64,6 +70,11 @@ impl Profile {
             profile.eviction = Some(policy);
         }
         Ok(profile)
+    }
+
+    /// Most bytes of one word of a command: what the target says, else the default of every release.
+    pub fn longest_word(&self) -> u64 {
+        self.max_bulk.unwrap_or(512 << 20)
     }
 
     fn of_info(info: &str, addr: &str) -> Result<Self, TargetError> {
@@ -98,6 +109,7 @@ impl Profile {
                 json: false,
                 bloom: false,
             },
+            known: Known::default(),
             run_id: text("run_id").unwrap_or_default(),
             replication_id: text("master_replid").unwrap_or_default(),
             is_replica: fields.get("role") == Some(&"slave"),
@@ -113,6 +125,33 @@ impl Profile {
             keys: keys_of(info),
         })
     }
+}
+
+/// The bytes of a string of either kind.
+fn text(value: &redis::Value) -> Option<&[u8]> {
+    match value {
+        redis::Value::BulkString(text) => Some(text),
+        redis::Value::SimpleString(text) => Some(text.as_bytes()),
+        _ => None,
+    }
+}
+
+/// The name in an element of the answer to `COMMAND`, if that command writes.
+fn writing(command: &redis::Value) -> Option<&[u8]> {
+    let redis::Value::Array(parts) = command else {
+        return None;
+    };
+    let [
+        name,
+        _words,
+        redis::Value::Array(flags) | redis::Value::Set(flags),
+        ..,
+    ] = &parts[..]
+    else {
+        return None;
+    };
+    let writes = flags.iter().any(|flag| text(flag) == Some(b"write"));
+    text(name).filter(|_| writes)
 }
 
 /// The value of a field of `INFO`.
@@ -181,6 +220,23 @@ mod tests {
         assert_eq!(profile.keys, [(0, 3), (12, 7)]);
         assert!(profile.is_replica && profile.is_read_only);
         assert_eq!(profile.max_memory, None);
+    }
+
+    #[test]
+    fn writing_commands_are_told_from_others() {
+        use redis::Value::{Array, BulkString, Int, SimpleString};
+        let command = |name: &str, flags: &[&str]| {
+            let flags = flags.iter().map(|flag| SimpleString((*flag).to_owned()));
+            let flags = Array(flags.collect());
+            Array(vec![BulkString(name.into()), Int(-2), flags, Int(1)])
+        };
+        assert_eq!(
+            writing(&command("set", &["write", "denyoom"])),
+            Some(&b"set"[..])
+        );
+        assert_eq!(writing(&command("get", &["readonly", "fast"])), None);
+        assert_eq!(writing(&Int(7)), None);
+        assert_eq!(writing(&Array(vec![BulkString(b"set".to_vec())])), None);
     }
 
     #[test]

@@ -134,6 +134,20 @@ impl Control {
             .await
     }
 
+    /// Loads a script. The target's words if it does not take it, now or ever.
+    pub async fn load_script(&mut self, body: &[u8]) -> Result<Option<String>, TargetError> {
+        let mut load = redis::cmd("SCRIPT");
+        load.arg("LOAD").arg(body);
+        match self.ask("loading a script", &load).await {
+            Ok(redis::Value::BulkString(_) | redis::Value::SimpleString(_)) => Ok(None),
+            Ok(other) => Ok(Some(format!("{other:?}"))),
+            Err(TargetError::Answer { answer, .. } | TargetError::Permission { answer, .. }) => {
+                Ok(Some(answer))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// How long each key lives yet, in milliseconds; -1 for ever, -2 if it is not there.
     pub async fn ttls(&mut self, keys: &[(u32, &[u8])]) -> Result<Vec<i64>, TargetError> {
         const DOING: &str = "asking how long keys live";

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use slog::{Logger, info, warn};
 use tokio::sync::{mpsc, watch};
 
-use crate::commands::{self, Features, Global, Kind, Note, Unsupported};
-use crate::config::{MemberExpiry, OnUnsupported, Reaction, Task};
+use crate::commands::{self, Features, Global, Kind, Known, Note, Reason, Unsupported};
+use crate::config::{Conflict, MemberExpiry, OnUnsupported, Reaction, Task};
 use crate::fail_point::{self, Place};
 use crate::logging::fields;
 use crate::target::{Control, Fence, Ownership, Reconcile, form};
@@ -24,6 +24,10 @@ use super::status::Status;
 pub(super) struct Context {
     pub(super) task: Arc<Task>,
     pub(super) features: Features,
+    /// The target's writing commands.
+    pub(super) known: Known,
+    /// Most bytes of one word that the target takes.
+    pub(super) longest_word: u64,
     pub(super) status: Arc<Status>,
     pub(super) barrier: Barrier,
     pub(super) ghosts: Arc<Ghosts>,
@@ -79,7 +83,7 @@ impl Context {
                 reason: unsupported.to_string(),
             });
         }
-        self.status.unsupported.fetch_add(1, Ordering::Relaxed);
+        self.status.count_unsupported(unsupported.kind);
         if self.losses.first(unsupported.kind.as_str()) {
             warn!(log, "left out, and counted from now on";
                 fields::KIND => unsupported.kind.as_str(), fields::DB => db,
@@ -88,12 +92,22 @@ impl Context {
         Ok(())
     }
 
+    /// Whether a command that the table does not know goes to the target as it came: that has one of this name, and
+    /// nothing depends on which of its words are keys.
+    pub(super) fn passes_on(&self, name: &[u8], unsupported: &Unsupported) -> bool {
+        unsupported.reason == Reason::Unknown
+            && self.known.has(name)
+            && self.task.filter.allows_everything()
+            && self.task.policy.conflict == Conflict::Overwrite
+    }
+
     /// Counts what was copied with less than it had.
     pub(super) fn note(&self, log: &Logger, db: u32, what: &str, note: Note) {
         self.status.reduced.fetch_add(1, Ordering::Relaxed);
         let name = match note {
             Note::MemberExpiryDropped => "expiry of single members was dropped",
             Note::StreamIdChosen => "the target chose a stream entry's id",
+            Note::PassedOn => "a command that df2redis does not know was passed on as it came",
         };
         if self.losses.first(name) {
             warn!(log, "copied with less than the source has, and counted from now on";
@@ -108,7 +122,10 @@ impl Context {
             on_member_expiry: member_expiry(self.task.policy.on_member_expiry),
             task: &self.task.name,
             now_ms,
-            limits: form::Limits::default(),
+            limits: form::Limits {
+                word: self.longest_word,
+                ..form::Limits::default()
+            },
             spill_dir: &self.task.state_dir,
         }
     }

@@ -272,6 +272,10 @@ impl Applier {
         {
             return Ok(Took::Whole);
         }
+        if large.is_none() && loaded(args).is_some() {
+            // With the batch, before its first item.
+            return Ok(Took::Whole);
+        }
         let db = self.context.task.target.db(command.db);
         let put_off = match self.context.grace_ms() {
             0 => None,
@@ -316,6 +320,12 @@ impl Applier {
             }
             Plan::Restore(restore) => {
                 self.restore(batch, command, &restore, large)?;
+            }
+            Plan::Unsupported(unsupported) if self.context.passes_on(args.name(), &unsupported) => {
+                let out = self.begin(db);
+                out.command(args.len(), command.lsn);
+                args.iter().for_each(|word| put(out, word, large));
+                self.note(command.db, args, Some(commands::Note::PassedOn));
             }
             Plan::Unsupported(unsupported) => {
                 let what = describe(args);
@@ -490,16 +500,42 @@ impl Applier {
         self.context.ownership.adopt(out, db, key, None);
     }
 
-    /// The body of a script that the source knows.
-    pub(super) fn script(&mut self, body: &[u8]) {
-        let db = self.context.task.target.position_db;
-        let out = self
-            .writer
-            .begin(target::Kind::Record, db, Tolerate::Nothing);
-        out.command(3, None);
-        out.word(b"SCRIPT");
-        out.word(b"LOAD");
-        out.word(body);
+    /// Loads the scripts that come with a batch. They are no keys, and need neither order nor transaction; one that the
+    /// target does not take, such as one in Dragonfly's newer Lua, is a matter of `on_unsupported.command`.
+    pub(super) async fn load_scripts(&mut self, batch: &Batch) -> Result<(), TaskError> {
+        for item in &batch.items {
+            let (db, body) = match item {
+                Item::Script(body) => (0, batch.slice(*body)),
+                Item::Command(command) => {
+                    let Body::Inline(span) = &command.args else {
+                        continue;
+                    };
+                    let packed = batch.slice(*span);
+                    // One byte of length, and the name: few commands are looked at any further.
+                    let name = packed.get(1..7).unwrap_or_default();
+                    if !name.eq_ignore_ascii_case(b"SCRIPT") {
+                        continue;
+                    }
+                    match loaded(&self.checked(packed, command.words)?) {
+                        Some(body) => (command.db, body),
+                        None => continue,
+                    }
+                }
+                _ => continue,
+            };
+            let mut control = self.context.control.lock().await;
+            let Some(answer) = control.load_script(body).await? else {
+                continue;
+            };
+            drop(control);
+            let refused = Unsupported {
+                kind: Kind::Command,
+                reason: Reason::Script,
+            };
+            let what = format!("a script ({answer})");
+            self.context.unsupported(self.log(), db, &what, &refused)?;
+        }
+        Ok(())
     }
 
     /// The words of a command in a file, long ones replaced if there are few.
@@ -703,4 +739,13 @@ fn blocking_if<T>(blocks: bool, work: impl FnOnce() -> T) -> T {
     } else {
         work()
     }
+}
+
+/// The body of the script that a command in memory loads.
+fn loaded<'a>(args: &Args<'a>) -> Option<&'a [u8]> {
+    let loads = args.name().eq_ignore_ascii_case(b"SCRIPT")
+        && args
+            .get(1)
+            .is_some_and(|word| word.eq_ignore_ascii_case(b"LOAD"));
+    args.get(2).filter(|_| loads)
 }

@@ -3,9 +3,12 @@
 //! One struct feeds the summary line and the terminal. Counters only grow within a session; a new
 //! session starts with new ones.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
+
+use crate::commands::Kind;
 
 /// Where a task is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +59,8 @@ pub struct FlowStatus {
     pub keys: AtomicU64,
     /// Bytes of keys, values and commands taken from the source, uncompressed.
     pub bytes: AtomicU64,
+    /// Bytes that the source has sent, uncompressed, whether the target has them or not.
+    pub received: AtomicU64,
     /// The end of the flow's snapshot was seen.
     pub snapshot_ended: AtomicBool,
     /// LSN of the first entry of stable sync; 0 before.
@@ -85,6 +90,8 @@ pub struct Status {
     pub expected_keys: AtomicU64,
     /// Keys and entries left out because the target cannot hold or do them.
     pub unsupported: AtomicU64,
+    /// The same by kind, in the order of [`Kind::ALL`].
+    pub unsupported_kinds: [AtomicU64; Kind::ALL.len()],
     /// Keys and entries copied with less than the source has.
     pub reduced: AtomicU64,
     /// Keys that were read again and written.
@@ -102,6 +109,8 @@ pub struct Totals {
     pub keys: u64,
     /// See [`FlowStatus::bytes`].
     pub bytes: u64,
+    /// See [`FlowStatus::received`].
+    pub received: u64,
     /// Flows whose snapshot ended.
     pub flows_done: u64,
     /// Entries of stable sync that the target has confirmed.
@@ -118,11 +127,37 @@ impl Status {
             clock_offset_ms: std::sync::Arc::default(),
             expected_keys: AtomicU64::new(0),
             unsupported: AtomicU64::new(0),
+            unsupported_kinds: Default::default(),
             reduced: AtomicU64::new(0),
             reread: AtomicU64::new(0),
             unverified: AtomicU64::new(0),
             offsets_read: AtomicU64::new(0),
         }
+    }
+
+    /// A flow has received `bytes` more.
+    pub fn count_received(&self, flow: u32, bytes: u64) {
+        if let Some(flow) = self.flows.get(flow as usize) {
+            flow.received.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts something of this kind that was left out.
+    pub fn count_unsupported(&self, kind: Kind) {
+        self.unsupported.fetch_add(1, Ordering::Relaxed);
+        let kinds = Kind::ALL.iter().zip(&self.unsupported_kinds);
+        for (_, counter) in kinds.filter(|(counted, _)| **counted == kind) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many of each kind were left out, by its name; only kinds of which there were some.
+    pub fn unsupported_by_kind(&self) -> BTreeMap<String, u64> {
+        let kinds = Kind::ALL.iter().zip(&self.unsupported_kinds);
+        kinds
+            .map(|(kind, counter)| (kind.as_str().to_owned(), counter.load(Ordering::Relaxed)))
+            .filter(|(_, count)| *count > 0)
+            .collect()
     }
 
     /// Sums over flows.
@@ -133,6 +168,7 @@ impl Status {
             .fold(Totals::default(), |sum, flow| Totals {
                 keys: sum.keys + read(&flow.keys),
                 bytes: sum.bytes + read(&flow.bytes),
+                received: sum.received + read(&flow.received),
                 flows_done: sum.flows_done + u64::from(flow.snapshot_ended.load(Ordering::Relaxed)),
                 applied: sum.applied + read(&flow.applied).saturating_sub(read(&flow.base)),
                 skipped: sum.skipped + read(&flow.skipped),

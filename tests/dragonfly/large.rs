@@ -1,8 +1,9 @@
 //! Values and commands that are larger than the memory budget allows in one piece.
 
 use crate::df2redis::Task;
-use crate::support::dragonfly::Compression;
-use crate::support::{Client, Dataset, RedisServer, SimulatedDragonfly};
+use crate::support::dragonfly::{Compression, Fault};
+use crate::support::{Client, Dataset, RedisServer, SimulatedDragonfly, eventually};
+use nix::sys::signal::Signal;
 
 const MIB: usize = 1 << 20;
 
@@ -121,4 +122,54 @@ fn large_commands_of_the_journal_arrive_whole_and_in_their_place() {
     assert_answer(&mut client, &["LRANGE", "list", "0", "-1"], &whole);
     assert_eq!(task.state_files(), Vec::<String>::new());
     running.stop();
+}
+
+#[test]
+fn what_a_killed_full_sync_had_begun_to_build_is_removed() {
+    let mut dataset = Dataset::new();
+    dataset.string("long", vec![b'x'; 4 * MIB]);
+    let source = SimulatedDragonfly::options().dataset(dataset).start();
+    for flow in 0..2 {
+        source.inject(Fault::SlowFlow {
+            flow,
+            bytes_per_second: 50_000,
+        });
+    }
+    let target = RedisServer::start();
+    let task = task(&source, &target);
+    let mut running = task.start();
+    running.wait_logged("full sync needed");
+    let mut client = target.client();
+    eventually("the snapshot under way", || {
+        client.ok(&["HGET", "df2redis:position:copy", "phase"]) == "snapshot"
+    });
+    // As if the kill had come between two steps of these; the last is another task's.
+    let others = "df2redis:tmp:copying:gone";
+    for (db, key) in [
+        ("0", "df2redis:tmp:copy:gone"),
+        ("3", "df2redis:tmp:copy:gone"),
+        ("0", others),
+    ] {
+        client.ok(&["SELECT", db]);
+        client.ok(&["RPUSH", key, "element"]);
+    }
+    running.signal(Signal::SIGKILL);
+    running.wait_killed();
+    source.clear_faults();
+    let mut running = task.start_stable();
+    running.wait_logged("removed what an earlier full sync had begun to build");
+    running.stop();
+    for (db, left) in [("0", vec![others]), ("3", vec![])] {
+        client.ok(&["SELECT", db]);
+        let keys = client.ok(&["KEYS", "df2redis:tmp:*"]);
+        assert_eq!(
+            keys.items()
+                .iter()
+                .map(|key| key.text())
+                .collect::<Vec<_>>(),
+            left
+        );
+    }
+    assert_eq!(client.ok(&["SELECT", "0"]), "OK");
+    assert_eq!(client.ok(&["STRLEN", "long"]), "4194304");
 }

@@ -3,24 +3,54 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
+use df2redis::commands::{Features, Flavour};
 use df2redis::target::{Outgoing, Piece, Place};
 
 use super::view::View;
-use crate::support::RedisServer;
+use crate::support::compare::expire_time;
+use crate::support::{RedisServer, Target};
+
+/// The target as the program would find it.
+pub fn features(target: Target) -> Features {
+    let (flavour, version) = match target {
+        Target::Redis62 => (Flavour::Redis, (6, 2, 5)),
+        Target::Redis70 => (Flavour::Redis, (7, 0, 15)),
+        Target::Redis82 => (Flavour::Redis, (8, 2, 3)),
+        Target::Valkey81 => (Flavour::Valkey, (8, 1, 8)),
+        Target::Valkey91 => (Flavour::Valkey, (9, 1, 2)),
+    };
+    Features {
+        flavour,
+        version,
+        json: false,
+        bloom: false,
+    }
+}
 
 /// A running server; killed when dropped.
 pub struct Server {
-    _redis: RedisServer,
+    redis: RedisServer,
+    db: u32,
     connection: BufReader<TcpStream>,
 }
 
 impl Server {
     /// Starts one on a free port and waits until it answers.
     pub fn start() -> Self {
-        let redis = RedisServer::start_with(&["--sanitize-dump-payload", "yes"]);
+        Self::start_of(Target::Redis70)
+    }
+
+    /// The same of another release.
+    pub fn start_of(target: Target) -> Self {
+        Self::around(target.start_with(&["--sanitize-dump-payload", "yes"]))
+    }
+
+    /// One that was started already.
+    pub fn around(redis: RedisServer) -> Self {
         let connection = BufReader::new(TcpStream::connect(redis.address()).unwrap());
         let mut server = Self {
-            _redis: redis,
+            redis,
+            db: 0,
             connection,
         };
         assert_eq!(server.ok(&[b"PING"]), View::Text(b"PONG".to_vec()));
@@ -37,9 +67,26 @@ impl Server {
             .unwrap_or_else(|error| panic!("{}: {error}", String::from_utf8_lossy(words[0])))
     }
 
+    /// Sends a command; whether its reply is no error.
+    pub fn try_words(&mut self, words: &[&[u8]]) -> bool {
+        let mut out = Outgoing::new();
+        out.command(words.len(), None);
+        words.iter().for_each(|word| out.word(word));
+        self.send(&out);
+        self.reply().is_ok()
+    }
+
     /// Selects a database.
     pub fn select(&mut self, db: u32) {
         self.ok(&[b"SELECT", db.to_string().as_bytes()]);
+        self.db = db;
+    }
+
+    /// When a key expires, in Unix milliseconds; as `PEXPIRETIME`, which servers before Redis 7.0 do not have.
+    pub fn expire_time(&mut self, key: &[u8]) -> i64 {
+        let mut client = self.redis.client();
+        client.ok(&["SELECT", &self.db.to_string()]);
+        expire_time(&mut client, key)
     }
 
     /// Sends commands; no reply may be an error.

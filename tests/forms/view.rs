@@ -68,7 +68,7 @@ fn pairs(items: Vec<View>, score: bool) -> View {
 /// Type, expiry and value of a key. `full`: with what a stream of before Redis 7.0 does not hold.
 pub fn view(server: &mut Server, key: &[u8], full: bool) -> View {
     let kind = server.ok(&[b"TYPE", key]);
-    let expiry = server.ok(&[b"PEXPIRETIME", key]);
+    let expiry = View::Number(server.expire_time(key));
     let value = match kind.text() {
         "string" => server.ok(&[b"GET", key]),
         "list" => server.ok(&[b"LRANGE", key, b"0", b"-1"]),

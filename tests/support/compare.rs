@@ -151,9 +151,14 @@ fn read_keys(client: &mut Client, keys: &[Vec<u8>]) -> Vec<(Vec<u8>, Seen)> {
         })
         .collect();
     let about = client.pipeline(&about);
-    let kinds: Vec<(String, i64)> = about
-        .chunks(2)
-        .map(|pair| (pair[0].text(), pair[1].int().unwrap_or(i64::MIN)))
+    let expiry = |key: &[u8], reply: &Reply, client: &mut Client| match reply {
+        Reply::Error(_) => expire_time(client, key),
+        reply => reply.int().unwrap_or(i64::MIN),
+    };
+    let kinds: Vec<(String, i64)> = keys
+        .iter()
+        .zip(about.chunks(2))
+        .map(|(key, pair)| (pair[0].text(), expiry(key, &pair[1], client)))
         .collect();
     let queries: Vec<_> = keys
         .iter()
@@ -177,6 +182,31 @@ fn read_keys(client: &mut Client, keys: &[Vec<u8>]) -> Vec<(Vec<u8>, Seen)> {
         }
     }
     seen
+}
+
+/// What `PEXPIRETIME` would say, of a server of before Redis 7.0: its clock and the time to live, read in one
+/// millisecond.
+#[track_caller]
+pub fn expire_time(client: &mut Client, key: &[u8]) -> i64 {
+    let time = || vec![b"TIME".to_vec()];
+    let left = vec![b"PTTL".to_vec(), key.to_vec()];
+    let ms = |reply: &Reply| match reply.items() {
+        [seconds, micros] => Some(seconds.int()? * 1000 + micros.int()? / 1000),
+        _ => None,
+    };
+    for _ in 0..10_000 {
+        let replies = client.pipeline(&[time(), left.clone(), time()]);
+        let [before, left, after] = &replies[..] else {
+            unreachable!("as many replies as commands")
+        };
+        match (left.int(), ms(before), ms(after)) {
+            (Some(none), ..) if none < 0 => return none,
+            (Some(left), Some(before), Some(after)) if before == after => return before + left,
+            (Some(_), Some(_), Some(_)) => {}
+            _ => panic!("TIME and PTTL were answered {replies:?}"),
+        }
+    }
+    panic!("the server never answered TIME, PTTL and TIME within a millisecond")
 }
 
 /// The commands that show a value of this type; `KEY` stands for the key.

@@ -19,6 +19,7 @@ pub mod real_dragonfly;
 pub mod recorded;
 pub mod redis_server;
 pub mod replica;
+pub mod target;
 pub mod tls;
 
 pub use client::{Client, Reply};
@@ -27,6 +28,8 @@ pub use dragonfly::{Dataset, SimulatedDragonfly};
 pub use proxy::{Proxy, Towards};
 pub use real_dragonfly::RealDragonfly;
 pub use redis_server::RedisServer;
+pub use target::Target;
+pub(crate) use target::on_every_target;
 
 use std::time::{Duration, Instant};
 

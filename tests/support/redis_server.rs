@@ -1,4 +1,4 @@
-//! A real `redis-server` as a value: started on a free port, gone when dropped.
+//! A real `redis-server`, or `valkey-server`, as a value: started on a free port, gone when dropped.
 //!
 //! Invariants: it listens on 127.0.0.1 only, keeps nothing on disk outside its own temporary directory, is
 //!   killed by its own process id and waited for, and shows its log when the test that owns it panics.
@@ -20,6 +20,7 @@ pub struct RedisServer {
     child: Child,
     dir: TempDir,
     port: u16,
+    program: PathBuf,
     args: Vec<String>,
 }
 
@@ -41,15 +42,26 @@ impl RedisServer {
     #[must_use]
     #[track_caller]
     pub fn start_with(args: &[&str]) -> Self {
+        Self::start_program(Path::new("redis-server"), args)
+    }
+
+    /// The same of another program than the `redis-server` on PATH.
+    ///
+    /// # Panics
+    /// When there is no such program, or it does not answer within 20 s.
+    #[must_use]
+    #[track_caller]
+    pub fn start_program(program: &Path, args: &[&str]) -> Self {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let mut log = String::new();
         for _ in 0..ATTEMPTS {
             let dir = tempfile::tempdir().expect("a temporary directory for redis-server");
             let port = free_port();
             let mut server = Self {
-                child: spawn(dir.path(), port, &args),
+                child: spawn(program, dir.path(), port, &args),
                 dir,
                 port,
+                program: program.to_owned(),
                 args: args.clone(),
             };
             if server.answers() {
@@ -57,7 +69,10 @@ impl RedisServer {
             }
             log = server.log();
         }
-        panic!("redis-server {args:?} did not come up; its log:\n{log}");
+        panic!(
+            "{} {args:?} did not come up; its log:\n{log}",
+            program.display()
+        );
     }
 
     /// Its port on 127.0.0.1.
@@ -111,7 +126,7 @@ impl RedisServer {
     #[track_caller]
     pub fn restart(&mut self) {
         self.kill();
-        self.child = spawn(self.dir.path(), self.port, &self.args);
+        self.child = spawn(&self.program, self.dir.path(), self.port, &self.args);
         assert!(
             self.answers(),
             "redis-server did not come up again on port {}:\n{}",
@@ -166,9 +181,9 @@ fn log_path(dir: &Path) -> PathBuf {
     dir.join("redis.log")
 }
 
-fn spawn(dir: &Path, port: u16, args: &[String]) -> Child {
+fn spawn(program: &Path, dir: &Path, port: u16, args: &[String]) -> Child {
     let output = fs::File::create(log_path(dir)).expect("a log file for redis-server");
-    let spawned = Command::new("redis-server")
+    let spawned = Command::new(program)
         .args([
             "--port",
             &port.to_string(),
@@ -194,10 +209,11 @@ fn spawn(dir: &Path, port: u16, args: &[String]) -> Child {
         Ok(child) => child,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             panic!(
-                "there is no redis-server on PATH; `apt-get install redis-server` (or `make tools`) installs it"
+                "there is no {}; `apt-get install redis-server` (or `make tools`) installs that of PATH",
+                program.display()
             )
         }
-        Err(error) => panic!("cannot start redis-server: {error}"),
+        Err(error) => panic!("cannot start {}: {error}", program.display()),
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) struct Link {
     progress: Option<Progress>,
     loaded: Loaded,
     must_flush: bool,
+    /// Bytes written so far.
+    pub written: u64,
     pub replies: Box<[u8]>,
 }
 
@@ -82,6 +84,7 @@ impl Link {
             progress: None,
             loaded: Loaded::default(),
             must_flush: false,
+            written: 0,
             replies: vec![0; REPLIES].into(),
         })
     }
@@ -127,6 +130,7 @@ impl Link {
             if written == 0 {
                 return Poll::Ready(Err(WriteError::Socket(io::ErrorKind::WriteZero.into())));
             }
+            self.written += written as u64;
             let progress = self.advance(batch, progress, written);
             if batch.sending.transaction && progress.epilogue < batch.sending.epilogue.len() {
                 fail_point::pass(fail_point::Place::TransactionPart);

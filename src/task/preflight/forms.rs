@@ -78,8 +78,9 @@ fn words(features: &Features, kind: u8, policy: Kind, task: &Task) -> String {
         Form::Restore => "RESTORE as it comes",
         Form::RestoreStream19 => "RESTORE without what came with Redis 7.2",
         Form::RestoreStream15 => "RESTORE without what came with Redis 7.0",
+        Form::RestoreHash24 | Form::RestoreHash22 => "RESTORE as the type that this release has",
         Form::Json => "JSON.SET",
-        Form::Native if policy == Kind::MemberExpiry => return expiring(features, kind, task),
+        Form::Native if policy == Kind::MemberExpiry => return expiring(task),
         Form::Native => "commands that build the same value",
         Form::None => {
             let name = policy.as_str();
@@ -92,11 +93,8 @@ fn words(features: &Features, kind: u8, policy: Kind, task: &Task) -> String {
     text.to_owned()
 }
 
-/// Redis has an expiry for fields of hashes, from some release on, and none for members of sets.
-fn expiring(features: &Features, kind: u8, task: &Task) -> String {
-    if kind == kind::HASH_EXPIRING && features.hash_field_expiry() {
-        return "commands that build the same value".to_owned();
-    }
+/// The target has no expiry for single members: they are written without.
+fn expiring(task: &Task) -> String {
     match task.policy.on_member_expiry {
         MemberExpiry::Drop => {
             "commands that build the same value, without expiry (policy.on_member_expiry)"
@@ -135,7 +133,7 @@ mod tests {
         );
         let dropped =
             "commands that build the same value, without expiry (policy.on_member_expiry)";
-        let same = "commands that build the same value";
+        let restored = "RESTORE as the type that this release has";
         let stops = "none: stops the task (policy.on_member_expiry)";
         for (features, policy, values, form) in [
             (&old, "", "strings", "SET"),
@@ -155,7 +153,7 @@ mod tests {
             (&new, "", "streams", "RESTORE as it comes"),
             (&old, "", hashes, dropped),
             (&old, stop, hashes, stops),
-            (&new, stop, hashes, same),
+            (&new, stop, hashes, restored),
             (&new, "", sets, dropped),
             (&new, stop, sets, stops),
             (

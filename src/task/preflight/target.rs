@@ -51,6 +51,7 @@ impl Target {
         findings.extend(self.permissions(task));
         findings.extend(self.modules(task));
         findings.push(self.eviction());
+        findings.extend(self.longest_word(task));
         findings.extend(self.present(task));
         findings
     }
@@ -160,6 +161,24 @@ impl Target {
                     .advise("on the target: CONFIG SET maxmemory-policy noeviction")
             }
         }
+    }
+
+    /// A limit below the default of every release, which is also the longest string that Redis has.
+    fn longest_word(&self, task: &Task) -> Option<Finding> {
+        const USUAL: u64 = 512 << 20;
+        let longest = self.profile.longest_word();
+        if longest >= USUAL {
+            return None;
+        }
+        let what = match task.policy.on_unsupported.value {
+            Reaction::Stop => "a longer value stops the task",
+            Reaction::Skip => "longer values are left out",
+        };
+        let text = format!(
+            "target: takes at most {} at once (proto-max-bulk-len), so {what}",
+            bytes(longest)
+        );
+        Some(Finding::warning(text).advise("on the target: CONFIG SET proto-max-bulk-len 512mb"))
     }
 
     /// Keys that are in the task's databases already.

@@ -1,0 +1,128 @@
+//! Expiry of single hash fields on every target: native where there is one, by policy where there is none.
+
+use crate::df2redis::Task;
+use crate::support::dragonfly::{Dataset, Record, Value};
+use crate::support::{Client, RedisServer, SimulatedDragonfly, Target, on_every_target};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Whole seconds, so long from now.
+fn seconds_from_now(seconds: i64) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    i64::try_from(now.expect("a clock").as_secs()).expect("a date") + seconds
+}
+
+/// When these fields expire, in Unix milliseconds: -1 for never, -2 for no such field.
+fn expiry(client: &mut Client, key: &str, fields: &[&str]) -> Vec<i64> {
+    let count = fields.len().to_string();
+    let question = ["HPEXPIRETIME", key, "FIELDS", &count];
+    let answer = client.ok(&[&question[..], fields].concat());
+    answer.items().iter().filter_map(|at| at.int()).collect()
+}
+
+/// Near enough to a time that is counted from the receipt of an entry.
+fn is_about(at: i64, seconds: i64) -> bool {
+    let expected = seconds_from_now(seconds) * 1000;
+    (expected - 60_000..=expected + 1000).contains(&at)
+}
+
+/// A master with such a hash in its snapshot, and a task that follows it.
+fn copied(
+    target: &RedisServer,
+    later: i64,
+) -> (SimulatedDragonfly, Task, crate::df2redis::Df2redis) {
+    let mut dataset = Dataset::new();
+    let fields = [
+        ("a", "1", Some(later)),
+        ("b", "2", None),
+        ("c", "3", Some(later + 5)),
+    ];
+    dataset.push(Record::new("small", Value::hash_with_expiry(&fields)));
+    let many: Vec<_> = (0..3000)
+        .map(|n| {
+            let at = (n % 3 > 0).then_some(later + n % 3);
+            (format!("field {n}"), "x".repeat(500), at)
+        })
+        .collect();
+    dataset.push(Record::new("big", Value::hash_with_expiry(&many)));
+    let source = SimulatedDragonfly::options().dataset(dataset).start();
+    let task = Task::between(&source.address(), &target.address());
+    let running = task.start_stable();
+    (source, task, running)
+}
+
+fn fields_of_the_snapshot_and_of_the_journal_expire(target: Target) {
+    let server = target.start();
+    let later = seconds_from_now(10_000);
+    let (source, _task, mut running) = copied(&server, later);
+    for words in [
+        &["HSETEX", "journal", "5000", "a", "1", "b", "2"][..],
+        &["HSET", "journal", "c", "3", "d", "4", "e", "5"],
+        &["HEXPIRE", "journal", "6000", "FIELDS", "1", "c"],
+        &["FIELDEXPIRE", "journal", "7000", "d"],
+        &["HSETEX", "journal", "KEEPTTL", "8000", "a", "9", "f", "6"],
+        &["HGETEX", "journal", "PERSIST", "FIELDS", "1", "b"],
+        &["HGETEX", "journal", "EX", "9000", "FIELDS", "1", "e"],
+        &[
+            "HSETEX", "journal", "FNX", "PX", "4000000", "FIELDS", "1", "g", "7",
+        ],
+        &["HEXPIRE", "journal", "0", "FIELDS", "1", "g"],
+        &["SADD", "set", "m"],
+        &["FIELDEXPIRE", "set", "1000", "m"],
+    ] {
+        source.journal(0, words);
+    }
+    source.wait_acked();
+    let mut client = server.client();
+    assert_eq!(client.ok(&["HLEN", "small"]), "3");
+    assert_eq!(client.ok(&["HLEN", "big"]), "3000");
+    assert_eq!(client.ok(&["HGET", "journal", "a"]), "9");
+    assert_eq!(client.ok(&["HLEN", "journal"]), "6");
+    assert_eq!(client.ok(&["SISMEMBER", "set", "m"]), "1");
+    if target.lets_fields_expire() {
+        let small = expiry(&mut client, "small", &["a", "b", "c", "none"]);
+        assert_eq!(small, [later * 1000, -1, (later + 5) * 1000, -2]);
+        let big = expiry(&mut client, "big", &["field 0", "field 1", "field 2999"]);
+        assert_eq!(big, [-1, (later + 1) * 1000, (later + 2) * 1000]);
+        let journal = expiry(&mut client, "journal", &["a", "b", "c", "d", "e", "f"]);
+        for (field, expected) in [(0, 5000), (2, 6000), (3, 7000), (4, 9000), (5, 8000)] {
+            assert!(is_about(journal[field], expected), "{field} of {journal:?}");
+        }
+        assert_eq!(journal[1], -1);
+        assert_eq!(
+            running.count_logged("expiry of single members was dropped"),
+            0
+        );
+    } else {
+        running.wait_logged("expiry of single members was dropped");
+    }
+    running.stop();
+}
+
+on_every_target!(fields_of_the_snapshot_and_of_the_journal_expire);
+
+fn a_field_that_expires_stops_the_task_only_where_it_cannot(target: Target) {
+    let server = target.start();
+    let source = SimulatedDragonfly::start();
+    let task = Task::between(&source.address(), &server.address())
+        .with("policy.on_member_expiry = \"stop\"");
+    let mut running = task.start_stable();
+    source.journal(0, ["HSETEX", "hash", "5000", "a", "1"]);
+    if target.lets_fields_expire() {
+        source.wait_acked();
+        assert!(is_about(
+            expiry(&mut server.client(), "hash", &["a"])[0],
+            5000
+        ));
+        running.stop();
+    } else {
+        assert_eq!(running.exit_code(), 65);
+        assert!(
+            running.messages().contains("hash"),
+            "{}",
+            running.messages()
+        );
+        assert_eq!(server.client().ok(&["EXISTS", "hash"]), "0");
+    }
+}
+
+on_every_target!(a_field_that_expires_stops_the_task_only_where_it_cannot);
