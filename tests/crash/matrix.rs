@@ -1,6 +1,6 @@
 //! The crash matrix: every fail point, at some of its passes, in a first start and in one that resumes.
 
-use crate::case::{Case, die, die_and_start_again, resumed, resynced, start_again};
+use crate::case::{Case, as_recorded, die, die_and_start_again, resumed, resynced, start_again};
 use crate::df2redis::Task;
 use crate::pair::Pair;
 use crate::support::{Proxy, SimulatedDragonfly, Towards};
@@ -28,7 +28,7 @@ const FIRST: &[Case] = &[
     resynced(Place::TransactionChecked, &[1, 2]),
     resynced(Place::SnapshotEnded, &[1, 2]),
     resynced(Place::StartStable, &[1]),
-    resynced(Place::StartedStable, &[1]),
+    as_recorded(Place::StartedStable, &[1]),
     resynced(Place::StableRecord, &[1]),
     resumed(Place::StableRecorded, &[1]),
 ];

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Kills of each kind of ring.
 #[must_use]
 pub fn kills() -> usize {
-    number("TORTURE_KILLS", 60)
+    number("TORTURE_KILLS", 40)
 }
 
 /// What random numbers start with.

@@ -45,6 +45,12 @@ impl Workload {
         }
     }
 
+    /// Whether it has such values.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.large > 0
+    }
+
     /// Without flushes and renaming: a second full sync does not remove what the source has removed since the first.
     #[must_use]
     pub fn without_removals(self) -> Self {
