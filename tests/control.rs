@@ -12,6 +12,8 @@ mod clients;
 mod log_level;
 #[path = "control/said.rs"]
 mod said;
+#[path = "control/spool.rs"]
+mod spool;
 #[path = "control/status.rs"]
 mod status;
 #[path = "control/stop.rs"]

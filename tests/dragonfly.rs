@@ -11,12 +11,18 @@ mod captures;
 mod copy;
 #[path = "dragonfly/flush.rs"]
 mod flush;
+#[path = "dragonfly/half_open.rs"]
+mod half_open;
+#[path = "dragonfly/hosted.rs"]
+mod hosted;
 #[path = "dragonfly/idle.rs"]
 mod idle;
 #[path = "dragonfly/large.rs"]
 mod large;
 #[path = "dragonfly/late.rs"]
 mod late;
+#[path = "dragonfly/outage.rs"]
+mod outage;
 #[path = "dragonfly/ownership.rs"]
 mod ownership;
 #[path = "dragonfly/preflight.rs"]
@@ -29,10 +35,14 @@ mod resume;
 mod scenarios;
 #[path = "dragonfly/settle.rs"]
 mod settle;
+#[path = "dragonfly/sizing.rs"]
+mod sizing;
 #[path = "dragonfly/spool.rs"]
 mod spool;
 #[path = "dragonfly/stop.rs"]
 mod stop;
+#[path = "dragonfly/successor.rs"]
+mod successor;
 #[path = "dragonfly/terminal.rs"]
 mod terminal;
 #[path = "dragonfly/tls.rs"]

@@ -17,7 +17,7 @@ mod support;
 
 use df2redis::Task;
 use scenarios::{Source, assert_equal, run, settled, words};
-use support::{Client, RealDragonfly, RedisServer, compare, eventually};
+use support::{Client, Proxy, RealDragonfly, RedisServer, compare, eventually};
 
 impl Source for RealDragonfly {
     fn port(&self) -> u16 {
@@ -85,6 +85,38 @@ fn kills_under_load_lose_and_repeat_nothing() {
     for flows in [1, 3] {
         let source = dragonfly(flows);
         scenarios::kills_lose_and_repeat_nothing(&source, &RedisServer::start(), 10, || ());
+    }
+}
+
+#[test]
+fn a_replica_that_was_promoted_is_followed_where_its_master_was() {
+    for promotion in ["REPLTAKEOVER 5", "REPLICAOF NO ONE"] {
+        let (master, replica, target) = (dragonfly(2), dragonfly(2), RedisServer::start());
+        let port = master.port().to_string();
+        let mut on_replica = Client::connect(replica.port());
+        on_replica.ok(&["REPLICAOF", "127.0.0.1", &port]);
+        let proxy = Proxy::to(&format!("127.0.0.1:{port}"));
+        let task = Task::between(&proxy.address(), &target.address());
+        let mut running = task.start_stable();
+        let mut client = Client::connect(master.port());
+        let level = |client: &mut Client, replicas: i64| {
+            let wanted = replicas.to_string();
+            eventually("the replicas are level", || {
+                client.ok(&["WAIT", &wanted, "1000"]).int() == Some(replicas)
+            });
+        };
+        (0..50).for_each(|round| scenarios::unrepeatable(&mut client, round));
+        level(&mut client, 2);
+        on_replica.ok(&words(promotion));
+        drop((client, master));
+        proxy.lead_to(&format!("127.0.0.1:{}", replica.port()));
+        proxy.cut();
+        (50..100).for_each(|round| scenarios::unrepeatable(&mut on_replica, round));
+        running.wait_logged("the source goes on in the place of the master it was a replica of");
+        level(&mut on_replica, 1);
+        assert_eq!(compare(replica.port(), target.port()), Vec::<String>::new());
+        assert_eq!(running.count_logged("full sync started"), 1, "{promotion}");
+        running.stop();
     }
 }
 

@@ -8,13 +8,14 @@
 //! ```text
 //! BENCH_RUNS=1     runs of each pair (5)
 //! BENCH_SCALE=0.1  part of each data set (1)
-//! BENCH_ONLY=...   some of: strings, collections, huge, stable, check (all)
+//! BENCH_ONLY=...   some of: strings, collections, huge, check, stable, outage (all)
 //! ```
 
 mod blast;
 mod check;
 mod full;
 mod machine;
+mod outage;
 mod program;
 mod source;
 mod stable;
@@ -106,6 +107,9 @@ fn run(settings: &Settings) -> Result<()> {
     }
     if settings.wants("stable") {
         stable::measure(settings.scaled(600_000), settings.scale, settings.runs)?;
+    }
+    if settings.wants("outage") {
+        outage::measure(settings.scale, settings.runs)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use crate::machine::{children_cpu, peak_memory};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -54,17 +55,23 @@ impl Program {
         );
         fs::write(&config, text)?;
         let cpu_before = children_cpu();
-        let child = Command::new(env!("CARGO_BIN_EXE_df2redis"))
-            .args(["replicate", "--config"])
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()?;
+        let child = spawn(&config)?;
         Ok(Self {
             child,
             dir,
             cpu_before,
         })
+    }
+
+    /// Kills it as nothing can be prepared for, and starts it again in its place.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn kill_and_start_again(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.child = spawn(&self.dir.path().join("bench.toml"))?;
+        Ok(())
     }
 
     /// Looks every `pause` until `check` is true.
@@ -120,7 +127,7 @@ impl Program {
     }
 
     /// The last lines of its log.
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         let path = self.dir.path().join("log/bench_replicate.log");
         let text = fs::read_to_string(path).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -129,6 +136,15 @@ impl Program {
             .unwrap_or_default()
             .join("\n")
     }
+}
+
+fn spawn(config: &Path) -> std::io::Result<Child> {
+    Command::new(env!("CARGO_BIN_EXE_df2redis"))
+        .args(["replicate", "--config"])
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
 }
 
 impl Drop for Program {

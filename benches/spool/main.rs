@@ -127,10 +127,7 @@ fn settings() -> Settings {
 }
 
 fn spool(dir: &Path) -> Result<Spool> {
-    let identity = Identity {
-        master: "0".repeat(40),
-        flows: 1,
-    };
+    let identity = Identity::of("0".repeat(40), 1);
     Ok(Found::at(dir)?.start_anew(&identity, settings())?)
 }
 

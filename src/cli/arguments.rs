@@ -71,10 +71,10 @@ pub enum Command {
     /// without them; without --all and ID only lists them. Exit code: 0 done, 64 no entry has such an ID, 73 the task
     /// runs.
     Skip(Skip),
-    /// Remove what a task keeps of itself on the target
+    /// Remove what a task keeps of itself on the target, and its spool
     ///
     /// For a task that does not run, here or anywhere. Without --yes only lists its keys, df2redis:*:TASK: positions,
-    /// refused entries, claim and fence. What was copied stays, and the next start is a full sync. Exit code: 0 done, 73
+    /// refused entries, claim and fence; and its spool on this host. What was copied stays, and the next start is a full sync. Exit code: 0 done, 73
     /// the task runs.
     Forget(Forget),
     /// Compare source and target of a task, also while it runs

@@ -110,3 +110,22 @@ pub const PLACE: &str = "place";
 pub const THREAD: &str = "thread";
 /// One line of a backtrace.
 pub const FRAME: &str = "frame";
+
+/// Bytes in use at the source.
+pub const SOURCE_BYTES: &str = "source_bytes";
+/// Bytes that memory and spool can hold.
+pub const ROOM_BYTES: &str = "room_bytes";
+/// On disk for the target, bytes.
+pub const SPOOL_BYTES: &str = "spool_bytes";
+/// Age of the oldest entry that is not applied, milliseconds.
+pub const OLDEST_MS: &str = "oldest_ms";
+/// Until the target has caught up, milliseconds.
+pub const EMPTY_IN_MS: &str = "empty_in_ms";
+/// How long the source's ring lasts, milliseconds.
+pub const RING_WINDOW_MS: &str = "ring_window_ms";
+/// How long the spool lasts, milliseconds.
+pub const SPOOL_WINDOW_MS: &str = "spool_window_ms";
+/// A master's replication id.
+pub const MASTER: &str = "master";
+/// The replication id of the master in whose place another one goes on.
+pub const LAST_MASTER: &str = "last_master";

@@ -1,7 +1,9 @@
 //! Addresses and connections.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
@@ -167,7 +169,8 @@ pub enum Stream {
     TlsUnix(Box<TlsStream<UnixStream>>),
 }
 
-/// Connects, within `timeout` over all attempts and the TLS handshake. Cancel safe.
+/// Connects, within `timeout` over all attempts and the TLS handshake. A name is looked up anew each time: the server
+/// may have moved. Cancel safe.
 pub async fn connect(
     endpoint: &Endpoint,
     tls: Option<&TlsSettings>,
@@ -243,12 +246,20 @@ async fn connect_tcp(
     host: &str,
     port: u16,
 ) -> Result<TcpStream, ConnectError> {
-    let addresses = lookup_host((host, port))
-        .await
-        .map_err(|cause| ConnectError::Resolve {
-            host: host.to_owned(),
-            cause,
-        })?;
+    let resolving = async { Ok(lookup_host((host, port)).await?.collect()) };
+    connect_to_any(endpoint, host, resolving).await
+}
+
+/// Connects to the first address that accepts, of those that `host` has now.
+async fn connect_to_any(
+    endpoint: &Endpoint,
+    host: &str,
+    resolving: impl Future<Output = io::Result<Vec<SocketAddr>>>,
+) -> Result<TcpStream, ConnectError> {
+    let addresses = resolving.await.map_err(|cause| ConnectError::Resolve {
+        host: host.to_owned(),
+        cause,
+    })?;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no addresses");
     for address in addresses {
         match TcpStream::connect(address).await {
@@ -265,14 +276,19 @@ async fn connect_tcp(
     })
 }
 
-/// No delay, and a dead peer noticed within about half a minute.
+/// Nobody is at the other end when nothing that was sent is confirmed for this long, data and keepalive probes alike.
+const UNCONFIRMED: Duration = Duration::from_secs(60);
+
+/// No delay, and a dead peer noticed within [`UNCONFIRMED`], whether data is on its way or not: without the second
+/// limit the kernel sends data again for a quarter of an hour, and no probes meanwhile.
 fn tune(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(10))
-        .with_interval(Duration::from_secs(5))
-        .with_retries(4);
-    SockRef::from(tcp).set_tcp_keepalive(&keepalive)
+        .with_interval(Duration::from_secs(5));
+    let socket = SockRef::from(tcp);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(UNCONFIRMED))
 }
 
 macro_rules! each {
@@ -366,6 +382,44 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Endpoint>().unwrap_err().0, what, "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_probed_and_given_up_when_nothing_is_confirmed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let stream = connect(&endpoint, None, Duration::from_secs(5)).await;
+        let Stream::Tcp(tcp) = stream.unwrap() else {
+            panic!("not TCP");
+        };
+        let socket = SockRef::from(&tcp);
+        assert!(socket.keepalive().unwrap() && tcp.nodelay().unwrap());
+        let probing = (
+            socket.tcp_keepalive_time().unwrap(),
+            socket.tcp_keepalive_interval().unwrap(),
+        );
+        assert_eq!(probing, (Duration::from_secs(10), Duration::from_secs(5)));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNCONFIRMED));
+    }
+
+    #[tokio::test]
+    async fn the_addresses_of_a_name_are_tried_in_turn_and_an_error_names_the_endpoint() {
+        let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let closed = gone.local_addr().unwrap();
+        drop(gone);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let open = listener.local_addr().unwrap();
+        let endpoint = "db.example:6379".parse().unwrap();
+        let connecting = |addresses: Vec<SocketAddr>| {
+            let resolving = async move { Ok(addresses) };
+            connect_to_any(&endpoint, "db.example", resolving)
+        };
+        let tcp = connecting(vec![closed, open]).await.unwrap();
+        assert_eq!(tcp.peer_addr().unwrap(), open);
+        let error = connecting(vec![closed]).await.unwrap_err();
+        assert_eq!(error.to_string(), "cannot connect to db.example:6379");
+        let error = connecting(Vec::new()).await.unwrap_err();
+        assert!(error.is_temporary(), "the name may get addresses");
     }
 
     #[tokio::test]

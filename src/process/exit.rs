@@ -111,7 +111,9 @@ impl Exit {
             Self::Temporary => "not now; the same later may succeed",
             Self::Protocol => "a server does not speak the expected protocol",
             Self::Permission => "wrong password, or not allowed",
-            Self::Config => "a task file is wrong, or does not fit its servers",
+            Self::Config => {
+                "a task file is wrong or does not fit its servers, or a full sync does not fit its spool"
+            }
         }
     }
 }

@@ -33,14 +33,7 @@ impl Disk {
         if let Some(free) = self.faults.free(&self.dir) {
             return Ok(free);
         }
-        let stat = statvfs(&self.dir)?;
-        // Some targets have narrower types.
-        #[expect(clippy::useless_conversion, reason = "the types differ by platform")]
-        let (blocks, size) = (
-            u64::from(stat.blocks_available()),
-            u64::from(stat.fragment_size()),
-        );
-        Ok(blocks.saturating_mul(size))
+        free_bytes(&self.dir)
     }
 
     /// Writes all of `parts` at the file's own position, in as few calls as it takes.
@@ -80,6 +73,25 @@ impl Disk {
             _ => Ok(()),
         }
     }
+}
+
+/// Bytes that anybody but root can still write to the file system of `dir`.
+pub fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let stat = statvfs(dir)?;
+    // Some targets have narrower types.
+    #[expect(clippy::useless_conversion, reason = "the types differ by platform")]
+    let (blocks, size) = (
+        u64::from(stat.blocks_available()),
+        u64::from(stat.fragment_size()),
+    );
+    Ok(blocks.saturating_mul(size))
+}
+
+/// Bytes in the files of a spool's directory, which need not exist.
+pub fn used_bytes(dir: &Path) -> io::Result<u64> {
+    let files = super::identity::files(dir)?;
+    let lengths = files.iter().map(|file| Ok(file.metadata()?.len()));
+    lengths.sum()
 }
 
 /// Whether there was no room: the device is full, or the user's part of it.

@@ -15,15 +15,34 @@ pub struct Identity {
     pub master: String,
     /// Its number of flows.
     pub flows: u32,
+    /// The master that goes on with the same positions in the place of that one, if there is one.
+    pub successor: Option<String>,
 }
 
 /// The first line: format and version.
 const FORMAT: &str = "df2redis spool 1";
 const NAME: &str = "identity";
+/// The extension of damaged files that were put aside.
+pub(super) const ASIDE: &str = "corrupt";
 /// No identity is longer.
 const LONGEST: u64 = 4096;
 
 impl Identity {
+    /// Of this master, and nobody went on in its place.
+    pub fn of(master: impl Into<String>, flows: u32) -> Self {
+        Self {
+            master: master.into(),
+            flows,
+            successor: None,
+        }
+    }
+
+    /// Whether positions of `master`, with this number of flows, mean what they mean here.
+    pub fn is_of(&self, master: &str, flows: u32) -> bool {
+        let named = self.master == master || self.successor.as_deref() == Some(master);
+        named && self.flows == flows
+    }
+
     /// Stands in every segment, so that a file that strayed in is found out.
     pub(super) fn sum(&self) -> u64 {
         let text = format!("{}\n{}", self.master, self.flows);
@@ -46,10 +65,12 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<(Identity, bool)>> {
         let master = field("master")?.to_owned();
         let flows = field("flows")?.parse().ok()?;
         let boot = field("boot")?;
-        Some((
-            Identity { master, flows },
-            !boot.is_empty() && boot == self::boot(),
-        ))
+        let identity = Identity {
+            master,
+            flows,
+            successor: field("successor").map(str::to_owned),
+        };
+        Some((identity, !boot.is_empty() && boot == self::boot()))
     })();
     match read.filter(|_| known) {
         Some(read) => Ok(Some(read)),
@@ -71,23 +92,44 @@ pub(super) fn write(dir: &Path, identity: &Identity) -> io::Result<()> {
         identity.flows,
         boot()
     )?;
+    if let Some(successor) = &identity.successor {
+        writeln!(file, "successor {successor}")?;
+    }
     file.sync_all()?;
     fs::rename(&aside, &path)?;
     File::open(dir)?.sync_all()
 }
 
+/// What a spool writes, besides its identity.
+const WRITTEN: [&str; 3] = ["journal", "overflow", "new"];
+
 /// Removes everything but files kept aside.
 pub(super) fn clear(dir: &Path) -> io::Result<()> {
+    remove_files(dir, &WRITTEN).map(|_bytes| ())
+}
+
+/// Removes everything that a spool ever wrote to `dir`, and `dir` itself if that was all. Bytes that were removed.
+pub(super) fn remove(dir: &Path) -> io::Result<u64> {
+    let bytes = remove_files(dir, &[&WRITTEN[..], &[ASIDE]].concat())?;
+    use io::ErrorKind::{DirectoryNotEmpty, NotFound};
+    match fs::remove_dir(dir) {
+        Err(error) if ![NotFound, DirectoryNotEmpty].contains(&error.kind()) => Err(error),
+        _ => Ok(bytes),
+    }
+}
+
+/// Removes the identity and what has one of these extensions. Bytes that were removed.
+fn remove_files(dir: &Path, extensions: &[&str]) -> io::Result<u64> {
+    let mut bytes = 0;
     for path in files(dir)? {
-        let ours = ["journal", "overflow", "new"].into_iter().any(|ending| {
-            path.extension()
-                .is_some_and(|extension| extension == ending)
-        });
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let ours = extension.is_some_and(|extension| extensions.contains(&extension));
         if ours || path.file_name().is_some_and(|name| name == NAME) {
+            bytes += path.metadata()?.len();
             fs::remove_file(path)?;
         }
     }
-    Ok(())
+    Ok(bytes)
 }
 
 /// The files in `dir`; none if there is no such directory.

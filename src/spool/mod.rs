@@ -44,6 +44,7 @@ mod syncing;
 mod tests;
 mod writing;
 
+pub use disk::{free_bytes, used_bytes};
 pub use error::{Full, PushError, ReadError, SpoolError};
 pub use identity::Identity;
 pub use inlet::{Inlet, OnDisk};

@@ -106,6 +106,13 @@ impl Found {
         self.unreadable.as_deref()
     }
 
+    /// Removes what is there, damaged files that were put aside too, and the directory if nothing else is in it. Bytes
+    /// that were removed. Blocks.
+    pub fn remove(self) -> Result<u64, SpoolError> {
+        let removed = identity::remove(&self.dir);
+        removed.map_err(|cause| failed(&self.dir, cause))
+    }
+
     /// Opens what is there, and says what that is. Every flow that holds something has to be told where it goes on
     /// ([`Outlet::read_from`]) or emptied ([`Spool::forget`]) before anything is pushed. Without an identity there is
     /// nothing to open: `Ok(None)`. Blocks, for as long as it takes to read what has no seal.
@@ -113,28 +120,42 @@ impl Found {
         let Some((identity, trusted)) = self.identity else {
             return Ok(None);
         };
-        let disk = Disk::new(self.dir);
-        let opened = resume(&disk, &identity, trusted, settings.memory);
-        let (state, recovered) = opened.map_err(|cause| failed(disk.dir(), cause))?;
-        let spool = Spool::start(state, settings, &identity, disk)?;
-        Ok(Some((spool, recovered)))
+        open(self.dir, &identity, trusted, settings).map(Some)
+    }
+
+    /// [Opens](Self::resume) what is there if its positions are those of this master; anything else is removed, and it
+    /// starts with nothing.
+    pub fn resume_of(
+        self,
+        identity: &Identity,
+        settings: Settings,
+    ) -> Result<(Spool, Vec<Recovered>), SpoolError> {
+        match self.identity {
+            Some((found, trusted)) if found.is_of(&identity.master, identity.flows) => {
+                open(self.dir, &found, trusted, settings)
+            }
+            _ => Ok((start_anew(self.dir, identity, settings)?, Vec::new())),
+        }
     }
 
     /// Removes what is there and starts with nothing. Damaged files that were put aside stay. Blocks.
     pub fn start_anew(self, identity: &Identity, settings: Settings) -> Result<Spool, SpoolError> {
-        let dir = self.dir;
-        let mut private = fs::DirBuilder::new();
-        let emptied = private
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .and_then(|()| identity::clear(&dir))
-            .and_then(|()| identity::write(&dir, identity));
-        emptied.map_err(|cause| failed(&dir, cause))?;
-        let flows = (0..identity.flows).map(|_| Flow::new(0, settings.memory));
-        let state = state(flows.collect(), Space::default(), 0);
-        Spool::start(state, settings, identity, Disk::new(dir))
+        start_anew(self.dir, identity, settings)
     }
+}
+
+fn start_anew(dir: PathBuf, identity: &Identity, settings: Settings) -> Result<Spool, SpoolError> {
+    let mut private = fs::DirBuilder::new();
+    let emptied = private
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .and_then(|()| identity::clear(&dir))
+        .and_then(|()| identity::write(&dir, identity));
+    emptied.map_err(|cause| failed(&dir, cause))?;
+    let flows = (0..identity.flows).map(|_| Flow::new(0, settings.memory));
+    let state = state(flows.collect(), Space::default(), 0);
+    Spool::start(state, settings, identity, Disk::new(dir))
 }
 
 fn state(flows: Vec<Flow>, space: Space, segments: u64) -> State {
@@ -152,6 +173,18 @@ fn state(flows: Vec<Flow>, space: Space, segments: u64) -> State {
 fn failed(dir: &Path, cause: io::Error) -> SpoolError {
     let dir = dir.to_owned();
     SpoolError::Io { dir, cause }
+}
+
+fn open(
+    dir: PathBuf,
+    identity: &Identity,
+    trusted: bool,
+    settings: Settings,
+) -> Result<(Spool, Vec<Recovered>), SpoolError> {
+    let disk = Disk::new(dir);
+    let opened = resume(&disk, identity, trusted, settings.memory);
+    let (state, recovered) = opened.map_err(|cause| failed(disk.dir(), cause))?;
+    Ok((Spool::start(state, settings, identity, disk)?, recovered))
 }
 
 fn resume(
@@ -187,6 +220,7 @@ fn resume(
 #[derive(Debug)]
 pub struct Spool {
     pub(super) shared: Arc<Shared>,
+    identity: Identity,
     unsynced: Arc<Unsynced>,
     writing: Option<JoinHandle<Result<(), Arc<io::Error>>>>,
     syncing: Option<JoinHandle<()>>,
@@ -206,6 +240,7 @@ impl Spool {
         let mut spool = Self {
             unsynced: Arc::default(),
             shared,
+            identity: identity.clone(),
             writing: None,
             syncing: None,
         };
@@ -220,6 +255,18 @@ impl Spool {
             spool.syncing = Some(started.map_err(failed)?);
         }
         Ok(spool)
+    }
+
+    /// Notes that another master goes on with the same positions: what is there, and what comes, is of both. Blocks.
+    pub fn succeeded_by(&mut self, master: &str) -> Result<(), SpoolError> {
+        let identity = Identity {
+            successor: Some(master.to_owned()),
+            ..self.identity.clone()
+        };
+        let dir = self.shared.disk.dir();
+        identity::write(dir, &identity).map_err(|cause| failed(dir, cause))?;
+        self.identity = identity;
+        Ok(())
     }
 
     /// The flow's inlet. One at a time: when a session with the source has ended, the next one gets a new one.

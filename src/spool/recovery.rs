@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::flow::Segment;
-use super::identity::files;
+use super::identity::{ASIDE, files};
 use super::reading::{ReadFault, Records, seal};
 use super::record::{self, Head, Kind};
 use super::segment::{self, SegmentFile};
@@ -110,12 +110,13 @@ pub(super) fn put_aside(path: &Path) -> io::Result<PathBuf> {
         name.split_once('-').map(|(flow, _)| flow.to_owned())
     };
     for old in files(dir)? {
-        if old.extension().is_some_and(|it| it == "corrupt") && flow(&old) == flow(path) {
+        if old.extension().is_some_and(|it| it == ASIDE) && flow(&old) == flow(path) {
             std::fs::remove_file(old)?;
         }
     }
     let mut name = path.as_os_str().to_owned();
-    name.push(".corrupt");
+    name.push(".");
+    name.push(ASIDE);
     std::fs::rename(path, &name)?;
     Ok(name.into())
 }

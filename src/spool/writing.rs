@@ -29,6 +29,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After the system refused to write, it is asked again this much later, or when something was removed.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
+/// After a write, more is gathered for this long before anybody has to wake the thread: at a high rate that would be
+/// a system call for each batch, and a switch between threads.
+const GATHER: Duration = Duration::from_millis(1);
+
 /// What there is to do.
 enum Turn {
     Write(Vec<Job>),
@@ -71,6 +75,8 @@ pub(super) struct Writing {
     /// Records that the system had no room for.
     refused: VecDeque<Job>,
     looked: Instant,
+    /// Nothing came while more was gathered.
+    gathered: bool,
     segment: u64,
 }
 
@@ -81,6 +87,7 @@ impl Writing {
             open: (0..flows).map(|_| Open::default()).collect(),
             refused: VecDeque::new(),
             looked: Instant::now(),
+            gathered: true,
             shared,
             unsynced,
         }
@@ -133,6 +140,8 @@ impl Writing {
             if self.refused.is_empty() || waited {
                 let jobs = self.next_jobs(&mut state);
                 if !jobs.is_empty() {
+                    // A single one is no high rate.
+                    self.gathered = jobs.len() < 2;
                     return Ok(Turn::Write(jobs));
                 }
                 // What was refused is not wanted any more: whether the system still refuses, the next will tell.
@@ -144,6 +153,10 @@ impl Writing {
             let due = LOOK_EVERY.saturating_sub(self.looked.elapsed());
             if due.is_zero() {
                 return Ok(Turn::Look);
+            }
+            if !std::mem::replace(&mut self.gathered, true) {
+                state = shared.wait(state, GATHER);
+                continue;
             }
             let most = match self.refused.is_empty() {
                 true => due,

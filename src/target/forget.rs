@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use redis::cmd;
 
 use super::error::TargetError;
-use super::ownership::Scan;
 use super::position::PREFIX;
 use super::profile::Profile;
 use super::settings::{Control, Settings};
+use super::walk::Scan;
 
 /// Kinds of keys, in the order in which they go. Without a record the task has nothing; the fence is last, so that a
 /// process that still runs is kept out of what was removed.

@@ -18,6 +18,7 @@ mod position;
 mod profile;
 mod settings;
 mod slot;
+mod walk;
 mod writer;
 
 pub use answer::{Refusal, Tolerate};
@@ -28,13 +29,14 @@ pub use failed::{Failed, Retried};
 pub use fence::{Fence, ServerId, Taken};
 pub use forget::{Found, forget, list};
 pub use outgoing::{Described, Outgoing, Piece, Place, Word};
-pub use ownership::{Conflict, Ownership, Walk, Wanted};
+pub use ownership::{Conflict, Ownership, Wanted};
 pub use permissions::{Lack, Missing, Permissions, Purpose};
 pub use position::{
-    PREFIX, Reconcile, Stored, UnknownFormat, Withheld, foreign_key, foreign_member, position_key,
-    withheld_key,
+    PREFIX, RECONCILE, Reconcile, Stored, UnknownFormat, Withheld, foreign_key, foreign_member,
+    position_key, withheld_key,
 };
 pub use profile::Profile;
 pub use settings::{Control, Settings};
 pub use slot::slot_of;
+pub use walk::Walk;
 pub use writer::{Counters, Fenced, Kind, Limits, Notice, Writer};

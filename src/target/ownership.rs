@@ -15,6 +15,7 @@ use super::outgoing::Outgoing;
 use super::position::{FORMAT, Names, PHASE, POSITIONS};
 use super::settings::{Control, Settings};
 use super::slot::slot_of;
+use super::walk::Scan;
 
 /// Keys asked for, listed or deleted at a time.
 const CHUNK: usize = 1000;
@@ -503,53 +504,6 @@ impl Ownership {
     }
 }
 
-/// A walk over the keys that a task owns, those left out that were there first and are somebody else's.
-#[derive(Debug)]
-pub struct Walk<'a> {
-    ownership: &'a Ownership,
-    databases: std::slice::Iter<'a, u32>,
-    scan: Option<Scan<'a>>,
-}
-
-impl<'a> Walk<'a> {
-    /// From the first key of the first database on.
-    pub fn of(ownership: &'a Ownership) -> Self {
-        Self {
-            ownership,
-            databases: ownership.owned.databases.iter(),
-            scan: None,
-        }
-    }
-
-    /// The next keys and their database on the target; none at the end. A key may come twice, and one that is made or
-    /// deleted meanwhile may or may not come.
-    pub async fn next(
-        &mut self,
-        control: &mut Control,
-    ) -> Result<Option<(u32, Vec<Vec<u8>>)>, TargetError> {
-        loop {
-            let Some(scan) = &mut self.scan else {
-                let Some(db) = self.databases.next() else {
-                    return Ok(None);
-                };
-                self.scan = Some(Scan::of(*db, None));
-                continue;
-            };
-            let db = scan.db;
-            let Some(mut keys) = scan.next(control).await? else {
-                self.scan = None;
-                continue;
-            };
-            keys.retain(|key| self.ownership.owned.has(key));
-            let asked: Vec<_> = keys.iter().map(|key| (db, key.as_slice())).collect();
-            let foreign = self.ownership.foreign(control, &asked).await?;
-            let mine = keys.into_iter().zip(foreign);
-            let mine = mine.filter_map(|(key, foreign)| (!foreign).then_some(key));
-            return Ok(Some((db, mine.collect())));
-        }
-    }
-}
-
 /// Runs one command in a database, behind the fence if there is one.
 async fn run(
     control: &mut Control,
@@ -565,42 +519,6 @@ async fn run(
     let commands = [command];
     let answers = fence.commit(control, doing, db, &commands, &[]).await?;
     control.first_error(doing, &commands, &answers)
-}
-
-/// All keys of a database, some at a time; a key may come twice.
-#[derive(Debug)]
-pub(super) struct Scan<'a> {
-    db: u32,
-    pattern: Option<&'a str>,
-    cursor: Option<u64>,
-}
-
-impl<'a> Scan<'a> {
-    pub(super) fn of(db: u32, pattern: Option<&'a str>) -> Self {
-        Self {
-            db,
-            pattern,
-            cursor: Some(0),
-        }
-    }
-
-    pub(super) async fn next(
-        &mut self,
-        control: &mut Control,
-    ) -> Result<Option<Vec<Vec<u8>>>, TargetError> {
-        let Some(cursor) = self.cursor else {
-            return Ok(None);
-        };
-        control.select(self.db).await?;
-        let mut scan = redis::cmd("SCAN");
-        scan.arg(cursor).arg("COUNT").arg(CHUNK);
-        if let Some(pattern) = self.pattern {
-            scan.arg("MATCH").arg(pattern);
-        }
-        let (next, keys): (u64, Vec<Vec<u8>>) = control.ask("listing keys", &scan).await?;
-        self.cursor = Some(next).filter(|next| *next != 0);
-        Ok(Some(keys))
-    }
 }
 
 async fn read_record(

@@ -173,19 +173,18 @@ impl Applier {
             self.list.add(key.db, &key.key, next);
         }
         if let Some(counters) = self.context.status.flows.get(self.flow as usize) {
-            counters.base.store(next, Ordering::Relaxed);
+            // A session that has counted before counts on.
+            if counters.base.load(Ordering::Relaxed) == 0 {
+                counters.base.store(next, Ordering::Relaxed);
+            }
             counters.applied.store(next, Ordering::Relaxed);
         }
     }
 
-    /// Runs until the reader's end of `batches` is closed and all is settled. The flow's socket stays
-    /// open as long as the acknowledger, which comes back: a master ends all flows when one closes.
-    pub(super) async fn run(
-        mut self,
-        batches: Outlet,
-    ) -> Result<(FlowEnd, Acknowledger), TaskError> {
-        let end = self.apply_all(batches).await?;
-        Ok((end, self.acknowledger))
+    /// Runs until the reader's end of `batches` is closed and all is settled. The flow's socket stays open as long as
+    /// others have its acknowledger: a master ends all flows when one closes.
+    pub(super) async fn run(mut self, batches: Outlet) -> Result<FlowEnd, TaskError> {
+        self.apply_all(batches).await
     }
 
     async fn apply_all(&mut self, mut batches: Outlet) -> Result<FlowEnd, TaskError> {

@@ -21,9 +21,10 @@ use super::error::TaskError;
 use super::report::SpoolReport;
 use super::session::Setup;
 use super::settings;
+use super::status::Status;
 
 /// Where the task's spool is.
-fn dir(task: &Task) -> PathBuf {
+pub(super) fn dir(task: &Task) -> PathBuf {
     task.state_dir.join("spool").join(&task.name)
 }
 
@@ -74,18 +75,7 @@ impl Backlog {
         let (backlog, recovered) = blocking(move || {
             let settings = spool_settings(&task, identity.flows);
             let found = Found::at(&dir(&task))?;
-            let is_ours = found.identity() == Some(&identity);
-            let opened = match is_ours {
-                true => found.resume(settings.clone())?,
-                false => None,
-            };
-            let (spool, recovered) = match opened {
-                Some(opened) => opened,
-                None => {
-                    let found = Found::at(&dir(&task))?;
-                    (found.start_anew(&identity, settings)?, Vec::new())
-                }
-            };
+            let (spool, recovered) = found.resume_of(&identity, settings)?;
             let placed = (0..identity.flows).zip(places);
             let outlets = placed.map(|(flow, next)| place(&spool, flow, next));
             let outlets = outlets.collect::<Result<_, _>>()?;
@@ -94,6 +84,16 @@ impl Backlog {
         .await?;
         tell(setup, &recovered);
         Ok(backlog)
+    }
+
+    /// The source goes on with these positions in the place of another master.
+    pub(super) async fn succeeded_by(mut self, master: &str) -> Result<Self, TaskError> {
+        let master = master.to_owned();
+        blocking(move || {
+            self.spool.succeeded_by(&master)?;
+            Ok(self)
+        })
+        .await
     }
 
     /// By flow, the entry with which the source has to go on.
@@ -159,35 +159,37 @@ pub(super) fn report(spool: &Spool, task: &Task, clock_offset_ms: i64) -> SpoolR
         kept_bytes: status.flows.iter().map(|flow| flow.kept).sum(),
         max_bytes: task.spool.max_size,
         free_bytes: status.free,
+        unread_bytes: status.flows.iter().map(|flow| flow.unread).sum(),
         oldest_ms: oldest.map(|oldest| now.saturating_sub(oldest).max(0)),
         flows_behind: u32::try_from(behind).unwrap_or(u32::MAX),
+        ..SpoolReport::default()
     }
 }
 
-/// What one flow's way into the spool ended with.
-pub(super) enum Fed {
-    /// The reader has ended, and everything it yielded is in.
-    Whole,
-    /// There is no room, and the source is to be let go of.
-    Full(Full),
-}
-
-/// Hands a flow's batches to its spool, until the reader has ended.
+/// Hands a flow's batches to its spool, until the reader has ended, or there is no room and the source is to be let go
+/// of, which `full` is told.
 pub(super) async fn feed(
     mut batches: mpsc::Receiver<Batch>,
     mut inlet: Inlet,
     on_full: OnFull,
-) -> Result<Fed, TaskError> {
+    status: &Status,
+    full: mpsc::UnboundedSender<Full>,
+) -> Result<(), TaskError> {
     while let Some(batch) = batches.recv().await {
+        status.count_received(inlet.flow(), batch.size());
         let mut pushed = inlet.push(batch).await;
         while let Err(error) = pushed {
             match (error, on_full) {
                 (PushError::Full(_), OnFull::Throttle) => inlet.room().await,
-                (PushError::Full(full), OnFull::Disconnect) => return Ok(Fed::Full(full)),
+                (PushError::Full(reason), OnFull::Disconnect) => {
+                    // The session hears it as long as it lives.
+                    let _ = full.send(reason);
+                    return Ok(());
+                }
                 (error, _) => return Err(TaskError::Spooling(error)),
             }
             pushed = inlet.flush().await;
         }
     }
-    Ok(Fed::Whole)
+    Ok(())
 }

@@ -52,9 +52,8 @@ impl Backoff {
             .initial
             .saturating_mul(1u32.checked_shl(self.failures - 1).unwrap_or(u32::MAX))
             .min(self.limits.max);
-        // Full jitter, but never so short that a refused connection becomes a busy loop.
-        let floor = bound / 4;
-        Some(rand::rng().random_range(floor..=bound))
+        // Many tasks that lost the same server do not come back together. The bound grows, so this is no busy loop.
+        Some(rand::rng().random_range(Duration::ZERO..=bound))
     }
 
     /// Forgets all failures.
@@ -83,13 +82,35 @@ mod tests {
                 wait <= Duration::from_millis(bound),
                 "{wait:?} over {bound}"
             );
-            assert!(wait >= Duration::from_millis(bound / 4));
         }
-        for _ in 0..100 {
-            backoff.failed(now).unwrap();
+        // For ever, where no end is set.
+        for day in 1..100 {
+            let later = now + Duration::from_secs(86_400) * day;
+            assert!(backoff.failed(later).unwrap() <= limits.max);
         }
         backoff.succeeded();
         assert!(backoff.failed(now).unwrap() <= limits.initial);
+    }
+
+    #[test]
+    fn waits_are_spread_over_all_of_the_time_up_to_the_bound() {
+        let second = Duration::from_secs(1);
+        let limits = Limits {
+            initial: second,
+            max: second,
+            max_elapsed: None,
+        };
+        let mut backoff = Backoff::new(limits);
+        let waits = (0..1_000).map(|_| backoff.failed(Instant::now()).unwrap());
+        let mut tenths = [0; 10];
+        for wait in waits {
+            tenths[(wait.as_millis() as usize / 100).min(9)] += 1;
+        }
+        // 100 each, with a deviation of 10.
+        assert!(
+            tenths.iter().all(|count| (40..160).contains(count)),
+            "{tenths:?}"
+        );
     }
 
     #[test]

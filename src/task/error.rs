@@ -1,5 +1,7 @@
 //! Why a task stopped, and what that means for whoever started it.
 
+use indicatif::BinaryBytes;
+
 use crate::net::ConnectError;
 use crate::process::Exit;
 use crate::source::dragonfly::SourceError;
@@ -7,6 +9,7 @@ use crate::spool::{Full, PushError, ReadError, SpoolError};
 use crate::target::TargetError;
 
 use super::barrier::Disagreement;
+use super::sizing::TooLarge;
 
 /// Why a task, or one session of it, ended.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +106,16 @@ pub enum TaskError {
         /// During a full sync, which would only fill it again.
         in_snapshot: bool,
     },
+    /// A full sync that would fill the spool, by what the last one has shown, and so was not started.
+    #[error(
+        "{}: {}about {} would have to wait in the spool, by the last one's rates ({}/s sent, {}/s taken by the \
+         target), and there is room for {}",
+        if .0.again { "the last full sync filled the spool, and nothing that matters has changed since" }
+        else { "a full sync would fill the spool" },
+        .0.used_memory.map_or_else(String::new, |used| format!("of {} at the source, ", BinaryBytes(used))),
+        BinaryBytes(.0.needed), BinaryBytes(.0.rates.0), BinaryBytes(.0.rates.1), BinaryBytes(.0.room)
+    )]
+    TooLarge(Box<TooLarge>),
     /// The source became another one between two questions.
     #[error("the source was started anew while the session was opened")]
     Moved,
@@ -149,6 +162,7 @@ impl TaskError {
             Self::SpoolFull { in_snapshot, .. } => !in_snapshot,
             Self::Unsupported { .. }
             | Self::Unsettled { .. }
+            | Self::TooLarge(_)
             | Self::State { .. }
             | Self::GaveUp { .. }
             | Self::Stuck
@@ -184,6 +198,7 @@ impl TaskError {
                  snapshot_egress_limit_bytes, or set spool.on_full to \"throttle\""
                     .to_owned(),
             ),
+            Self::TooLarge(what) => Some(what.hint()),
             Self::Unsettled { file, .. } => {
                 let file = file.display();
                 Some(format!(
@@ -214,6 +229,7 @@ impl TaskError {
                 exit @ (Exit::Permission | Exit::Config) => exit,
                 _ => Exit::Unavailable,
             },
+            Self::TooLarge(_) => Exit::Config,
             Self::Undrained | Self::Moved => Exit::Temporary,
             Self::Spool(_) | Self::Spooling(_) | Self::Unspooling(_) | Self::SpoolFull { .. } => {
                 Exit::Io
@@ -257,6 +273,7 @@ fn source_exit(error: &SourceError) -> Exit {
         | SourceError::LsnMismatch { .. }
         | SourceError::WrongToken { .. } => Exit::Protocol,
         SourceError::Closed { .. }
+        | SourceError::HalfOpen { .. }
         | SourceError::NoAnswer { .. }
         | SourceError::Loading
         | SourceError::MasterChanged

@@ -24,7 +24,11 @@ mod reread;
 mod session;
 mod settings;
 mod settle;
+mod silence;
+mod sizing;
 mod status;
+mod watching;
+mod window;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,6 +39,7 @@ use tokio::sync::watch;
 use crate::config::Task;
 use crate::logging::{Progress, Terminal, fields};
 use crate::process::Stop;
+use crate::target;
 
 pub use error::{TaskError, chain};
 pub use host::{Hosted, host};
@@ -42,18 +47,52 @@ pub use preflight::{Finding, Grade, Preflight, TypeForm, preflight};
 pub use report::{Approval, Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport};
 pub use reporter::{Reporter, Stage};
 pub(crate) use settings::{source as source_settings, target as target_settings};
-pub use settle::{Settling, failed, forget, records};
+pub use settle::{Settling, failed, forget, forget_locally, local_state, records};
+pub use sizing::TooLarge;
 pub use status::Phase;
 
 use backoff::Backoff;
 use session::{SessionEnd, Setup};
+
+/// How closely a task watches its servers. Nobody but tests needs others than the default.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// How often the master's own positions are asked for.
+    pub watch_every: Duration,
+    /// A flow that has brought nothing for this long, while the master went on, is half-open.
+    pub silence: Duration,
+    /// A connection to the target on which nothing has moved for this long, though an answer is due, is half-open.
+    pub answer: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            watch_every: Duration::from_secs(1),
+            silence: Duration::from_secs(10),
+            answer: target::Limits::default().answer,
+        }
+    }
+}
+
+/// [`run_with`] the default timing.
+pub async fn run(
+    task: Arc<Task>,
+    log: Logger,
+    terminal: Terminal,
+    reporter: Reporter,
+    stop: watch::Receiver<Stop>,
+) -> Result<(), TaskError> {
+    run_with(Timing::default(), task, log, terminal, reporter, stop).await
+}
 
 /// Runs a task until `stop` says otherwise or an error that trying again cannot mend. Its state
 /// directory is there: whoever holds the task's lock has made it.
 ///
 /// With [`Stop::Drain`] what has been read is finished, confirmed and acknowledged first; with
 /// [`Stop::Now`] nothing is waited for.
-pub async fn run(
+pub async fn run_with(
+    timing: Timing,
     task: Arc<Task>,
     log: Logger,
     terminal: Terminal,
@@ -66,6 +105,7 @@ pub async fn run(
         log: &log,
         terminal: &terminal,
         reporter: &reporter,
+        timing,
     };
     loop {
         reporter.session_begins();

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering;
 
 use slog::{Logger, info, warn};
 use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
 
 use crate::config::{Positions, Reaction, Resync};
 use crate::entry::unix_ms;
@@ -34,9 +35,12 @@ use super::barrier::Barrier;
 use super::context::{Context, Losses};
 use super::error::TaskError;
 use super::reread::Ask;
-use super::session::{Setup, read_clock};
+use super::session::Setup;
 use super::settings;
+use super::sizing::{Conditions, LastFullSync};
 use super::status::{Phase, Status};
+use super::watching::read_clock;
+use super::window::ring_entries;
 
 /// Both ends reached, nothing moving yet.
 pub(super) struct Opened {
@@ -46,6 +50,10 @@ pub(super) struct Opened {
     pub(super) begun: Begun,
     pub(super) monitor: Monitor,
     pub(super) source: dragonfly::Settings,
+    /// What a full sync depends on; none where none is needed.
+    pub(super) conditions: Option<Conditions>,
+    /// Entries that the source keeps of each shard, if that is known.
+    pub(super) ring: Option<u64>,
     /// Keys that flows withhold from the start.
     pub(super) withheld: Vec<Withheld>,
     /// What is left to do about keys that the source may have deleted unseen.
@@ -105,20 +113,39 @@ impl fmt::Display for Reason {
     }
 }
 
+/// Where a session is to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    /// By flow, the next LSN on the target.
+    lsns: Vec<u64>,
+    /// The positions are those of this other master: the present one may have been its replica, and go on in its place.
+    of: Option<String>,
+}
+
 /// The positions to resume at, or why that cannot be asked for.
 fn resumable(
     stored: Option<&Stored>,
     same_mapping: bool,
     master: &Master,
-) -> Result<Vec<u64>, Reason> {
+) -> Result<Wanted, Reason> {
     match stored {
         None => Err(Reason::NotKept),
         Some(Stored::Nothing) => Err(Reason::First),
         Some(Stored::Snapshot) => Err(Reason::Unfinished),
         Some(Stored::Damaged { what }) => Err(Reason::Damaged(what)),
         Some(Stored::Stable { .. }) if !same_mapping => Err(Reason::OtherMapping),
-        Some(Stored::Stable { replication_id, .. }) if *replication_id != master.id => {
-            Err(Reason::OtherMaster)
+        // A master does not tell whose replica it was.
+        Some(Stored::Stable {
+            replication_id,
+            lsns,
+        }) if *replication_id != master.id => {
+            let may_succeed = lsns.len() as u64 == u64::from(master.flows) && master.resumes();
+            may_succeed
+                .then(|| Wanted {
+                    lsns: lsns.clone(),
+                    of: Some(replication_id.clone()),
+                })
+                .ok_or(Reason::OtherMaster)
         }
         Some(Stored::Stable { lsns, .. }) if lsns.len() as u64 != u64::from(master.flows) => {
             Err(Reason::OtherFlows {
@@ -127,7 +154,10 @@ fn resumable(
             })
         }
         Some(Stored::Stable { .. }) if !master.resumes() => Err(Reason::Release),
-        Some(Stored::Stable { lsns, .. }) => Ok(lsns.clone()),
+        Some(Stored::Stable { lsns, .. }) => Ok(Wanted {
+            lsns: lsns.clone(),
+            of: None,
+        }),
     }
 }
 
@@ -157,19 +187,24 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     let status = Arc::new(Status::new(master.flows));
     // Before the first entry, whose receipt is dated by it.
     read_clock(&mut monitor, &status).await?;
+    let ring = ring_entries(&mut monitor, &master).await?;
 
     let stored = taken.as_ref().map(|taken| &taken.stored);
     let wanted = resumable(stored, ownership.is_same_mapping(), &master);
-    let identity = Identity {
-        master: master.id.clone(),
-        flows: master.flows,
-    };
+    let identity = Identity::of(&master.id, master.flows);
+    let last_master = wanted.as_ref().ok().and_then(|wanted| wanted.of.clone());
     let mut backlog = None;
-    if let Ok(lsns) = &wanted {
-        backlog = Some(Backlog::resumed(setup, identity.clone(), lsns).await?);
+    if let Ok(Wanted { lsns, of }) = &wanted {
+        let of = of.as_ref().unwrap_or(&master.id);
+        let identity = Identity::of(of, master.flows);
+        backlog = Some(Backlog::resumed(setup, identity, lsns).await?);
     }
     let next = backlog.as_ref().map(Backlog::next).transpose()?;
     let (registration, decided) = register(session, &source, wanted, next).await?;
+    let conditions = match &decided {
+        Ok(_) => None,
+        Err(_) => Some(expect_to_fit(setup, &mut monitor).await?),
+    };
     let backlog = match backlog.filter(|_| decided.is_ok()) {
         Some(backlog) => backlog,
         None => Backlog::empty(task, identity).await?,
@@ -189,6 +224,19 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         Some(taken) => (Some(taken.fence), taken.withheld, taken.reconcile),
         None => (None, Vec::new(), Reconcile::Nothing),
     };
+    let backlog = match (&fence, last_master.filter(|_| decided.is_ok())) {
+        (Some(fence), Some(last)) => {
+            info!(setup.log, "the source goes on in the place of the master it was a replica of";
+                fields::LAST_MASTER => last, fields::MASTER => master.id.clone());
+            // First what is here, which is then of both: a kill in between finds one or the other on the target.
+            let backlog = backlog.succeeded_by(&master.id).await?;
+            fence
+                .begin_stable(&mut control, &master.id, master.flows, unix_ms())
+                .await?;
+            backlog
+        }
+        _ => backlog,
+    };
     let mut is_resync = false;
     if decided.is_err() {
         expect_keys(setup, &mut monitor, &status).await?;
@@ -206,7 +254,7 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         }
     }
     let resumed = decided.ok();
-    let writers = writers(setup, &target, &fence, &master, resumed.as_deref()).await?;
+    let writers = writers(setup, &target, &fence, master.flows, resumed.as_deref()).await?;
     let (ask, asks) = mpsc::channel(master.flows.max(1) as usize);
     let context = Arc::new(Context {
         task: task.clone(),
@@ -248,6 +296,8 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         begun,
         monitor,
         source,
+        conditions,
+        ring,
         withheld,
         reconcile,
         asks,
@@ -289,21 +339,30 @@ enum Registration {
 async fn register(
     session: Session,
     source: &dragonfly::Settings,
-    wanted: Result<Vec<u64>, Reason>,
+    wanted: Result<Wanted, Reason>,
     next: Option<Vec<u64>>,
 ) -> Result<(Registration, Result<Vec<u64>, Reason>), TaskError> {
-    let lsns = match wanted {
-        Ok(lsns) => lsns,
+    let Wanted { lsns, of } = match wanted {
+        Ok(wanted) => wanted,
         Err(reason) => return Ok((Registration::ToDo(session), Err(reason))),
     };
     let master = session.master().clone();
     // What is in the spool need not come again.
     let next = next.unwrap_or_else(|| lsns.clone());
-    match session.register(&Start::Resume(next)).await? {
+    let is_other = of.is_some();
+    let start = match of {
+        Some(of) => Start::Succeed { of, lsns: next },
+        None => Start::Resume(next),
+    };
+    match session.register(&start).await? {
         granted @ Registered::Resumable(_) => Ok((Registration::Done(granted), Ok(lsns))),
         full @ Registered::Full(_) => {
             let flows = (0..master.flows).collect();
-            Ok((Registration::Done(full), Err(Reason::Backlog { flows })))
+            let reason = match is_other {
+                true => Reason::OtherMaster,
+                false => Reason::Backlog { flows },
+            };
+            Ok((Registration::Done(full), Err(reason)))
         }
         Registered::Mixed { full } => {
             let session = Session::open(source).await?;
@@ -338,7 +397,7 @@ async fn begin(
 }
 
 /// The right to write, and what the target holds; nothing where no positions are kept.
-async fn take_fence(
+pub(super) async fn take_fence(
     setup: &Setup<'_>,
     control: &mut Control,
     target: &Settings,
@@ -371,6 +430,32 @@ fn full_sync_needed(setup: &Setup<'_>, reason: &Reason, ownership: &Ownership) {
     }
 }
 
+/// Refuses a full sync that cannot fit, by what the last one has shown.
+async fn expect_to_fit(setup: &Setup<'_>, monitor: &mut Monitor) -> Result<Conditions, TaskError> {
+    let now = Conditions::read(&setup.task, monitor).await?;
+    let file = LastFullSync::path(&setup.task);
+    let reading = {
+        let file = file.clone();
+        spawn_blocking(move || LastFullSync::load(&file)).await
+    };
+    let last = reading
+        .unwrap_or_else(|lost| Err(std::io::Error::other(lost)))
+        .map_err(|cause| TaskError::State {
+            dir: setup.task.state_dir.clone(),
+            cause,
+        })?;
+    match last {
+        Some(last) => last.judge(&now, file).map_err(TaskError::TooLarge)?,
+        None => {
+            if let Some(used) = now.used_memory().filter(|used| *used > now.room()) {
+                info!(setup.log, "how fast the target takes a full sync is not known yet: if it is slow, the spool gets full";
+                    fields::SOURCE_BYTES => used, fields::ROOM_BYTES => now.room());
+            }
+        }
+    }
+    Ok(now)
+}
+
 /// Notes how many keys there are to copy, if the source tells.
 async fn expect_keys(
     setup: &Setup<'_>,
@@ -387,17 +472,17 @@ async fn expect_keys(
 }
 
 /// A connection to the target for each flow.
-async fn writers(
+pub(super) async fn writers(
     setup: &Setup<'_>,
     target: &Settings,
     fence: &Option<Fence>,
-    master: &Master,
+    flows: u32,
     resumed: Option<&[u64]>,
 ) -> Result<Vec<Writer>, TaskError> {
     let errors = settings::errors(&setup.task)?;
-    let mut writers = Vec::with_capacity(master.flows as usize);
-    for flow in 0..master.flows {
-        let limits = settings::writing(&setup.task, master.flows);
+    let mut writers = Vec::with_capacity(flows as usize);
+    for flow in 0..flows {
+        let limits = settings::writing(&setup.task, flows, setup.timing);
         let stored = resumed.and_then(|lsns| lsns.get(flow as usize).copied());
         let fenced = fence.clone().map(|fence| Fenced {
             fence,
@@ -409,7 +494,7 @@ async fn writers(
     Ok(writers)
 }
 
-fn positions(lsns: &[u64]) -> String {
+pub(super) fn positions(lsns: &[u64]) -> String {
     let lsns: Vec<_> = lsns.iter().map(u64::to_string).collect();
     lsns.join(" ")
 }
@@ -457,10 +542,18 @@ mod tests {
     fn only_positions_of_this_process_these_flows_and_this_mapping_are_resumed() {
         let now = master(Some("df-v1.40.1"));
         let decide = |stored: &Stored| resumable(Some(stored), true, &now);
-        assert_eq!(decide(&stable("a", &[7, 8])), Ok(vec![7, 8]));
+        let resumed = |of: Option<&str>| {
+            Ok(Wanted {
+                lsns: vec![7, 8],
+                of: of.map(|of| of.repeat(40)),
+            })
+        };
+        assert_eq!(decide(&stable("a", &[7, 8])), resumed(None));
+        // It may have been that one's replica.
+        assert_eq!(decide(&stable("b", &[7, 8])), resumed(Some("b")));
         assert_eq!(decide(&Stored::Nothing), Err(Reason::First));
         assert_eq!(decide(&Stored::Snapshot), Err(Reason::Unfinished));
-        assert_eq!(decide(&stable("b", &[7, 8])), Err(Reason::OtherMaster));
+        assert_eq!(decide(&stable("b", &[7])), Err(Reason::OtherMaster));
         let other = Reason::OtherFlows {
             stored: 3,
             flows: 2,
@@ -472,6 +565,8 @@ mod tests {
         for release in [None, Some("df-v1.34.2")] {
             let decided = resumable(Some(&stable("a", &[7, 8])), true, &master(release));
             assert_eq!(decided, Err(Reason::Release));
+            let decided = resumable(Some(&stable("b", &[7, 8])), true, &master(release));
+            assert_eq!(decided, Err(Reason::OtherMaster));
         }
     }
 }

@@ -8,7 +8,7 @@ use slog::{Logger, info};
 
 use crate::logging::{Progress, Terminal, fields};
 
-use super::report::{Lag, PerSecond};
+use super::report::{Lag, PerSecond, SpoolReport};
 use super::status::{Phase, Status, Totals};
 
 /// How far back rates look: on the terminal and in reports, and in the summary line.
@@ -58,6 +58,7 @@ impl Rates {
             keys: per_second(new.keys, old.keys),
             bytes: per_second(new.bytes, old.bytes),
             entries: per_second(new.applied, old.applied),
+            received: per_second(new.received, old.received),
         }
     }
 }
@@ -68,6 +69,7 @@ pub(super) struct Moment {
     pub(super) totals: Totals,
     /// Of the flow that is furthest behind.
     pub(super) lag: Option<Lag>,
+    pub(super) spool: SpoolReport,
     pub(super) sessions: u64,
 }
 
@@ -116,13 +118,18 @@ pub(super) fn summarise(log: &Logger, status: &Status, moment: &Moment, rates: P
     let memory = resident_bytes();
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (unsupported, reduced) = (read(&status.unsupported), read(&status.reduced));
+    let spool = moment.spool;
     match moment.phase {
-        Phase::Stable => {
+        // Of which the source still takes part, while there is a session.
+        Phase::Stable | Phase::Waiting => {
             let lag = moment.lag.unwrap_or_default();
             info!(log, "summary"; fields::PHASE => moment.phase.name(),
                 fields::ENTRIES => totals.applied, fields::ENTRIES_PER_S => rates.entries.round() as u64,
                 fields::LAG_ENTRIES => lag.entries, fields::LAG_MS => lag.ms,
-                fields::FLOW => lag.flow, fields::MEMORY_BYTES => memory,
+                fields::FLOW => lag.flow, fields::SPOOL_BYTES => spool.bytes,
+                fields::OLDEST_MS => spool.oldest_ms, fields::EMPTY_IN_MS => spool.empty_in_ms,
+                fields::RING_WINDOW_MS => spool.ring_window_ms,
+                fields::SPOOL_WINDOW_MS => spool.spool_window_ms, fields::MEMORY_BYTES => memory,
                 fields::RECONNECTS => moment.sessions.saturating_sub(1),
                 fields::SKIPPED => totals.skipped, fields::UNSUPPORTED => unsupported,
                 fields::REDUCED => reduced);
@@ -131,7 +138,9 @@ pub(super) fn summarise(log: &Logger, status: &Status, moment: &Moment, rates: P
             info!(log, "summary"; fields::PHASE => phase.name(),
                 fields::KEYS => totals.keys, fields::BYTES => totals.bytes,
                 fields::KEYS_PER_S => rates.keys.round() as u64, fields::FLOWS_DONE => totals.flows_done,
-                fields::FLOWS => status.flows.len(), fields::MEMORY_BYTES => memory,
+                fields::FLOWS => status.flows.len(), fields::SPOOL_BYTES => spool.bytes,
+                fields::OLDEST_MS => spool.oldest_ms, fields::EMPTY_IN_MS => spool.empty_in_ms,
+                fields::MEMORY_BYTES => memory,
                 fields::RECONNECTS => moment.sessions.saturating_sub(1),
                 fields::SKIPPED => totals.skipped, fields::UNSUPPORTED => unsupported,
                 fields::REDUCED => reduced);

@@ -117,6 +117,8 @@ pub struct PerSecond {
     pub bytes: f64,
     /// Journal entries confirmed by the target.
     pub entries: f64,
+    /// Bytes sent by the source.
+    pub received: f64,
 }
 
 /// A distance between source and target.
@@ -143,10 +145,21 @@ pub struct SpoolReport {
     pub max_bytes: u64,
     /// Free on the file system, bytes, as far as known.
     pub free_bytes: u64,
+    /// On disk and still to be read back for the target, bytes.
+    pub unread_bytes: u64,
     /// Age of the oldest entry that is not applied, milliseconds; none if all are.
     pub oldest_ms: Option<i64>,
     /// Flows that are read back from disk, because the target is slower than the source.
     pub flows_behind: u32,
+    /// Until no flow is read back from disk any more, at the rates of the last seconds, milliseconds; none if that is
+    /// never.
+    pub empty_in_ms: Option<u64>,
+    /// How long df2redis could be stopped and still go on from the source's ring, at the source's rate of the last
+    /// seconds, milliseconds; none before stable sync, where the ring's length is not known, and without writes.
+    pub ring_window_ms: Option<u64>,
+    /// How long the target could be away before the spool is full, by that rate, milliseconds; none before stable sync
+    /// and without writes. What is written after that lasts for the ring's time more.
+    pub spool_window_ms: Option<u64>,
 }
 
 /// Keys that are to be removed from the target once somebody has approved it.

@@ -167,6 +167,11 @@ impl Reporter {
             fields::ENTRIES_PER_S => report.rates.entries.round() as u64,
             fields::LAG_ENTRIES => report.lag.map(|lag| lag.entries),
             fields::LAG_MS => report.lag.map(|lag| lag.ms),
+            fields::SPOOL_BYTES => report.spool.map(|spool| spool.bytes),
+            fields::OLDEST_MS => report.spool.and_then(|spool| spool.oldest_ms),
+            fields::EMPTY_IN_MS => report.spool.and_then(|spool| spool.empty_in_ms),
+            fields::RING_WINDOW_MS => report.spool.and_then(|spool| spool.ring_window_ms),
+            fields::SPOOL_WINDOW_MS => report.spool.and_then(|spool| spool.spool_window_ms),
             fields::SKIPPED => report.skipped, fields::UNSUPPORTED => report.unsupported,
             fields::REDUCED => report.reduced, fields::MEMORY_BYTES => report.memory_bytes,
             fields::ERROR => error.map(|error| error.text.clone()));

@@ -10,6 +10,9 @@
 //!   ended by that is no error. However the session ends, the sockets to the master are closed
 //!   in order (see `wire` in the source).
 
+mod outage;
+
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -23,15 +26,16 @@ use crate::config::Task;
 use crate::entry::{Budget, unix_ms};
 use crate::logging::{Terminal, fields};
 use crate::process::Stop;
+use crate::source::dragonfly::Settings as SourceSettings;
 use crate::source::dragonfly::{
-    self, Acknowledger, FailedFlow, Monitor, ReadSettings, SnapshotEnded, SourceError, Stable,
-    Syncing,
+    Acknowledger, FailedFlow, ReadSettings, SnapshotEnded, SourceError, Stable, Syncing,
 };
-use crate::spool::{Full, Spool};
-use crate::target::Reconcile;
+use crate::spool::{Full, Outlet, Spool};
+use crate::target::{Reconcile, Withheld, Writer};
 
+use super::Timing;
 use super::applier::{Applier, FlowEnd};
-use super::backlog::{self, Fed, feed};
+use super::backlog::{self, feed};
 use super::context::Context;
 use super::error::{TaskError, chain};
 use super::lag::LagMeter;
@@ -39,18 +43,20 @@ use super::millis;
 use super::opening::{Begun, Opened, open};
 use super::progress::{self, Moment, Rates};
 use super::reconcile::Reconciling;
-use super::report::Lag;
+use super::report::{Lag, SpoolReport};
 use super::reporter::Reporter;
 use super::reread::{Suspects, read_again};
 use super::settings;
-use super::status::{Phase, Status};
+use super::sizing::{Conditions, Ended, LastFullSync};
+use super::status::Phase;
+use super::watching::{SourceWatch, keep_target_alive};
+use super::window::SourceRates;
+
+use outage::{Reopening, reopened};
 
 /// Batches a reader may be ahead of its applier, besides what the budget allows: enough to hide
 /// the switch between the two, few enough that empty ones cost nothing.
 const BATCHES_AHEAD: usize = 32;
-
-/// How often the master's own positions are asked for.
-const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// How a session ended without an error.
 #[derive(Debug)]
@@ -64,9 +70,10 @@ pub(super) enum SessionEnd {
 /// What one part of a session ended with.
 enum Part {
     Reader(Result<(), FailedFlow>),
-    Applier(FlowEnd, Acknowledger),
-    Fed(Fed),
+    Applier(FlowEnd),
     Stable(Box<Stable>),
+    /// Goes on for ever.
+    Watch,
     Reconciled,
 }
 
@@ -76,6 +83,7 @@ pub(super) struct Setup<'a> {
     pub(super) log: &'a Logger,
     pub(super) terminal: &'a Terminal,
     pub(super) reporter: &'a Reporter,
+    pub(super) timing: Timing,
 }
 
 /// Runs one session until it is stopped, spoilt or broken. `reached_stable` is called once.
@@ -91,6 +99,13 @@ pub(super) async fn run(
     };
     let mut running = Running::start(setup, opened, stop.clone())?;
     let end = running.coordinate(stop, reached_stable).await;
+    if let Err(TaskError::SpoolFull {
+        in_snapshot: true, ..
+    }) = &end
+    {
+        running.full_sync_ended(Ended::SpoolFull);
+        running.remember_full_sync().await;
+    }
     setup.terminal.show(None);
     running.close().await;
     end
@@ -100,7 +115,12 @@ pub(super) async fn run(
 struct Running<'a> {
     setup: &'a Setup<'a>,
     context: Arc<Context>,
+    /// What has to do with the source.
     parts: JoinSet<Result<Part, TaskError>>,
+    /// What has to do with the target, which may be lost and come back.
+    appliers: JoinSet<Result<Part, TaskError>>,
+    /// While the target is lost.
+    reopening: Option<Reopening<'a>>,
     /// Flows whose snapshot has ended, until there are as many as flows.
     ended: mpsc::Receiver<SnapshotEnded>,
     tokens: Vec<SnapshotEnded>,
@@ -109,20 +129,30 @@ struct Running<'a> {
     spool: Option<Spool>,
     /// Tells the readers that what comes cannot be kept.
     letting_go: watch::Sender<bool>,
-    /// Why.
+    /// Why it cannot.
+    fulls: mpsc::UnboundedReceiver<Full>,
+    /// Why it could not, first.
     full: Option<Full>,
+    /// What the full sync depends on, until it has ended.
+    conditions: Option<Conditions>,
+    /// The full sync, when it has ended.
+    full_sync: Option<LastFullSync>,
     /// Flows go on where they were, and STARTSTABLE is not confirmed yet.
     resuming: bool,
     stable: Option<Box<Stable>>,
     /// To be begun with stable sync.
     reconciling: Option<Reconciling>,
-    /// Keeps the appliers from listening to nobody.
-    _suspects: Vec<mpsc::Sender<Suspects>>,
+    /// By flow. Keep the appliers from listening to nobody.
+    suspects: Vec<mpsc::Sender<Suspects>>,
+    source: SourceSettings,
     appliers_left: u32,
-    /// Keeps the flows open until the last one is done.
-    done: Vec<Acknowledger>,
+    /// By flow. Keep the flows open until the last one is done, whatever becomes of the appliers.
+    acknowledgers: Vec<Acknowledger>,
     meters: Vec<LagMeter>,
     rates: Rates,
+    source_rates: SourceRates,
+    /// Entries that the source keeps of each shard, if that is known.
+    ring: Option<u64>,
     started: Instant,
 }
 
@@ -139,11 +169,12 @@ impl<'a> Running<'a> {
             begun,
             monitor,
             source,
+            conditions,
+            ring,
             withheld,
             reconcile,
             asks,
         } = opened;
-        let mut suspects = Vec::with_capacity(flows.len());
         let mut parts = JoinSet::new();
         let resumed = match &begun {
             Begun::Journal(_, lsns) => Some(lsns.clone()),
@@ -155,18 +186,21 @@ impl<'a> Running<'a> {
         let mut read = ReadSettings::new(setup.task.state_dir.clone(), threshold);
         read.clock_offset_ms = context.status.clock_offset_ms.clone();
         let letting_go = watch::Sender::new(false);
+        let (full, fulls) = mpsc::unbounded_channel();
+        let mut pulses = Vec::with_capacity(flows.len());
+        let mut acknowledgers = Vec::with_capacity(flows.len());
+        let mut appliers = Vec::with_capacity(flows.len());
         for (flow, writer, outlet) in flows {
             let number = flow.flow();
             let (reader, acknowledger) = flow.split();
+            pulses.push(reader.pulse());
             let (batches, received) = mpsc::channel(BATCHES_AHEAD);
             // Only what is on its way into the spool, which has a budget of its own.
             let budget = Budget::new(settings::arriving(&setup.task, count));
             let inlet = spool.inlet(number).map_err(TaskError::Spool)?;
             let on_full = setup.task.spool.on_full;
-            parts.spawn(async move {
-                let fed = Box::pin(feed(received, inlet, on_full)).await?;
-                Ok(Part::Fed(fed))
-            });
+            let (status, full) = (context.status.clone(), full.clone());
+            let feeding = async move { feed(received, inlet, on_full, &status, full).await };
             let read = read.clone();
             let ended = ended_sender.clone();
             let mut stop = stop.clone();
@@ -178,46 +212,29 @@ impl<'a> Running<'a> {
                     _ = let_go.wait_for(|let_go| *let_go) => {}
                 }
             };
-            parts.spawn(async move {
-                let read = Box::pin(reader.run(batches, ended, budget, read, stopped)).await;
-                Ok(Part::Reader(read))
-            });
-            let log = setup.log.clone();
-            let (suspect, suspected) = mpsc::channel(1);
-            suspects.push(suspect);
-            let context = context.clone();
-            let mut applier = Applier::new(number, context, writer, acknowledger, suspected, log);
-            let resumed = resumed.as_ref().and_then(|lsns| lsns.get(number as usize));
-            if let Some(next) = resumed {
-                applier.resumes_at(*next, &withheld);
-            }
-            parts.spawn(async move {
-                let (end, acknowledger) = Box::pin(applier.run(outlet)).await?;
-                Ok(Part::Applier(end, acknowledger))
-            });
+            let reading = reader.run(batches, ended, budget, read, stopped);
+            parts.spawn(read_into_spool(Box::pin(reading), Box::pin(feeding)));
+            acknowledgers.push(acknowledger);
+            appliers.push((writer, outlet));
         }
-        parts.spawn(watch_servers(
-            context.clone(),
+        let watch = SourceWatch {
+            context: context.clone(),
             monitor,
-            source.clone(),
-            setup.reporter.clone(),
-        ));
+            source: source.clone(),
+            reporter: setup.reporter.clone(),
+            pulses,
+            timing: setup.timing,
+        };
+        parts.spawn(async move {
+            watch.run().await;
+            Ok(Part::Watch)
+        });
         let reading = read_again(source.clone(), setup.task.state_dir.clone(), asks);
         parts.spawn(async move {
             match reading.await {
                 Ok(never) => match never {},
                 Err(error) => Err(error.into()),
             }
-        });
-        let reconciling = (reconcile != Reconcile::Nothing).then(|| {
-            Reconciling::new(
-                context.clone(),
-                source,
-                setup.reporter.clone(),
-                setup.log.clone(),
-                suspects.clone(),
-                reconcile,
-            )
         });
         let now = Instant::now();
         let syncing = match begun {
@@ -230,26 +247,87 @@ impl<'a> Running<'a> {
                 None
             }
         };
-        Ok(Self {
+        let mut running = Self {
             setup,
             resuming: resumed.is_some(),
-            reconciling,
-            _suspects: suspects,
+            conditions,
+            full_sync: None,
+            source,
+            reconciling: None,
+            suspects: Vec::new(),
             spool: Some(spool),
             letting_go,
+            fulls,
             full: None,
             parts,
+            appliers: JoinSet::new(),
+            reopening: None,
             ended,
             tokens: Vec::with_capacity(count as usize),
             syncing,
             stable: None,
             appliers_left: count,
-            done: Vec::new(),
+            acknowledgers,
             meters: (0..count).map(|_| LagMeter::default()).collect(),
             rates: Rates::default(),
+            source_rates: SourceRates::default(),
+            ring,
             started: now,
             context,
-        })
+        };
+        let places = (0..).zip(appliers);
+        for (flow, (writer, outlet)) in places {
+            let next = resumed.as_ref().and_then(|lsns| lsns.get(flow).copied());
+            if let Some(acknowledger) = running.acknowledgers.get(flow).cloned() {
+                running.apply(
+                    writer,
+                    acknowledger,
+                    outlet,
+                    next.map(|next| (next, &*withheld)),
+                );
+            }
+        }
+        running.stand_by(reconcile);
+        Ok(running)
+    }
+
+    /// Has a flow's way into the target begin; with this entry, and these keys withheld, if its snapshot is there.
+    fn apply(
+        &mut self,
+        writer: Writer,
+        acknowledger: Acknowledger,
+        outlet: Outlet,
+        next: Option<(u64, &[Withheld])>,
+    ) {
+        let (flow, log) = (acknowledger.flow(), self.setup.log.clone());
+        let (suspect, suspected) = mpsc::channel(1);
+        self.suspects.push(suspect);
+        let context = self.context.clone();
+        let mut applier = Applier::new(flow, context, writer, acknowledger, suspected, log);
+        if let Some((next, withheld)) = next {
+            applier.resumes_at(next, withheld);
+        }
+        self.appliers
+            .spawn(async move { Ok(Part::Applier(Box::pin(applier.run(outlet)).await?)) });
+    }
+
+    /// What there is to do besides, at once and when writes are followed.
+    fn stand_by(&mut self, reconcile: Reconcile) {
+        self.reconciling = (reconcile != Reconcile::Nothing).then(|| {
+            Reconciling::new(
+                self.context.clone(),
+                self.source.clone(),
+                self.setup.reporter.clone(),
+                self.setup.log.clone(),
+                self.suspects.clone(),
+                reconcile,
+            )
+        });
+        let watch = keep_target_alive(self.context.clone(), self.setup.timing);
+        self.appliers.spawn(async move {
+            watch.await;
+            Ok(Part::Watch)
+        });
     }
 
     async fn coordinate(
@@ -283,7 +361,9 @@ impl<'a> Running<'a> {
                 // The sender outlives every session.
                 _ = stop.changed() => {
                     if *stop.borrow_and_update() == Stop::Now {
-                        return match stopping {
+                        // Both words may come at once.
+                        let is_moving = self.setup.reporter.phase() == Phase::Stable;
+                        return match stopping || is_moving {
                             true => Err(TaskError::Undrained),
                             false => Ok(SessionEnd::Stopped),
                         };
@@ -303,11 +383,19 @@ impl<'a> Running<'a> {
                         reached_stable();
                     }
                 }
+                Some(part) = self.appliers.join_next() => match self.ended_part(part) {
+                    Err(error) if !stopping && self.outlives(&error) => {
+                        self.target_lost(&error).await;
+                    }
+                    ended => ended?,
+                },
+                back = reopened(&mut self.reopening) => self.target_is_back(back?)?,
                 error = lost(&mut self.syncing, &mut self.stable) => return Err(error.into()),
                 Some(token) = self.ended.recv(), if self.syncing.is_some() => {
                     self.tokens.push(token);
                     self.start_stable_if_all_ended();
                 }
+                Some(full) = self.fulls.recv() => self.let_go(full)?,
                 _ = show.tick() => self.show(),
                 _ = summary.tick() => self.summarise(),
             }
@@ -319,11 +407,37 @@ impl<'a> Running<'a> {
         if self.tokens.len() < self.meters.len() {
             return;
         }
+        self.full_sync_ended(Ended::Read);
         if let Some(syncing) = self.syncing.take() {
             let tokens = std::mem::take(&mut self.tokens);
             self.parts.spawn(async move {
                 Ok(Part::Stable(Box::new(syncing.start_stable(tokens).await?)))
             });
+        }
+    }
+
+    /// Takes down what the full sync has shown of both ends' rates.
+    fn full_sync_ended(&mut self, ended: Ended) {
+        if let Some(conditions) = self.conditions.take() {
+            let (totals, took) = (self.context.status.totals(), self.started.elapsed());
+            let (received, applied) = (totals.received, totals.bytes);
+            let last = LastFullSync::new(conditions, ended, received, applied, took);
+            self.full_sync = Some(last);
+        }
+    }
+
+    /// Keeps that for the next full sync, whichever process asks for it.
+    async fn remember_full_sync(&mut self) {
+        let Some(last) = self.full_sync.take() else {
+            return;
+        };
+        let file = LastFullSync::path(&self.setup.task);
+        let saving = spawn_blocking(move || last.save(&file));
+        let saved = saving
+            .await
+            .unwrap_or_else(|lost| Err(std::io::Error::other(lost)));
+        if let Err(error) = saved {
+            warn!(self.setup.log, "cannot remember how the full sync went"; fields::ERROR => chain(&error));
         }
     }
 
@@ -336,12 +450,10 @@ impl<'a> Running<'a> {
             Part::Stable(stable) => {
                 self.stable = Some(stable);
             }
-            Part::Applier(FlowEnd::Drained | FlowEnd::Spoilt, acknowledger) => {
+            Part::Applier(FlowEnd::Drained | FlowEnd::Spoilt) => {
                 self.appliers_left = self.appliers_left.saturating_sub(1);
-                self.done.push(acknowledger);
             }
-            Part::Fed(Fed::Whole) | Part::Reconciled => {}
-            Part::Fed(Fed::Full(full)) => self.let_go(full)?,
+            Part::Watch | Part::Reconciled => {}
             // A reader that ends without an error was stopped, or lost its applier: that one's
             // result says why.
             Part::Reader(read) => read.map_err(|failed| failed.cause)?,
@@ -366,6 +478,7 @@ impl<'a> Running<'a> {
 
     /// Ends all parts, then the spool, which has to be closed before another session opens it.
     async fn close(mut self) {
+        self.appliers.shutdown().await;
         self.parts.shutdown().await;
         if let Some(spool) = self.spool.take() {
             let finished = spawn_blocking(move || spool.finish()).await;
@@ -409,6 +522,7 @@ impl<'a> Running<'a> {
                 .begin_stable(&mut control, id, flows, unix_ms())
                 .await?;
         }
+        self.remember_full_sync().await;
         self.setup.reporter.enter(Phase::Stable);
         let totals = self.context.status.totals();
         info!(self.setup.log, "snapshot finished, following writes";
@@ -431,7 +545,7 @@ impl<'a> Running<'a> {
                 fields::HINT => "set policy.resync to \"flush\" and start a full sync with df2redis forget");
             return;
         }
-        self.parts.spawn(async move {
+        self.appliers.spawn(async move {
             Box::pin(reconciling.run()).await?;
             Ok(Part::Reconciled)
         });
@@ -470,20 +584,37 @@ impl<'a> Running<'a> {
     /// What is known now, which is also reported.
     fn look(&mut self) -> Moment {
         let now = Instant::now();
+        let totals = self.context.status.totals();
+        self.rates.look(now, totals);
+        self.source_rates.look(now, &self.context.status);
+        let phase = self.setup.reporter.phase();
+        let spool = self.look_at_spool(phase);
         let moment = Moment {
-            phase: self.setup.reporter.phase(),
-            totals: self.context.status.totals(),
+            phase,
+            totals,
             lag: self.lag(now),
+            spool: spool.unwrap_or_default(),
             sessions: self.setup.reporter.sessions(),
         };
-        self.rates.look(now, moment.totals);
-        let offset = self.context.status.clock_offset_ms.load(Ordering::Relaxed);
-        let spool = self.spool.as_ref();
-        let spool = spool.map(|spool| backlog::report(spool, &self.setup.task, offset));
         self.setup
             .reporter
             .measured(self.rates.recent(), moment.lag, spool);
         moment
+    }
+
+    /// What waits, and how long that takes or may take.
+    fn look_at_spool(&self, phase: Phase) -> Option<SpoolReport> {
+        let task = &self.setup.task;
+        let offset = self.context.status.clock_offset_ms.load(Ordering::Relaxed);
+        let mut spool = backlog::report(self.spool.as_ref()?, task, offset);
+        let rates = self.rates.since_summary();
+        spool.note_emptying(rates.received, rates.bytes);
+        if matches!(phase, Phase::Stable | Phase::Waiting)
+            && let Some(writes) = self.source_rates.writes()
+        {
+            spool.note_window(self.ring, task.spool.min_free, &writes);
+        }
+        Some(spool)
     }
 
     fn show(&mut self) {
@@ -499,6 +630,26 @@ impl<'a> Running<'a> {
     }
 }
 
+/// Runs a flow's reader and what brings its batches into the spool. In one task: each batch would else be handed from
+/// one thread to another.
+async fn read_into_spool(
+    mut reading: impl Future<Output = Result<(), FailedFlow>> + Unpin,
+    mut feeding: impl Future<Output = Result<(), TaskError>> + Unpin,
+) -> Result<Part, TaskError> {
+    tokio::select! {
+        read = &mut reading => {
+            if read.is_ok() {
+                feeding.await?;
+            }
+            Ok(Part::Reader(read))
+        }
+        fed = &mut feeding => {
+            fed?;
+            Ok(Part::Reader(reading.await))
+        }
+    }
+}
+
 /// Waits until the session is lost: the control connection tells. For ever while STARTSTABLE is
 /// under way, whose own reply then tells.
 async fn lost(syncing: &mut Option<Syncing>, stable: &mut Option<Box<Stable>>) -> SourceError {
@@ -506,57 +657,5 @@ async fn lost(syncing: &mut Option<Syncing>, stable: &mut Option<Box<Stable>>) -
         (Some(syncing), _) => syncing.watch().await,
         (None, Some(stable)) => stable.watch().await,
         (None, None) => std::future::pending().await,
-    }
-}
-
-/// Notes how far the master's clock is from ours, if it tells.
-pub(super) async fn read_clock(monitor: &mut Monitor, status: &Status) -> Result<(), SourceError> {
-    let before = unix_ms();
-    if let Some(theirs) = monitor.time_ms().await? {
-        let ours = before + (unix_ms() - before) / 2;
-        status
-            .clock_offset_ms
-            .store(theirs - ours, Ordering::Relaxed);
-    }
-    Ok(())
-}
-
-/// Asks the master for its positions and its clock, and the target for a sign of life, for ever. A master that does not answer here
-/// is lost for the flows too, which notice by themselves; so this never ends a session.
-async fn watch_servers(
-    context: Arc<Context>,
-    mut monitor: Monitor,
-    source: dragonfly::Settings,
-    reporter: Reporter,
-) -> Result<Part, TaskError> {
-    let mut timer = interval(WATCH_EVERY);
-    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut looked = Instant::now();
-    loop {
-        tokio::select! {
-            _ = timer.tick() => {}
-            () = reporter.refresh_wanted() => {}
-        }
-        let asked = async {
-            let offsets = monitor.offsets().await?;
-            // The process, the source or what is between them stood still: what was written meanwhile comes late.
-            let stood_still = looked.elapsed() > WATCH_EVERY * 2;
-            looked = Instant::now();
-            for (flow, next) in context.status.flows.iter().zip(offsets) {
-                flow.source_next.store(next, Ordering::Relaxed);
-                if stood_still {
-                    flow.late_until.store(next, Ordering::Relaxed);
-                }
-            }
-            // After the positions: whoever sees the number sees them.
-            context.status.offsets_read.fetch_add(1, Ordering::Release);
-            read_clock(&mut monitor, &context.status).await
-        };
-        if asked.await.is_err()
-            && let Ok(opened) = Monitor::open(&source).await
-        {
-            monitor = opened;
-        }
-        context.keep_alive().await;
     }
 }

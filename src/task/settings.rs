@@ -15,7 +15,7 @@ use crate::net::{Endpoint, Secret, TlsSettings, Verification};
 use crate::source::dragonfly;
 use crate::target::{self, DeadLetter, ErrorPolicy, Owned, TargetError, Wanted};
 
-use super::backoff;
+use super::{Timing, backoff};
 
 /// The port the master shows for this replica when the task names none: easy to recognise.
 const ANNOUNCED_PORT: u16 = 6380;
@@ -124,12 +124,13 @@ pub(super) fn threshold(task: &Task, flows: u32) -> usize {
     (part(task, flows) / 4).max(LEAST)
 }
 
-/// Sizes of a flow's writer.
-pub(super) fn writing(task: &Task, flows: u32) -> target::Limits {
+/// Sizes and times of a flow's writer.
+pub(super) fn writing(task: &Task, flows: u32, timing: Timing) -> target::Limits {
     let window = (part(task, flows) / 4).max(LEAST);
     target::Limits {
         window,
         batch_bytes: BATCH.min(window / 2),
+        answer: timing.answer,
         ..target::Limits::default()
     }
 }

@@ -6,8 +6,10 @@
 use crate::config::Task;
 use crate::target::{self, Control, Failed, Fence, Found, Retried};
 
+use super::backlog;
 use super::error::TaskError;
 use super::settings;
+use super::sizing::LastFullSync;
 
 /// The entries that the target refused and nobody has settled, in the order of flows and LSNs. Changes nothing.
 pub async fn failed(task: &Task) -> Result<Vec<Failed>, TaskError> {
@@ -29,6 +31,29 @@ pub async fn forget(task: &Task) -> Result<Vec<Found>, TaskError> {
     let settings = settings::target(task);
     let mut control = Control::connect(&settings).await?;
     Ok(target::forget(&mut control, &settings).await?)
+}
+
+/// Bytes in the task's spool on this host, and whether there is anything else in its state directory that a start
+/// would go by. Changes nothing. Blocks.
+pub fn local_state(task: &Task) -> Result<(u64, bool), TaskError> {
+    let at = |cause| state_error(task, cause);
+    let bytes = crate::spool::used_bytes(&backlog::dir(task)).map_err(at)?;
+    Ok((bytes, LastFullSync::path(task).exists()))
+}
+
+/// Removes that. The bytes of the spool, and whether there was anything else. Blocks.
+pub fn forget_locally(task: &Task) -> Result<(u64, bool), TaskError> {
+    let found = crate::spool::Found::at(&backlog::dir(task)).map_err(TaskError::Spool)?;
+    let bytes = found.remove().map_err(TaskError::Spool)?;
+    let last = LastFullSync::remove(&LastFullSync::path(task));
+    Ok((bytes, last.map_err(|cause| state_error(task, cause))?))
+}
+
+fn state_error(task: &Task, cause: std::io::Error) -> TaskError {
+    TaskError::State {
+        dir: task.state_dir.clone(),
+        cause,
+    }
 }
 
 /// The right to settle entries: the task's fence.

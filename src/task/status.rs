@@ -56,6 +56,8 @@ pub struct FlowStatus {
     pub keys: AtomicU64,
     /// Bytes of keys, values and commands taken from the source, uncompressed.
     pub bytes: AtomicU64,
+    /// Bytes that the source has sent, uncompressed, whether the target has them or not.
+    pub received: AtomicU64,
     /// The end of the flow's snapshot was seen.
     pub snapshot_ended: AtomicBool,
     /// LSN of the first entry of stable sync; 0 before.
@@ -102,6 +104,8 @@ pub struct Totals {
     pub keys: u64,
     /// See [`FlowStatus::bytes`].
     pub bytes: u64,
+    /// See [`FlowStatus::received`].
+    pub received: u64,
     /// Flows whose snapshot ended.
     pub flows_done: u64,
     /// Entries of stable sync that the target has confirmed.
@@ -125,6 +129,13 @@ impl Status {
         }
     }
 
+    /// A flow has received `bytes` more.
+    pub fn count_received(&self, flow: u32, bytes: u64) {
+        if let Some(flow) = self.flows.get(flow as usize) {
+            flow.received.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
     /// Sums over flows.
     pub fn totals(&self) -> Totals {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -133,6 +144,7 @@ impl Status {
             .fold(Totals::default(), |sum, flow| Totals {
                 keys: sum.keys + read(&flow.keys),
                 bytes: sum.bytes + read(&flow.bytes),
+                received: sum.received + read(&flow.received),
                 flows_done: sum.flows_done + u64::from(flow.snapshot_ended.load(Ordering::Relaxed)),
                 applied: sum.applied + read(&flow.applied).saturating_sub(read(&flow.base)),
                 skipped: sum.skipped + read(&flow.skipped),

@@ -15,10 +15,10 @@ fn signal(server: &RedisServer, signal: Signal) {
 }
 
 /// A server that stands still until dropped.
-struct Still<'a>(&'a RedisServer);
+pub struct Still<'a>(&'a RedisServer);
 
 impl<'a> Still<'a> {
-    fn hold(server: &'a RedisServer) -> Self {
+    pub fn hold(server: &'a RedisServer) -> Self {
         signal(server, Signal::SIGSTOP);
         Self(server)
     }
@@ -31,7 +31,7 @@ impl Drop for Still<'_> {
 }
 
 /// Writes that may be neither lost nor repeated, of this many bytes each.
-fn write(client: &mut Client, count: usize, bytes: usize) {
+pub fn write(client: &mut Client, count: usize, bytes: usize) {
     let text = "x".repeat(bytes);
     for n in 0..count {
         let key = format!("list:{}", n % 50);

@@ -153,8 +153,8 @@ fn a_large_value_takes_disk_and_not_memory() {
     });
     running.is_modest();
     eventually(
-        "only lock, last status, control socket and spool are left of it",
-        || fs::read_dir(running.state()).is_ok_and(|dir| dir.count() == 4),
+        "only lock, last status, last full sync, control socket and spool are left of it",
+        || fs::read_dir(running.state()).is_ok_and(|dir| dir.count() == 5),
     );
     running.stops();
 }

@@ -72,13 +72,15 @@ fn a_target_that_became_a_replica_is_asked_anew_what_it_holds_when_it_is_promote
     target.client().ok(&["REPLICAOF", "127.0.0.1", "1"]);
     source.client().ok(&["INCR", "n"]);
     let why = "is not ready, writing: READONLY You can't write against a read only replica";
-    running.retries(1, why);
-    running.retries(
-        2,
+    running.says(&["target lost, reading on into the spool", why]);
+    running.says(&[
+        "target not reached, reading on into the spool",
         "taking the fence: READONLY You can't write against a read only replica",
-    );
+        "attempt: 2, wait_ms: ",
+    ]);
     target.client().ok(&["REPLICAOF", "NO", "ONE"]);
     running.ends_equal(&source, &target);
+    running.says(&["target is back, following writes out of the spool"]);
     running.stops();
 }
 

@@ -50,10 +50,13 @@ impl Task {
         self
     }
 
-    /// A further key of the task file, such as `policy.conflict = "skip"`.
+    /// A key of the task file, such as `policy.conflict = "skip"`, in place of what was said of it before.
     #[must_use]
     pub fn with(mut self, line: impl Into<String>) -> Self {
-        self.lines.push(line.into());
+        let line = line.into();
+        let key = |line: &str| line.split('=').next().map(|key| key.trim().to_owned());
+        self.lines.retain(|before| key(before) != key(&line));
+        self.lines.push(line);
         self
     }
 
@@ -63,14 +66,15 @@ impl Task {
         self.with("policy.on_unsupported = \"skip\"")
     }
 
-    /// Files in the state directory, but for the lock, the last status and the control socket.
+    /// Files in the state directory, but for the lock, the last status, the last full sync, the spool and the control
+    /// socket.
     #[must_use]
     pub fn state_files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.dir.path().join("state"));
         let names = entries.into_iter().flatten().flatten();
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
         let is_usual = |name: &String| {
-            [".lock", ".status.json", ".sock", "spool"]
+            [".lock", ".status.json", ".full-sync.json", ".sock", "spool"]
                 .iter()
                 .any(|end| name.ends_with(end))
         };

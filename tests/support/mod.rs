@@ -14,6 +14,7 @@ pub mod client;
 pub mod compare;
 pub mod dragonfly;
 pub mod expected;
+pub mod proxy;
 pub mod real_dragonfly;
 pub mod recorded;
 pub mod redis_server;
@@ -23,6 +24,7 @@ pub mod tls;
 pub use client::{Client, Reply};
 pub use compare::compare;
 pub use dragonfly::{Dataset, SimulatedDragonfly};
+pub use proxy::{Proxy, Towards};
 pub use real_dragonfly::RealDragonfly;
 pub use redis_server::RedisServer;
 

@@ -175,10 +175,28 @@ fn movement(lines: &mut Lines, report: &Report) {
         if let Some(oldest) = spool.oldest_ms {
             let _ = write!(text, ", oldest entry {oldest} ms");
         }
-        if spool.flows_behind > 0 {
-            let _ = write!(text, ", the target is slower than the source");
+        match (spool.flows_behind, spool.empty_in_ms) {
+            (0, _) => {}
+            (_, Some(ms)) => {
+                let _ = write!(text, ", empty in {}", span_of(ms));
+            }
+            (_, None) => {
+                let _ = write!(text, ", the target is slower than the source");
+            }
         }
         lines.row("spool", &text);
+        let windows = [
+            ("target", spool.spool_window_ms),
+            ("df2redis", spool.ring_window_ms),
+        ];
+        let windows = windows.iter().filter_map(|(who, window)| {
+            let span = span_of((*window)?);
+            Some(format!("{span} without {who}"))
+        });
+        let windows: Vec<_> = windows.collect();
+        if !windows.is_empty() {
+            lines.row("resumes", &format!("after up to {}", windows.join(", ")));
+        }
     }
     let per_second = |rate: f64| HumanCount(rate.round() as u64);
     let bytes = BinaryBytes(report.rates.bytes.round() as u64);
@@ -260,6 +278,14 @@ fn latency(us: u64) -> String {
     }
 }
 
+/// A span, down to milliseconds where it is short.
+fn span_of(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        _ => span(i64::try_from(ms).unwrap_or(i64::MAX)),
+    }
+}
+
 /// A span in its two largest units, down to seconds.
 fn span(ms: i64) -> String {
     let seconds = u64::try_from(ms).unwrap_or(0) / 1_000;
@@ -280,7 +306,7 @@ fn ago(at_ms: i64, now_ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{Lag, LastError, PerSecond, Server};
+    use crate::task::{Lag, LastError, PerSecond, Server, SpoolReport};
 
     /// 2001-09-09T01:46:40Z, in milliseconds.
     const NOW: i64 = 1_000_000_000_000;
@@ -320,6 +346,7 @@ mod tests {
                 keys: 0.0,
                 bytes: 1.25 * 1024.0 * 1024.0,
                 entries: 1_203.4,
+                received: 0.0,
             },
             lag: Some(Lag {
                 flow: 1,
@@ -369,6 +396,54 @@ orders: stable sync for 2h 13m, running for 1day 2h, PID 4711
      1  stable  60,000  600.00 MiB         9      12    3   0.1 ms        0
 ";
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn the_spool_is_shown_with_what_it_and_the_ring_are_good_for() {
+        let rows = |spool: SpoolReport| {
+            let with_spool = Report {
+                spool: Some(spool),
+                ..report()
+            };
+            let shown = block(&state(with_spool, Origin::Process, None), NOW);
+            let rows = shown.lines().map(str::trim);
+            let rows = rows.filter(|row| row.starts_with("spool ") || row.starts_with("resumes "));
+            rows.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let idle = SpoolReport {
+            bytes: 3 << 20,
+            max_bytes: 10 << 30,
+            empty_in_ms: Some(0),
+            ..SpoolReport::default()
+        };
+        assert_eq!(rows(idle), ["spool     3.00 MiB of 10.00 GiB"]);
+        let behind = SpoolReport {
+            oldest_ms: Some(41_000),
+            flows_behind: 1,
+            empty_in_ms: Some(95_400),
+            ring_window_ms: Some(409),
+            spool_window_ms: Some(7_300_000),
+            ..idle
+        };
+        assert_eq!(
+            rows(behind),
+            [
+                "spool     3.00 MiB of 10.00 GiB, oldest entry 41000 ms, empty in 1m 35s",
+                "resumes   after up to 2h 1m without target, 409 ms without df2redis",
+            ]
+        );
+        let growing = SpoolReport {
+            empty_in_ms: None,
+            spool_window_ms: None,
+            ..behind
+        };
+        assert_eq!(
+            rows(growing),
+            [
+                "spool     3.00 MiB of 10.00 GiB, oldest entry 41000 ms, the target is slower than the source",
+                "resumes   after up to 409 ms without df2redis",
+            ]
+        );
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use crate::net::ConnectError;
 
+use super::pulse::Silence;
+
 /// Where in a flow's bytes, counted from the first after the `DFLY FLOW` reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
@@ -87,6 +89,20 @@ pub enum SourceError {
         /// What the system said, if anything.
         #[source]
         cause: Option<io::Error>,
+    },
+    /// The source goes on and nothing arrives: something between the two forgot the connection.
+    #[error(
+        "flow {flow} has brought nothing for {}, though the source is at entry {} and the flow at {received}: \
+         the connection is half-open",
+        whole_seconds(&.silence.lasted), .silence.master_next
+    )]
+    HalfOpen {
+        /// Which flow.
+        flow: u32,
+        /// LSN after the last entry received.
+        received: u64,
+        /// For how long, and how far the source is.
+        silence: Silence,
     },
     /// No answer to a request.
     #[error("the source did not answer {request} within {}", humantime::format_duration(*.after))]
@@ -249,6 +265,10 @@ pub enum SourceError {
     SpillRead(#[source] io::Error),
 }
 
+fn whole_seconds(span: &Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(span.as_secs()))
+}
+
 fn count_now(got: &Option<u32>) -> String {
     match got {
         Some(got) => format!("now there are {got}"),
@@ -266,6 +286,7 @@ impl SourceError {
         match self {
             Self::Connect(cause) => cause.is_temporary(),
             Self::Closed { .. }
+            | Self::HalfOpen { .. }
             | Self::NoAnswer { .. }
             | Self::Loading
             | Self::MasterChanged
@@ -316,6 +337,9 @@ impl SourceError {
             Self::Spill { .. } | Self::SpillRead(_) => {
                 Some("check space and permissions of the state directory")
             }
+            Self::HalfOpen { .. } => Some(
+                "df2redis connects again by itself; look for what between it and the source drops connections",
+            ),
             Self::Connect(_)
             | Self::Closed { .. }
             | Self::NoAnswer { .. }

@@ -16,6 +16,7 @@ use crate::entry::{Batch, Budget, Item};
 
 use super::error::{Link, Phase, SourceError};
 use super::parser::{Decoded, TOKEN_LEN};
+use super::pulse::Pulse;
 use super::settings::ReadSettings;
 use super::stream::StreamDecoder;
 use super::wire::{CLOSE_WITHIN, Wire, drain, encode};
@@ -99,7 +100,7 @@ impl Flow {
         let acknowledger = Acknowledger {
             flow,
             writer: Arc::downgrade(&writer),
-            _held: held,
+            _held: Arc::new(held),
         };
         let reader = FlowReader {
             flow,
@@ -110,6 +111,7 @@ impl Flow {
             writer,
             released,
             input: self.input,
+            pulse: Pulse::default(),
         };
         (reader, acknowledger)
     }
@@ -139,13 +141,13 @@ impl Writer {
     }
 }
 
-/// Tells the source how far a flow was applied.
-#[derive(Debug)]
+/// Tells the source how far a flow was applied. Clones are one.
+#[derive(Debug, Clone)]
 pub struct Acknowledger {
     flow: u32,
     writer: Weak<Mutex<Writer>>,
-    /// Tells the reader, when dropped, that no more will be acknowledged.
-    _held: oneshot::Sender<Infallible>,
+    /// Tells the reader, when the last one is dropped, that no more will be acknowledged.
+    _held: Arc<oneshot::Sender<Infallible>>,
 }
 
 impl Acknowledger {
@@ -180,6 +182,7 @@ pub struct FlowReader {
     writer: Arc<Mutex<Writer>>,
     released: oneshot::Receiver<Infallible>,
     input: BytesMut,
+    pulse: Pulse,
 }
 
 /// A flow that failed. It stays open until this is dropped: the master answers the end of one flow by
@@ -203,6 +206,11 @@ impl FlowReader {
     /// The flow's number.
     pub fn flow(&self) -> u32 {
         self.flow
+    }
+
+    /// What the flow hears, and where it can be told that it hears nothing.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Reads until the flow fails, `stop` completes, or nobody takes the batches any more; the last
@@ -250,17 +258,37 @@ impl FlowReader {
             Begin::Journal(next) => StreamDecoder::resumed(self.flow, self.flows, next, settings),
         };
         decoder.buffer().extend_from_slice(&self.input.split());
+        if let Begin::Journal(next) = self.begin {
+            self.pulse.received(next);
+        }
+        self.pulse.hears();
         let mut received_at_ms = outlet.settings.now_ms();
         loop {
             while let Some(decoded) = decoder.decode()? {
+                if let Some(next) = decoded.items.last().and_then(next_after) {
+                    self.pulse.received(next);
+                }
                 if !self.hand_on(decoded, received_at_ms, outlet).await {
                     return Ok(());
                 }
             }
             let phase = decoder.phase();
-            let cause = match self.read.read_buf(decoder.buffer()).await {
+            self.pulse.waits();
+            let read = tokio::select! {
+                biased;
+                read = self.read.read_buf(decoder.buffer()) => read,
+                (heard, silence) = self.pulse.silence() => {
+                    return Err(SourceError::HalfOpen {
+                        flow: self.flow,
+                        received: heard.next,
+                        silence,
+                    });
+                }
+            };
+            let cause = match read {
                 Ok(0) => None,
                 Ok(_) => {
+                    self.pulse.hears();
                     received_at_ms = outlet.settings.now_ms();
                     continue;
                 }
@@ -313,6 +341,17 @@ impl FlowReader {
         // An error means that the connection is gone already, a timeout that nobody answers.
         drop(tokio::time::timeout(CLOSE_WITHIN, orderly).await);
     }
+}
+
+/// The LSN after an item of the journal.
+fn next_after(item: &Item) -> Option<u64> {
+    let lsn = match item {
+        Item::Stable { next } => return Some(*next),
+        Item::Command(command) => command.lsn,
+        Item::Nothing { lsn, .. } => *lsn,
+        Item::Record(_) | Item::Script(_) | Item::SnapshotEnd => None,
+    };
+    lsn.map(|lsn| lsn.saturating_add(1))
 }
 
 #[cfg(test)]

@@ -33,6 +33,32 @@ pub enum Start {
     Full,
     /// In the journal of this very master process: by flow, the LSN of the next entry.
     Resume(Vec<u64>),
+    /// In the journal of a master that was a replica of another one and goes on in its place, with its positions.
+    Succeed {
+        /// The other one's replication id.
+        of: String,
+        /// By flow, the LSN of the next entry.
+        lsns: Vec<u64>,
+    },
+}
+
+impl Start {
+    /// What is asked for on a flow, behind its number; and the LSN it begins with, if it does not begin with a
+    /// snapshot.
+    fn asked(&self, flow: u32) -> (Vec<String>, Option<u64>) {
+        let own = |lsns: &[u64]| lsns.get(flow as usize).copied();
+        match self {
+            Self::Full => (Vec::new(), None),
+            Self::Resume(lsns) => {
+                let next = own(lsns);
+                (next.iter().map(u64::to_string).collect(), next)
+            }
+            Self::Succeed { of, lsns } => {
+                let vector: Vec<_> = lsns.iter().map(u64::to_string).collect();
+                (vec![of.clone(), vector.join("-")], own(lsns))
+            }
+        }
+    }
 }
 
 /// What the master grants.
@@ -42,8 +68,8 @@ pub enum Registered {
     Full(Full),
     /// The journal from where it was asked for, on every flow.
     Resumable(Resumable),
-    /// The journal on some flows and a snapshot on others, which cannot be had together: the session has been closed,
-    /// and another one is to ask for a snapshot.
+    /// The journal on some flows and a snapshot on others, which cannot be had together, or nothing at all: the session
+    /// has been closed, and another one is to ask for a snapshot.
     Mixed {
         /// Flows that could not be resumed, in order.
         full: Vec<u32>,
@@ -101,18 +127,19 @@ impl Session {
         let mut opening = JoinSet::new();
         for flow in 0..self.master.flows {
             let (settings, master) = (self.settings.clone(), self.master.clone());
-            let next = match start {
-                Start::Full => None,
-                Start::Resume(lsns) => lsns.get(flow as usize).copied(),
-            };
+            let (asked, next) = start.asked(flow);
             opening.spawn(async move {
                 let idle = IdleFlow::connect(&settings, flow).await?;
-                idle.register(&settings, &master, next).await
+                idle.register(&settings, &master, &asked, next).await
             });
         }
         let mut flows = Vec::new();
+        let may_be_refused = matches!(start, Start::Succeed { .. });
+        let mut refused = false;
         while let Some(opened) = opening.join_next().await {
             match opened {
+                // A release that does not know the form, or counts shards otherwise: it takes a new session to go on.
+                Ok(Err(SourceError::Refused { .. })) if may_be_refused => refused = true,
                 Ok(flow) => flows.push(flow?),
                 Err(failed) => match failed.try_into_panic() {
                     Ok(panic) => std::panic::resume_unwind(panic),
@@ -124,6 +151,12 @@ impl Session {
         let is_full = |flow: &&RegisteredFlow| matches!(flow.begin, Begin::Snapshot(_));
         let full: Vec<u32> = flows.iter().filter(is_full).map(|flow| flow.flow).collect();
         let (control, master) = (self.control, self.master);
+        if refused {
+            let full = (0..master.flows).collect();
+            drop(flows);
+            control.close().await;
+            return Ok(Registered::Mixed { full });
+        }
         Ok(match full.len() {
             0 => Registered::Resumable(Resumable {
                 control,
@@ -167,10 +200,10 @@ impl IdleFlow {
         mut self,
         settings: &Settings,
         master: &Master,
+        asked: &[String],
         next: Option<u64>,
     ) -> Result<RegisteredFlow, SourceError> {
         let flow = self.flow.to_string();
-        let position = next.map(|next| next.to_string());
         let mut words = vec![
             &b"DFLY"[..],
             b"FLOW",
@@ -178,7 +211,7 @@ impl IdleFlow {
             master.sync_id.as_bytes(),
             flow.as_bytes(),
         ];
-        words.extend(position.as_deref().map(str::as_bytes));
+        words.extend(asked.iter().map(String::as_bytes));
         let within = settings.connect_timeout;
         let reply = self.conn.ask(FLOW, &words, within).await?;
         let reply = match accepted(FLOW, reply) {

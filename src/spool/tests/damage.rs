@@ -270,10 +270,7 @@ async fn what_belongs_to_another_master_or_release_is_not_used_and_removed_when_
 async fn a_segment_of_another_spool_is_put_aside() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     killed(dir.path(), &[vec![Sketch::Nothing(false)]], settings()).await;
-    let foreign = Identity {
-        master: "another".to_owned(),
-        flows: 2,
-    };
+    let foreign = Identity::of("another", 2);
     let spool = Found::at(other.path())
         .unwrap()
         .start_anew(&foreign, settings())
@@ -428,4 +425,33 @@ proptest! {
             Err(what) => prop_assert!(!what.contains("checksum") && !what.contains("begins here"), "{}", what),
         }
     }
+}
+
+#[tokio::test]
+async fn what_was_received_from_a_master_is_its_successors_too_and_nobody_elses() {
+    let dir = tempfile::tempdir().unwrap();
+    killed(dir.path(), &[vec![Sketch::Nothing(false)]], settings()).await;
+    let entries = |recovered: &[Recovered]| {
+        let runs = recovered.iter().flat_map(|flow| &flow.runs);
+        runs.map(|run| run.end - run.start).sum::<u64>()
+    };
+    let open = |master: &str| {
+        let found = Found::at(dir.path()).unwrap();
+        found
+            .resume_of(&Identity::of(master, 2), settings())
+            .unwrap()
+    };
+    let first = identity().master;
+    // One after the other, each promoted in the place of the one before.
+    for (of, successor) in [(first.as_str(), "second"), ("second", "third")] {
+        let (mut spool, recovered) = open(of);
+        assert_eq!(entries(&recovered), 1);
+        spool.succeeded_by(successor).unwrap();
+        spool.finish().unwrap();
+    }
+    let (spool, recovered) = open("third");
+    assert_eq!(entries(&recovered), 1);
+    spool.finish().unwrap();
+    let (_spool, recovered) = open("second");
+    assert_eq!(entries(&recovered), 0, "a stranger begins anew");
 }

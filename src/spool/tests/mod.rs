@@ -20,10 +20,7 @@ use batches::{Flat, flat};
 
 /// The identity of most tests.
 fn identity() -> Identity {
-    Identity {
-        master: "c0ffee".repeat(6),
-        flows: 2,
-    }
+    Identity::of("c0ffee".repeat(6), 2)
 }
 
 fn settings() -> Settings {

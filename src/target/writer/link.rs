@@ -47,6 +47,8 @@ pub(super) struct Link {
     progress: Option<Progress>,
     loaded: Loaded,
     must_flush: bool,
+    /// Bytes written so far.
+    pub written: u64,
     pub replies: Box<[u8]>,
 }
 
@@ -81,6 +83,7 @@ impl Link {
             progress: None,
             loaded: Loaded::default(),
             must_flush: false,
+            written: 0,
             replies: vec![0; REPLIES].into(),
         })
     }
@@ -118,6 +121,7 @@ impl Link {
             if written == 0 {
                 return Poll::Ready(Err(WriteError::Socket(io::ErrorKind::WriteZero.into())));
             }
+            self.written += written as u64;
             self.advance(batch, progress, written);
         }
         if self.must_flush {

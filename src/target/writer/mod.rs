@@ -17,6 +17,7 @@ mod batch;
 mod guard;
 mod link;
 mod missed;
+mod patience;
 mod refused;
 mod replies;
 mod retry;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 use self::batch::Batch;
 use self::guard::Guard;
 use self::link::{Link, WriteError};
+use self::patience::Patience;
 use self::refused::Refused;
 use self::retry::{Retry, Trouble};
 use super::answer::{Refusal, Tolerate};
@@ -69,6 +71,8 @@ pub struct Limits {
     pub retry_initial: Duration,
     /// Longest wait.
     pub retry_max: Duration,
+    /// The connection is given up when an answer is due and nothing has been written or read for this long.
+    pub answer: Duration,
 }
 
 impl Default for Limits {
@@ -79,6 +83,7 @@ impl Default for Limits {
             batch_commands: 2048,
             retry_initial: Duration::from_millis(200),
             retry_max: Duration::from_secs(5),
+            answer: Duration::from_secs(60),
         }
     }
 }
@@ -157,6 +162,8 @@ pub struct Writer {
     /// The refusal that made the first batch of the queue one to be sent again.
     trouble: Option<Trouble>,
     retry: Retry,
+    /// For how long an answer has been due.
+    overdue: Patience,
     notices: VecDeque<Notice>,
     /// Keys that were to be there and were not, until somebody asks: database of the target, and key.
     missed: Vec<(u32, Vec<u8>)>,
@@ -186,6 +193,7 @@ impl Writer {
             link,
             scanner: Scanner::new(),
             retry: Retry::new(limits.retry_initial, limits.retry_max),
+            overdue: Patience::new(limits.answer),
             limits,
             policy,
             open: Batch::default(),
@@ -299,11 +307,23 @@ impl Writer {
                 return Poll::Ready(Ok(()));
             }
             match self.link.poll_read(cx) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending if self.sent > 0 => {
+                    if self.overdue.poll_lost(self.link.written, cx).is_ready() {
+                        return Poll::Ready(Err(self.silent()));
+                    }
+                    return Poll::Pending;
+                }
+                Poll::Pending => {
+                    self.overdue.nothing_is_due();
+                    return Poll::Pending;
+                }
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(Err(self.lost(io::ErrorKind::UnexpectedEof.into())));
                 }
-                Poll::Ready(Ok(count)) => self.take_replies(count)?,
+                Poll::Ready(Ok(count)) => {
+                    self.overdue.nothing_is_due();
+                    self.take_replies(count)?;
+                }
                 Poll::Ready(Err(cause)) => return Poll::Ready(Err(self.lost(cause))),
             }
         }
@@ -404,6 +424,14 @@ impl Writer {
             && !self.queue.iter().any(is_expected)
         {
             self.open.unverified.push(db);
+        }
+    }
+
+    fn silent(&self) -> TargetError {
+        TargetError::Silent {
+            addr: self.addr.clone(),
+            doing: "writing".to_owned(),
+            after: self.limits.answer,
         }
     }
 

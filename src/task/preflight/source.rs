@@ -1,5 +1,7 @@
 //! What the source says of itself.
 
+use std::path::Path;
+
 use crate::config::Task;
 use crate::process::Exit;
 use crate::source::dragonfly::{Monitor, Probe, Settings, SourceError, release_number};
@@ -22,6 +24,8 @@ pub(super) struct Source {
     role: Option<String>,
     is_cluster: bool,
     knows_time: bool,
+    /// Whether keys can be read again.
+    can_read: bool,
     /// Keys per database.
     pub(super) keyspace: Option<Vec<(u32, u64)>>,
     /// Bytes in use.
@@ -44,6 +48,7 @@ impl Source {
             role: field(&replication, "role").map(str::to_owned),
             is_cluster: field(&server, "redis_mode") == Some("cluster"),
             knows_time: monitor.time_ms().await?.is_some(),
+            can_read: can_read(settings).await?,
             keyspace: monitor.keyspace().await?,
             used_memory: field(&memory, "used_memory").and_then(|bytes| bytes.parse().ok()),
             settings: Vec::new(),
@@ -143,6 +148,12 @@ impl Source {
                 "+time",
                 "without it expiry times count by the clock of this machine",
             ),
+            (
+                self.can_read,
+                "+select +exists +dump +pexpiretime ~*",
+                "without it the task ends when a key has to be read again, which is when entries come late and after a \
+                 full sync that did not start on an empty target",
+            ),
         ];
         for (_, permission, risk) in optional.into_iter().filter(|(has, _, _)| !has) {
             let what = format!("source: the user lacks {permission}: {risk}");
@@ -179,6 +190,25 @@ impl Source {
 }
 
 /// A field of an INFO answer.
+/// Whether the user may read keys again: tried with one that is not there.
+async fn can_read(settings: &Settings) -> Result<bool, SourceError> {
+    let key = b"df2redis:preflight".to_vec();
+    // An answer that is an error leaves the rest unread, so each gets a connection of its own.
+    let mut reading = Monitor::open(settings).await?;
+    let read = reading.read(&[(0, &key)], Path::new("/")).await;
+    let mut looking = Monitor::open(settings).await?;
+    let found = looking.exist(0, &[key]).await;
+    for error in [read.err(), found.err()].into_iter().flatten() {
+        match error {
+            SourceError::NoPermission { .. } => return Ok(false),
+            error if error.is_temporary() => return Err(error),
+            // What that is shows elsewhere.
+            _ => {}
+        }
+    }
+    Ok(true)
+}
+
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))

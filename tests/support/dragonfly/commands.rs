@@ -435,7 +435,7 @@ impl<'a> Peer<'a> {
         }
         let wanted = match &words[5..] {
             [lsn] => Some(lsn.parse().map_err(|_| number)?),
-            [old, vector] if *old == self.hub.master_id => {
+            [old, vector] if self.is_last_master(old) => {
                 let lsns: Vec<&str> = vector.split('-').collect();
                 if lsns.len() != self.hub.shards.len() {
                     return Err("syntax error");
@@ -445,6 +445,12 @@ impl<'a> Peer<'a> {
             _ => None,
         };
         Ok((session, flow, wanted))
+    }
+
+    /// Whether this is the id of the master in whose place this one goes on.
+    fn is_last_master(&self, id: &str) -> bool {
+        let last = self.hub.options.last_master.as_ref();
+        last.is_some_and(|(last, _)| last == id)
     }
 
     fn dfly(&mut self, second: &str, words: &[String]) -> Reply {

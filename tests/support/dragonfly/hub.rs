@@ -77,13 +77,19 @@ impl Hub {
     /// The state of a master that has just been started.
     #[must_use]
     pub fn new(options: Options, front: Option<Front>) -> Self {
-        let first = |flow: usize| match &options.replay {
-            Some(replay) => replay.recorded[flow].lsn.0.max(1),
-            None => options.initial_lsn,
+        let last_master = options.last_master.as_ref();
+        let first = |flow: usize| match (&options.replay, last_master) {
+            (Some(replay), _) => replay.recorded[flow].lsn.0.max(1),
+            (None, Some((_, lsns))) => lsns[flow],
+            (None, None) => options.initial_lsn,
         };
-        let shards = (0..options.flows)
+        let shards: Vec<Shard> = (0..options.flows)
             .map(|flow| Shard::new(options.ring, first(flow)))
             .collect();
+        // A replica that is promoted starts its journal.
+        for shard in &shards {
+            shard.lock().running = last_master.is_some();
+        }
         let prepared = match &options.replay {
             Some(replay) => replay
                 .recorded

@@ -26,6 +26,7 @@ pub struct Options {
     pub(super) framing: Framing,
     pub(super) ring: u64,
     pub(super) initial_lsn: u64,
+    pub(super) last_master: Option<(String, Vec<u64>)>,
     pub(super) output_limit: usize,
     pub(super) replication_timeout: Duration,
     pub(super) gather_for: Duration,
@@ -61,6 +62,7 @@ impl Options {
             framing: Framing::of(release),
             ring: release.ring(),
             initial_lsn: 1,
+            last_master: None,
             output_limit: release.output_limit(),
             replication_timeout: release.replication_timeout(),
             gather_for: Duration::from_millis(1),
@@ -146,6 +148,16 @@ impl Options {
     pub fn ring(self, entries: u64) -> Self {
         Self {
             ring: entries,
+            ..self
+        }
+    }
+
+    /// It was a replica of the master with this id until it was promoted, and goes on with these positions, one for
+    /// each flow.
+    #[must_use]
+    pub fn promoted_from(self, master_id: &str, lsns: Vec<u64>) -> Self {
+        Self {
+            last_master: Some((master_id.to_owned(), lsns)),
             ..self
         }
     }
