@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use crate::target::Stored;
+use crate::target::{RECONCILE, Stored};
 
 use super::error::CheckError;
 use super::link::{Head, Link};
@@ -56,6 +56,8 @@ pub(super) struct Access {
     guard: Option<Reached>,
     /// Whether every transaction since [`Self::guard`] was as it must be.
     held: bool,
+    /// Whether one of them showed that keys may be there which the source deleted long ago.
+    reconciling: bool,
     /// The database of the group that is being queued.
     db: u32,
     prefix: usize,
@@ -79,6 +81,7 @@ impl Access {
             positions,
             guard: None,
             held: true,
+            reconciling: false,
             db: 0,
             prefix: 0,
         };
@@ -117,6 +120,12 @@ impl Access {
     pub fn guard(&mut self, reached: Reached) {
         self.guard = Some(reached);
         self.held = true;
+        self.reconciling = false;
+    }
+
+    /// Whether, since [`Self::guard`], the task had still to look for keys that the source deleted before its full sync.
+    pub fn is_reconciling(&self) -> bool {
+        self.reconciling
     }
 
     /// No more transactions. Whether all since [`Self::guard`] were at positions as they must be.
@@ -181,7 +190,8 @@ impl Access {
         }
         self.link.array("EXEC").await?;
         self.selected().await?;
-        let stored = read_record(&mut self.link).await?;
+        let (stored, reconciling) = read_record(&mut self.link).await?;
+        self.reconciling |= reconciling;
         self.selected().await?;
         self.link.db = self.db;
         if let Some(reached) = &self.guard {
@@ -198,7 +208,8 @@ impl Access {
         self.begin(db);
         self.link.queue(&[b"HGETALL", key.as_bytes()]);
         self.send().await?;
-        read_record(&mut self.link).await.map(Some)
+        let (stored, _) = read_record(&mut self.link).await?;
+        Ok(Some(stored))
     }
 
     /// Which of these are in a set.
@@ -275,7 +286,8 @@ pub(super) fn text(number: impl ToString) -> String {
     number.to_string()
 }
 
-async fn read_record(link: &mut Link) -> Result<Stored, CheckError> {
+/// How far the task has come, and whether it has still to reconcile.
+async fn read_record(link: &mut Link) -> Result<(Stored, bool), CheckError> {
     let words = link.array("HGETALL").await?;
     let mut fields = HashMap::new();
     for _ in 0..words / 2 {
@@ -287,7 +299,8 @@ async fn read_record(link: &mut Link) -> Result<Stored, CheckError> {
         );
     }
     // A record of a later release tells us nothing.
-    Ok(Stored::read(&fields).unwrap_or(Stored::Damaged {
+    let stored = Stored::read(&fields).unwrap_or(Stored::Damaged {
         what: "its format is unknown",
-    }))
+    });
+    Ok((stored, fields.contains_key(RECONCILE)))
 }

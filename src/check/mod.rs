@@ -41,6 +41,11 @@
 //! are, for the same reason, members that expire by themselves, where the target holds more of them and the task's
 //! policy lets it.
 //!
+//! (c) does not hold for keys on the task's list of those to be read again: their entries are passed and not applied.
+//! Such a key is open. The list is looked at between 4 and 5, which is enough: an entry that would put the key there is
+//! either before `L`, and the key was put there by 4, or excluded by (a). Nor does a full sync leave the target without
+//! keys that the source deleted before, until the task has removed them: until then a key of the target only is open.
+//!
 //! A target without positions, or with positions of another history of the source, proves nothing. Then a difference
 //! is what stays as it is on both sides in all rounds: good for two servers that nobody writes to.
 //!

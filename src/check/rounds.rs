@@ -280,12 +280,16 @@ impl Rounds {
         self.target.guard(reached);
         let read = self.read_target(group).await;
         let held = self.target.release();
+        let reconciling = self.target.is_reconciling();
         read?;
         let unchanged = self.is_unchanged(db, group).await?;
         Ok(match (unchanged, held) {
             (true, true) => {
                 let looks = group.iter().zip(withheld).map(|(suspect, withheld)| {
                     let (source, target) = suspect.sides();
+                    if reconciling && source.is_none() && target.is_some() {
+                        return Look::Open(Open::Reconciling);
+                    }
                     match withheld && !self.plan.rules.equal(source, target) {
                         true => Look::Open(Open::Withheld),
                         false => Look::Proved,

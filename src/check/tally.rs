@@ -29,6 +29,8 @@ pub enum Open {
     Expiring,
     /// The task has it on its list of keys to read again from the source.
     Withheld,
+    /// The task has still to remove keys that the source deleted before its full sync, and this may be one.
+    Reconciling,
     /// The task's full sync is not finished.
     FullSync,
     /// It is one document that is too large.
@@ -39,11 +41,12 @@ pub enum Open {
 
 impl Open {
     /// All, in the order of the table.
-    pub const ALL: [Open; 7] = [
+    pub const ALL: [Open; 8] = [
         Self::Behind,
         Self::Changing,
         Self::Expiring,
         Self::Withheld,
+        Self::Reconciling,
         Self::FullSync,
         Self::TooLarge,
         Self::Stopped,
@@ -57,6 +60,7 @@ impl Open {
             Self::Expiring => "it is about to expire",
             Self::Withheld => "the task is about to read it again",
             Self::TooLarge => "a document over 16 MiB",
+            Self::Reconciling => "not reconciled after a full sync yet",
             Self::FullSync => "a full sync is not finished",
             Self::Stopped => "the comparison was stopped",
         }

@@ -19,7 +19,6 @@ use crate::check::{
 };
 use crate::config::{Conflict, MemberExpiry, Positions, Reaction, Task};
 use crate::process::{Exit, Signals, Stop};
-use crate::source::dragonfly::all_closed;
 use crate::target::{PREFIX, foreign_key, position_key, withheld_key};
 use crate::task::{chain, source_settings, target_settings};
 
@@ -54,9 +53,7 @@ pub(super) fn run(arguments: &Comparison) -> Exit {
     let began = Instant::now();
     let ended = runtime.block_on(async {
         let (_signals, stop, _requests) = Signals::listen(DRAIN).map_err(Failure::Signals)?;
-        let outcome = compare(settings(&task, arguments), stop).await;
-        all_closed().await;
-        outcome
+        compare(settings(&task, arguments), stop).await
     });
     // What is left are name lookups and connections of a comparison that was given up.
     runtime.shutdown_background();

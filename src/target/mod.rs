@@ -32,8 +32,8 @@ pub use outgoing::{Described, Outgoing, Piece, Place, Word};
 pub use ownership::{Conflict, Ownership, Wanted};
 pub use permissions::{Lack, Missing, Permissions, Purpose};
 pub use position::{
-    PREFIX, Reconcile, Stored, UnknownFormat, Withheld, foreign_key, foreign_member, position_key,
-    withheld_key,
+    PREFIX, RECONCILE, Reconcile, Stored, UnknownFormat, Withheld, foreign_key, foreign_member,
+    position_key, withheld_key,
 };
 pub use profile::Profile;
 pub use settings::{Control, Settings};

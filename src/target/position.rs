@@ -41,7 +41,7 @@ pub(super) const FORMAT: &str = "1";
 /// The field with the phase, which is there from the first full sync on.
 pub(super) const PHASE: &str = "phase";
 /// The field that says that keys may be there which the source deleted before the last full sync.
-pub(super) const RECONCILE: &str = "reconcile";
+pub const RECONCILE: &str = "reconcile";
 /// What the fields with positions begin with.
 pub(super) const LSN: &str = "lsn:";
 

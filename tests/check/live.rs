@@ -202,6 +202,23 @@ fn a_key_that_the_task_is_about_to_read_again_is_not_said_to_differ() {
 }
 
 #[test]
+fn a_key_that_the_task_may_still_remove_after_its_full_sync_is_not_said_to_be_extra() {
+    let (source, target, task) = pair(1);
+    send(&mut source.client(), &["SET a 1"]);
+    let running = task.start_stable();
+    source.wait_acked();
+    running.stop();
+    let record = "HSET df2redis:position:copy reconcile due";
+    send(&mut target.client(), &["SET left 1", record]);
+    let found = Checked::of(&task, &["--interval", "20ms", "--rounds", "2"]);
+    assert_eq!(found.events("different"), BTreeMap::new(), "{}", found.text);
+    let open = "extra not reconciled after a full sync yet";
+    let unsettled = BTreeMap::from([("left".to_owned(), open.to_owned())]);
+    assert_eq!(found.events("unsettled"), unsettled);
+    assert_eq!(found.code, 1);
+}
+
+#[test]
 fn during_a_full_sync_nothing_is_said_to_differ() {
     let pair = Pair::start();
     pair.fill(&["SET a v", "SET b v"]);
