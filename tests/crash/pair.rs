@@ -80,6 +80,18 @@ impl Pair {
     }
 }
 
+/// How often a process has gone on where the target was: with another session, or with the one that had lost it.
+#[must_use]
+pub fn resumptions(running: &Df2redis) -> usize {
+    [
+        "resumed, following writes",
+        "target is back, following writes",
+    ]
+    .map(|line| running.count_logged(line))
+    .iter()
+    .sum()
+}
+
 /// Waits until a session follows writes, and says which way it began: by its log, which must not say both.
 #[track_caller]
 pub fn way_of(running: &mut Df2redis) -> Way {

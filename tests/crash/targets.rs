@@ -1,7 +1,7 @@
 //! What happens to a target: killed and back with what it had on disk, replaced by an older copy of itself, flushed,
 //! evicting.
 
-use crate::pair::{Pair, Way, way_of};
+use crate::pair::{Pair, Way, resumptions, way_of};
 use crate::support::{RedisServer, SimulatedDragonfly, eventually};
 use crate::workload::Workload;
 use crate::writers::Writers;
@@ -34,9 +34,7 @@ fn comes_back(
         pair.target.kill();
         between(&pair.target);
         pair.target.restart();
-        eventually("a resumption", || {
-            running.count_logged("resumed, following writes") >= round
-        });
+        eventually("a resumption", || resumptions(&running) >= round);
         let paused = writers.pause();
         let all: Vec<&Workload> = paused.iter().map(|one| &**one).collect();
         pair.equal(&all);
