@@ -43,6 +43,7 @@ struct Inner {
     phase: watch::Sender<Phase>,
     refresh: Notify,
     approved: Arc<Notify>,
+    saving: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -87,6 +88,7 @@ impl Reporter {
             phase: watch::Sender::new(Phase::Connecting),
             refresh: Notify::new(),
             approved: Arc::default(),
+            saving: Mutex::default(),
             state: Mutex::new(State {
                 phase_since_ms: now,
                 ..State::default()
@@ -151,6 +153,8 @@ impl Reporter {
 
     /// Saves a report for when the process is gone. Blocks for a small file.
     pub fn save(&self) -> std::io::Result<()> {
+        // One after the other, each with what is known then: an older one never replaces a newer one.
+        let _saving = self.0.saving.lock().unwrap_or_else(PoisonError::into_inner);
         self.report().save(&self.0.state_dir)
     }
 

@@ -155,6 +155,8 @@ fn what_a_killed_full_sync_had_begun_to_build_is_removed() {
     }
     running.signal(Signal::SIGKILL);
     running.wait_killed();
+    eventually("the source has noticed", || source.replicas() == 0);
+    let _ = source.take_violations();
     source.clear_faults();
     let mut running = task.start_stable();
     running.wait_logged("removed what an earlier full sync had begun to build");

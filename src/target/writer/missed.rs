@@ -11,6 +11,9 @@ use crate::entry::{Args, ArgsWriter};
 use crate::target::answer::Tolerate;
 use crate::target::position::PREFIX;
 
+/// A slow network: 10 MB/s.
+const BYTES_PER_US: u64 = 10;
+
 /// How long the target may be silent before nothing more is handed to it.
 const HELD_UP: Duration = Duration::from_millis(100);
 
@@ -74,9 +77,11 @@ impl Writer {
         else {
             return;
         };
+        // What is large takes its time on the way.
+        let on_the_way = Duration::from_micros(batch.out.len() / BYTES_PER_US);
         let is_late = batch
             .begun
-            .is_some_and(|(at, patience)| at.elapsed() > patience);
+            .is_some_and(|(at, patience)| at.elapsed() > patience.saturating_add(on_the_way));
         if is_late && self.notes_missing {
             (0..batch.out.commands()).for_each(|command| self.note_keys(command, |_| true));
         }
