@@ -33,7 +33,7 @@ use super::ghosts::GhostFilter;
 use super::items::{Foreign, Took, show};
 use super::millis;
 use super::reread::{
-    Answer, Baselines, LATE, Late, List, MARGIN, MOST_BYTES, MOST_ITEMS, Suspects,
+    Answer, Baselines, Expiring, LATE, Late, List, MARGIN, MOST_BYTES, MOST_ITEMS, Suspects,
 };
 
 /// How often the applied position is acknowledged when nothing else asks for it.
@@ -115,6 +115,8 @@ pub(super) struct Applier {
     pub(super) late: Late,
     /// The snapshot's keys, where it matters which of them have been seen.
     pub(super) baselines: Option<Baselines>,
+    /// Keys that may expire on the target; none where that is not known, since the session was resumed.
+    pub(super) expiring: Option<Expiring>,
     /// The answer to what was asked about withheld keys.
     pub(super) asking: Option<oneshot::Receiver<Answer>>,
     /// Keys that others do not trust.
@@ -156,6 +158,7 @@ impl Applier {
             list: List::default(),
             late: Late::default(),
             baselines: looks.then(Baselines::new),
+            expiring: Some(Expiring::new()),
             asking: None,
             suspects,
             settling: Vec::new(),
@@ -170,6 +173,7 @@ impl Applier {
         self.copied = true;
         self.next = Some(next);
         self.baselines = None;
+        self.expiring = None;
         for key in withheld.iter().filter(|key| key.flow == self.flow) {
             self.list.add(key.db, &key.key, next);
         }

@@ -68,6 +68,13 @@ impl Applier {
         if let Some(seen) = &mut self.baselines {
             seen.note(record.db, key);
         }
+        if let Some(expiring) = self
+            .expiring
+            .as_mut()
+            .filter(|_| record.expire_at_ms.is_some())
+        {
+            expiring.note(key);
+        }
         self.form(batch, record, key)
     }
 

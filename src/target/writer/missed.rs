@@ -17,6 +17,17 @@ const BYTES_PER_US: u64 = 10;
 /// How long the target may be silent before nothing more is handed to it.
 const HELD_UP: Duration = Duration::from_millis(100);
 
+/// A key that was to be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missed {
+    /// Database of the target.
+    pub db: u32,
+    /// The key.
+    pub key: Vec<u8>,
+    /// It was missing. Else it may have expired before the entry came.
+    pub certain: bool,
+}
+
 impl Writer {
     /// From now on a journal entry that finds its key missing is no error: its keys are noted, and so are those of
     /// entries that have taken effect later than `patience` after they were begun.
@@ -39,8 +50,8 @@ impl Writer {
         self.open.watches |= self.notes_missing;
     }
 
-    /// The keys noted since the last call: database of the target, and key.
-    pub fn take_missed(&mut self) -> Vec<(u32, Vec<u8>)> {
+    /// The keys noted since the last call.
+    pub fn take_missed(&mut self) -> Vec<Missed> {
         std::mem::take(&mut self.missed)
     }
 
@@ -65,7 +76,9 @@ impl Writer {
                 continue;
             };
             if let Site::Command(command) = self.site(element) {
-                self.note_keys(command, |name| matches!(name, b"PEXPIREAT" | b"PERSIST"));
+                self.note_keys(command, true, |name| {
+                    matches!(name, b"PEXPIREAT" | b"PERSIST")
+                });
             }
         }
     }
@@ -83,7 +96,7 @@ impl Writer {
             .begun
             .is_some_and(|(at, patience)| at.elapsed() > patience.saturating_add(on_the_way));
         if is_late && self.notes_missing {
-            (0..batch.out.commands()).for_each(|command| self.note_keys(command, |_| true));
+            (0..batch.out.commands()).for_each(|command| self.note_keys(command, false, |_| true));
         }
     }
 
@@ -91,12 +104,12 @@ impl Writer {
     pub(super) fn is_missing(&mut self, command: usize, error: &[u8]) -> bool {
         let noted = self.notes_missing && Tolerate::NoSuchKey.covers(error);
         if noted {
-            self.note_keys(command, |_| true);
+            self.note_keys(command, true, |_| true);
         }
         noted
     }
 
-    fn note_keys(&mut self, command: usize, of: impl Fn(&[u8]) -> bool) {
+    fn note_keys(&mut self, command: usize, certain: bool, of: impl Fn(&[u8]) -> bool) {
         let Some(batch) = self.queue.get(self.awaiting) else {
             return;
         };
@@ -116,9 +129,12 @@ impl Writer {
             if !commands::keys(&args).any(depends) {
                 return;
             }
-            let keys = commands::keys(&args).map(|used| (item.db, used.key.to_vec()));
-            self.missed
-                .extend(keys.filter(|(_, key)| !key.starts_with(PREFIX)));
+            let keys = commands::keys(&args).filter(|used| !used.key.starts_with(PREFIX));
+            self.missed.extend(keys.map(|used| Missed {
+                db: item.db,
+                key: used.key.to_vec(),
+                certain,
+            }));
         }
     }
 }

@@ -41,6 +41,7 @@ use super::settings::Settings;
 use crate::resp::Scanner;
 
 pub use self::guard::Fenced;
+pub use self::missed::Missed;
 
 /// Unanswered plain batches; more would only split the same bytes into smaller writes.
 const MOST_SENT: usize = 4;
@@ -165,8 +166,8 @@ pub struct Writer {
     /// For how long an answer has been due.
     overdue: Patience,
     notices: VecDeque<Notice>,
-    /// Keys that were to be there and were not, until somebody asks: database of the target, and key.
-    missed: Vec<(u32, Vec<u8>)>,
+    /// Keys that may have been missing, until somebody asks.
+    missed: Vec<Missed>,
     /// Whether a key that is missing is to be noted rather than to be an error.
     notes_missing: bool,
     /// How long after they were begun entries may take effect.

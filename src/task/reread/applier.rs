@@ -30,6 +30,9 @@ impl Applier {
         command: &Command,
         args: &Args<'_>,
     ) -> bool {
+        if let Some(expiring) = &mut self.expiring {
+            expiring.note_of(args);
+        }
         if self.list.is_empty() && !self.late.is_late() && self.baselines.is_none() {
             return false;
         }
@@ -200,12 +203,14 @@ impl Applier {
         }
     }
 
-    /// Entries that came late found these missing: database of the target, and key.
+    /// Entries that came late found keys missing, or may have.
     pub(in crate::task) fn missed(&mut self) {
-        for (db, key) in self.writer.take_missed() {
+        for missed in self.writer.take_missed() {
             let since = self.writer.applied().or(self.next).unwrap_or_default();
-            if let Some(db) = self.context.source_db(db) {
-                self.withhold(db, &key, since);
+            if let Some(db) = self.context.source_db(missed.db)
+                && (missed.certain || self.may_expire(&missed.key))
+            {
+                self.withhold(db, &missed.key, since);
             }
         }
     }
@@ -263,6 +268,13 @@ impl Applier {
             out.word(&place.key);
             return Ok(());
         };
+        if let Some(expiring) = self
+            .expiring
+            .as_mut()
+            .filter(|_| found.expire_at_ms.is_some())
+        {
+            expiring.note(&place.key);
+        }
         let now = self.source_now_ms();
         let (inline, spilled) = match found.payload {
             Payload::Inline(bytes) => (bytes, None),
@@ -318,6 +330,11 @@ impl Applier {
         Ok(())
     }
 
+    fn may_expire(&self, key: &[u8]) -> bool {
+        let known = self.expiring.as_ref();
+        known.is_none_or(|expiring| expiring.may_have(key))
+    }
+
     fn collect_keys(
         &self,
         batch: &Batch,
@@ -337,7 +354,8 @@ impl Applier {
         let keeps = keeps_something(&args);
         let asked = commands::keys(&args)
             .filter(|used| used.read || !used.whole || keeps)
-            .filter(|used| filter.allows(command.db, used.key));
+            .filter(|used| filter.allows(command.db, used.key))
+            .filter(|used| self.may_expire(used.key));
         keys.extend(asked.map(|used| (command.db, used.key.into())));
         Ok(())
     }

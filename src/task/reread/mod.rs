@@ -11,11 +11,13 @@
 
 mod applier;
 mod baselines;
+mod expiring;
 mod late;
 mod list;
 mod reader;
 
 pub(super) use baselines::Baselines;
+pub(super) use expiring::Expiring;
 pub(super) use late::{LATE, Late, MARGIN, MOST_BYTES, MOST_ITEMS};
 pub(super) use list::{Answer, List, Place};
 pub(super) use reader::{Ask, read_again};

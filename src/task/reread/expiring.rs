@@ -1,0 +1,145 @@
+//! Which keys of a flow may expire on the target: those that were given an end in this session.
+//!
+//! Invariant: a key that has an end, and was given it in this session, is always told; of others few are.
+
+use xxhash_rust::xxh64::xxh64;
+
+use crate::commands::{self, KeyUse};
+use crate::entry::Args;
+
+/// Bits of the filter: 1 MiB for each flow.
+const BITS: u64 = 1 << 23;
+const WORD: u64 = 64;
+
+/// A Bloom filter with four bits for each key: of a million keys that have no end, with a million that have, about one in
+/// forty is taken for one that has.
+#[derive(Debug)]
+pub(crate) struct Expiring(Vec<u64>);
+
+impl Expiring {
+    pub fn new() -> Self {
+        let words = usize::try_from(BITS / WORD).unwrap_or_default();
+        Self(vec![0; words])
+    }
+
+    pub fn note(&mut self, key: &[u8]) {
+        for (word, bit) in places(key) {
+            if let Some(word) = self.0.get_mut(word) {
+                *word |= bit;
+            }
+        }
+    }
+
+    pub fn may_have(&self, key: &[u8]) -> bool {
+        places(key).all(|(word, bit)| self.0.get(word).is_some_and(|word| word & bit != 0))
+    }
+
+    /// Notes what a command gives an end: by itself, or by handing on that of another key.
+    #[inline]
+    pub fn note_of(&mut self, args: &Args<'_>) {
+        match gives(args) {
+            Gives::Nothing => {}
+            Gives::End => {
+                if let Some(key) = args.get(1) {
+                    self.note(key);
+                }
+            }
+            Gives::OthersEnd => {
+                let hands_on = |used: &KeyUse<'_>| used.read && self.may_have(used.key);
+                if commands::keys(args).any(|used| hands_on(&used)) {
+                    let written = commands::keys(args).filter(|used| used.written);
+                    written.for_each(|used| self.note(used.key));
+                }
+            }
+        }
+    }
+}
+
+/// What a command does about the end of keys.
+enum Gives {
+    Nothing,
+    /// Its first key gets one.
+    End,
+    /// What it writes may get that of a key it reads.
+    OthersEnd,
+}
+
+#[inline]
+fn gives(args: &Args<'_>) -> Gives {
+    let name = args.name();
+    let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+    match name.first().map(u8::to_ascii_uppercase) {
+        // A SET of three words is the usual one.
+        Some(b'S') if name.len() == 3 && args.len() == 3 => Gives::Nothing,
+        Some(b'S') if is("SET") || is("SETEX") => Gives::End,
+        Some(b'P') if is("PEXPIREAT") || is("PEXPIRE") || is("PSETEX") => Gives::End,
+        Some(b'E') if is("EXPIREAT") || is("EXPIRE") => Gives::End,
+        Some(b'G') if is("GETEX") || is("GAT") => Gives::End,
+        Some(b'R') if is("RESTORE") => Gives::End,
+        Some(b'R') if is("RENAME") || is("RENAMENX") => Gives::OthersEnd,
+        Some(b'C') if is("COPY") => Gives::OthersEnd,
+        // It has the same name in another database.
+        Some(b'M') if is("MOVE") => Gives::End,
+        _ => Gives::Nothing,
+    }
+}
+
+/// Word and bit of each place of a key. Databases are not told apart.
+fn places(key: &[u8]) -> impl Iterator<Item = (usize, u64)> {
+    let hash = xxh64(key, 0);
+    let step = (hash >> 32) | 1;
+    (0..4u64).map(move |n| {
+        let bit = hash.wrapping_add(n.wrapping_mul(step)) % BITS;
+        let word = usize::try_from(bit / WORD).unwrap_or_default();
+        (word, 1 << (bit % WORD))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::ArgsWriter;
+
+    fn after(commands: &[&str]) -> Expiring {
+        let mut expiring = Expiring::new();
+        for command in commands {
+            let mut writer = ArgsWriter::default();
+            command.split(' ').for_each(|word| {
+                writer.word(word.as_bytes());
+            });
+            let (packed, count) = writer.finish();
+            expiring.note_of(&Args::check(&packed, count).unwrap());
+        }
+        expiring
+    }
+
+    #[test]
+    fn every_way_to_an_end_is_noted() {
+        for command in [
+            "PEXPIREAT k 1",
+            "expire k 1",
+            "SET k v PXAT 1",
+            "SETEX k 1 v",
+            "GETEX k PXAT 1",
+            "RESTORE k 1 x",
+            "MOVE k 3",
+        ] {
+            assert!(after(&[command]).may_have(b"k"), "{command}");
+        }
+        let handed_on = after(&["PEXPIREAT a 1", "RENAME a b", "COPY b c"]);
+        assert!(handed_on.may_have(b"b") && handed_on.may_have(b"c"));
+        let none = after(&["SET k v", "INCR k", "RENAME k l", "SADD k m"]);
+        assert!(!none.may_have(b"k") && !none.may_have(b"l"));
+    }
+
+    #[test]
+    fn few_others_are_told() {
+        let mut expiring = Expiring::new();
+        let key = |n: u32| format!("key:{n}");
+        (0..1_000_000).for_each(|n| expiring.note(key(n).as_bytes()));
+        assert!((0..1_000_000).all(|n| expiring.may_have(key(n).as_bytes())));
+        let told = (1_000_000..1_100_000).filter(|n| expiring.may_have(key(*n).as_bytes()));
+        let told = told.count();
+        assert!(told < 5_000, "{told} of 100,000");
+    }
+}
