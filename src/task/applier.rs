@@ -137,7 +137,7 @@ impl Applier {
         suspects: mpsc::Receiver<Suspects>,
         log: Logger,
     ) -> Self {
-        let looks = context.is_resync || context.omits_deletions;
+        let looks = context.is_unreconciled.load(Ordering::Relaxed) || context.omits_deletions;
         let flows = context.status.flows.len() as u32;
         Self {
             flow,
@@ -172,7 +172,7 @@ impl Applier {
         self.snapshot_ended();
         self.copied = true;
         self.next = Some(next);
-        self.baselines = None;
+        self.forget_baselines();
         self.expiring = None;
         for key in withheld.iter().filter(|key| key.flow == self.flow) {
             self.list.add(key.db, &key.key, next);

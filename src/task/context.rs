@@ -1,7 +1,7 @@
 //! What all flows of one session share.
 
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use slog::{Logger, info, warn};
@@ -41,8 +41,8 @@ pub(super) struct Context {
     pub(super) losses: Losses,
     /// Where flows ask for keys to be read again. Holds a question of each.
     pub(super) asks: mpsc::Sender<Ask>,
-    /// The target had keys of the task when this full sync began, which may be older than it.
-    pub(super) is_resync: bool,
+    /// The target may have keys of the task that are older than the last full sync: until they are reconciled.
+    pub(super) is_unreconciled: AtomicBool,
     /// The source may leave deletions out of the journal during a snapshot.
     pub(super) omits_deletions: bool,
     /// Flows whose snapshot is in the target, whole.
@@ -158,7 +158,9 @@ impl Context {
 
     /// Keys that the source does not have are gone from the target.
     pub(super) async fn reconciled(&self) -> Result<(), TaskError> {
-        self.set_reconcile(Reconcile::Nothing).await
+        self.set_reconcile(Reconcile::Nothing).await?;
+        self.is_unreconciled.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Removing them was approved, however many they are.

@@ -262,12 +262,11 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
                 fields::KEYS => removed);
         }
     }
-    let mut is_resync = false;
     if decided.is_err() {
         expect_keys(setup, &mut monitor, &status).await?;
         fail_point::pass(Place::FullSyncRecord);
         withheld.clear();
-        is_resync = prepare_snapshot(setup, &mut control, fence.as_ref(), &ownership).await?;
+        let is_resync = prepare_snapshot(setup, &mut control, fence.as_ref(), &ownership).await?;
         reconcile = match is_resync {
             true => Reconcile::Due,
             false => Reconcile::Nothing,
@@ -296,7 +295,7 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         control: tokio::sync::Mutex::new(control),
         losses: Losses::default(),
         asks: ask,
-        is_resync,
+        is_unreconciled: (reconcile != Reconcile::Nothing).into(),
         omits_deletions: master.omits_deletions(),
         copied: watch::Sender::new(0),
         spoilt: watch::Sender::new(None),

@@ -104,6 +104,7 @@ fn behind(task: impl FnOnce(Task) -> Task) -> (SimulatedDragonfly, RedisServer, 
     let task = task(Task::between(&source.address(), &target.address()));
     let mut client = source.client();
     seed(&mut client);
+    client.ok(&["SELECT", "0"]);
     for n in 0..50 {
         client.ok(&["RPUSH", &format!("stale:{n}"), "old"]);
     }
@@ -125,7 +126,8 @@ fn keys_that_the_source_deleted_unseen_are_removed_after_a_full_sync() {
     target.client().ok(&["SET", "df2redis:of:others", "1"]);
     let mut running = task.start();
     running.wait_logged("the source no longer has what was written since");
-    running.wait_logged("the target has no keys that the source does not have");
+    let line = running.wait_logged("the target has no keys that the source does not have");
+    assert!(line.contains("keys: 50,"), "{line}");
     equal(&source, &target);
     assert_eq!((source.full_syncs(), source.partial_syncs()), (2, 0));
     running.stop();
@@ -155,6 +157,42 @@ fn a_key_made_anew_during_the_full_sync_is_not_added_to_what_the_target_had() {
     }
     assert_eq!(source.full_syncs(), 1, "too late");
     source.clear_faults();
+    running.wait_logged("the target has no keys that the source does not have");
+    equal(&source, &target);
+    running.stop();
+}
+
+#[test]
+fn a_key_made_anew_behind_the_full_sync_is_not_added_to_what_the_target_had() {
+    let (source, target, task) = behind(|task| task.with("policy.max_delete = \"0\""));
+    let mut client = source.client();
+    (0..50).for_each(|n| drop(client.ok(&["DEL", &format!("stale:{n}")])));
+    let mut running = task.start();
+    // The walk waits to be approved, and stable sync goes on.
+    running.wait_logged("none is removed before it is approved");
+    for n in 0..25 {
+        client.ok(&["RPUSH", &format!("stale:{n}"), "new"]);
+        client.ok(&["INCR", &format!("n:{n}")]);
+    }
+    source.wait_acked();
+    let mut there = target.client();
+    for n in 0..25 {
+        let found = there.ok(&["LRANGE", &format!("stale:{n}"), "0", "-1"]);
+        assert_eq!(found.items().len(), 1, "{found:?}");
+    }
+    // The same behind a start anew, which knows nothing of the snapshot.
+    running.signal(Signal::SIGKILL);
+    running.wait_killed();
+    eventually("the source has noticed", || source.replicas() == 0);
+    let _ = source.take_violations();
+    let mut running = task.start_stable();
+    for n in 25..30 {
+        client.ok(&["RPUSH", &format!("stale:{n}"), "new"]);
+    }
+    source.wait_acked();
+    running.wait_logged("none is removed before it is approved");
+    let approved = task.asked("approve").output().expect("df2redis starts");
+    assert_eq!(approved.status.code(), Some(0), "{}", said(&approved));
     running.wait_logged("the target has no keys that the source does not have");
     equal(&source, &target);
     running.stop();

@@ -33,6 +33,9 @@ impl Applier {
         if let Some(expiring) = &mut self.expiring {
             expiring.note_of(args);
         }
+        if self.next.is_some() {
+            self.forget_baselines();
+        }
         if self.list.is_empty() && !self.late.is_late() && self.baselines.is_none() {
             return false;
         }
@@ -73,12 +76,18 @@ impl Applier {
     fn is_doubted(&self, db: u32, used: &KeyUse<'_>) -> bool {
         self.list.has(db, used.key)
             || self.late.has_lost(db, used.key)
-            || self.next.is_none()
-                && self.context.is_resync
+            || self.context.is_unreconciled.load(Ordering::Relaxed)
                 && self
                     .baselines
                     .as_ref()
                     .is_some_and(|seen| !seen.has(db, used.key))
+    }
+
+    /// Beyond the snapshot, which keys are of it matters only as long as the target may have older ones.
+    pub(in crate::task) fn forget_baselines(&mut self) {
+        if !self.context.is_unreconciled.load(Ordering::Relaxed) {
+            self.baselines = None;
+        }
     }
 
     /// A command that is applied writes this key.
@@ -88,6 +97,9 @@ impl Applier {
             // Replaced whole: what it held does not matter any more.
             if self.list.remove(db, used.key) {
                 self.unlist(db, used.key);
+            }
+            if let Some(seen) = self.baselines.as_mut().filter(|_| used.whole) {
+                seen.note(db, used.key);
             }
             return;
         }
@@ -147,7 +159,7 @@ impl Applier {
 
     /// Stable sync begins: what is withheld is put on the list on the target, before the flow's first position.
     pub(in crate::task) fn enlist_all(&mut self) {
-        self.baselines = None;
+        self.forget_baselines();
         let places: Vec<Place> = self
             .list
             .places()
@@ -250,6 +262,9 @@ impl Applier {
         };
         for (place, found) in self.list.take_due(next) {
             self.put_back(&place, found)?;
+            if let Some(seen) = &mut self.baselines {
+                seen.note(place.db, &place.key);
+            }
             self.unlist(place.db, &place.key);
             self.context.status.reread.fetch_add(1, Ordering::Relaxed);
         }

@@ -186,7 +186,7 @@ async fn attempt(setup: &Setup<'_>, before: &Context) -> Result<Option<Reopened>
         control: tokio::sync::Mutex::new(control),
         losses: Losses::default(),
         asks: before.asks.clone(),
-        is_resync: before.is_resync,
+        is_unreconciled: (taken.reconcile != Reconcile::Nothing).into(),
         omits_deletions: before.omits_deletions,
         copied: watch::Sender::new(0),
         spoilt: watch::Sender::new(None),
