@@ -159,7 +159,7 @@ impl Rounds {
             if round > 0 {
                 self.pause(self.interval).await;
             }
-            let (mut left, mut why) = (Vec::new(), Vec::new());
+            let mut left = Vec::new();
             let mut waiting = std::mem::take(suspects);
             let mut behind = false;
             while !waiting.is_empty() {
@@ -189,19 +189,28 @@ impl Rounds {
                     }
                 }
                 behind |= looks.contains(&Look::Open(Open::Behind));
-                for (suspect, look) in group.into_iter().zip(looks) {
-                    match self.verdict(&suspect, look) {
-                        Ok(classes) => self.write(ledger, &suspect, &classes).await?,
-                        Err(open) => {
-                            left.push(suspect);
-                            why.push(open);
-                        }
-                    }
-                }
+                let looked = group.into_iter().zip(looks);
+                left.extend(self.judge(ledger, looked).await?);
             }
-            (*suspects, *open) = (left, why);
+            (*suspects, *open) = left.into_iter().unzip();
         }
         Ok(())
+    }
+
+    /// Writes down what is decided, and answers what is not, and why.
+    async fn judge(
+        &mut self,
+        ledger: &mut Ledger,
+        looked: impl Iterator<Item = (Suspect, Look)>,
+    ) -> Result<Vec<(Suspect, Open)>, CheckError> {
+        let mut left = Vec::new();
+        for (suspect, look) in looked {
+            match self.verdict(&suspect, look) {
+                Ok(classes) => self.write(ledger, &suspect, &classes).await?,
+                Err(open) => left.push((suspect, open)),
+            }
+        }
+        Ok(left)
     }
 
     async fn write(
@@ -521,21 +530,14 @@ impl Rounds {
             open.resize(suspects.len(), Open::Stopped);
             return Ok(());
         }
-        let (mut left, mut why) = (Vec::new(), Vec::new());
-        for (suspect, steady) in std::mem::take(suspects).into_iter().zip(steady) {
-            let look = match steady {
-                true => Look::Proved,
-                false => Look::Open(Open::Changing),
-            };
-            match self.verdict(&suspect, look) {
-                Ok(classes) => self.write(ledger, &suspect, &classes).await?,
-                Err(open) => {
-                    left.push(suspect);
-                    why.push(open);
-                }
-            }
-        }
-        (*suspects, *open) = (left, why);
+        let look = |steady| match steady {
+            true => Look::Proved,
+            false => Look::Open(Open::Changing),
+        };
+        let looked = std::mem::take(suspects).into_iter();
+        let looked = looked.zip(steady.into_iter().map(look));
+        let left = self.judge(ledger, looked).await?;
+        (*suspects, *open) = left.into_iter().unzip();
         Ok(())
     }
 

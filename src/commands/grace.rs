@@ -2,45 +2,25 @@
 
 use bytes::Bytes;
 
+use super::end::end_of;
 use crate::entry::{Args, ArgsWriter};
 
 /// The same command with the end of its key put off by `grace_ms`: packed words and how many. `None` for commands that
 /// set no end, and for `RESTORE`, whose end is put off where its value is formed.
 pub fn with_grace(args: &Args<'_>, grace_ms: i64) -> Option<(Bytes, u32)> {
-    let (at, unit_ms) = place_of_end(args)?;
-    let number: i64 = std::str::from_utf8(args.get(at)?).ok()?.parse().ok()?;
+    let end = end_of(args)?;
     // Seconds are put off by whole ones, rather more than less.
-    let by = grace_ms.saturating_add(unit_ms - 1) / unit_ms;
-    let end = number.saturating_add(by).to_string();
+    let by = grace_ms.saturating_add(end.unit_ms - 1) / end.unit_ms;
+    let put_off = end.number(args)?.saturating_add(by).to_string();
     let mut words = ArgsWriter::default();
     for (index, word) in args.iter().enumerate() {
-        words.word(if index == at { end.as_bytes() } else { word });
+        words.word(if index == end.word {
+            put_off.as_bytes()
+        } else {
+            word
+        });
     }
     Some(words.finish())
-}
-
-/// Which word is the end of the key, and in what unit.
-fn place_of_end(args: &Args<'_>) -> Option<(usize, i64)> {
-    let is = |name: &str| args.name().eq_ignore_ascii_case(name.as_bytes());
-    if ["PEXPIREAT", "PEXPIRE", "PSETEX"].into_iter().any(is) {
-        return Some((2, 1));
-    }
-    if ["EXPIREAT", "EXPIRE", "SETEX"].into_iter().any(is) {
-        return Some((2, 1_000));
-    }
-    if !["SET", "GETEX"].into_iter().any(is) {
-        return None;
-    }
-    // The value of a SET may look like an option.
-    let first = if is("SET") { 3 } else { 2 };
-    args.iter().enumerate().skip(first).find_map(|(at, word)| {
-        let unit_ms = match word.to_ascii_uppercase().as_slice() {
-            b"PXAT" | b"PX" => 1,
-            b"EXAT" | b"EX" => 1_000,
-            _ => return None,
-        };
-        Some((at + 1, unit_ms))
-    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! [`lookup`] knows each command, [`keys()`] and [`filtered`] its keys, and [`plan()`] says what to
 //! send in its place. [`Features`] says what the target can do, [`Known`] which commands it has.
 
+mod end;
 mod features;
 mod grace;
 mod hash;
@@ -20,6 +21,7 @@ mod testing;
 mod tests;
 mod translate;
 
+pub use end::end_of;
 pub use features::{Features, Flavour, Form};
 pub use grace::with_grace;
 pub use keys::{Filtered, KeyIter, KeyUse, filtered, keys};

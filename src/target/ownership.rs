@@ -12,7 +12,7 @@ use super::claim::{Claim, Owned};
 use super::error::TargetError;
 use super::fence::Fence;
 use super::outgoing::Outgoing;
-use super::position::{FORMAT, Names, PHASE, POSITIONS};
+use super::position::{FORMAT, Names, PHASE, POSITIONS, foreign_member};
 use super::settings::{Control, Settings};
 use super::slot::slot_of;
 use super::walk::Scan;
@@ -186,7 +186,7 @@ impl Ownership {
         for chunk in keys.chunks(CHUNK) {
             let question = questions.cmd("SMISMEMBER").arg(&self.foreign_key);
             for (db, key) in chunk {
-                question.arg(member(*db, key));
+                question.arg(foreign_member(*db, key));
             }
         }
         let answer = control
@@ -216,7 +216,7 @@ impl Ownership {
         out.command(3, lsn);
         out.word(b"SREM");
         out.word(self.foreign_key.as_bytes());
-        out.word(&member(db, key));
+        out.word(&foreign_member(db, key));
     }
 
     /// Whether there is any key that the task owns. Keys that were there first and are still somebody else's count too.
@@ -437,7 +437,7 @@ impl Ownership {
                     let mut list = redis::cmd("SADD");
                     list.arg(&self.foreign_key);
                     chunk.iter().for_each(|key| {
-                        list.arg(member(db, key));
+                        list.arg(foreign_member(db, key));
                     });
                     let added: u64 = control.ask("listing keys that are there", &list).await?;
                     self.foreign += added;
@@ -530,11 +530,4 @@ async fn read_record(
     let mut read = redis::cmd("HGETALL");
     read.arg(key);
     control.ask("reading a task's record", &read).await
-}
-
-fn member(db: u32, key: &[u8]) -> Vec<u8> {
-    let mut member = db.to_string().into_bytes();
-    member.push(b':');
-    member.extend_from_slice(key);
-    member
 }

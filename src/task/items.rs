@@ -545,8 +545,26 @@ impl Applier {
         Ok(())
     }
 
+    /// Looks at the words of a command, long ones perhaps replaced: its keys are as they are.
+    pub(super) fn with_args<T>(
+        &self,
+        batch: &Batch,
+        command: &Command,
+        look: impl FnOnce(&Args<'_>) -> T,
+    ) -> Result<T, TaskError> {
+        let whole;
+        let packed = match &command.args {
+            Body::Inline(span) => batch.slice(*span),
+            Body::Spilled(spill) => {
+                whole = self.words_of(spill, command.words)?;
+                &whole
+            }
+        };
+        Ok(look(&self.checked(packed, command.words)?))
+    }
+
     /// The words of a command in a file, long ones replaced if there are few.
-    pub(super) fn words_of(&self, spill: &Spill, words: u32) -> Result<bytes::Bytes, TaskError> {
+    fn words_of(&self, spill: &Spill, words: u32) -> Result<bytes::Bytes, TaskError> {
         let read = || {
             let large = Large::read(spill, words)?;
             if large.cut_short {
@@ -574,18 +592,11 @@ impl Applier {
                     keys.push((task.target.db(record.db), batch.text(&record.key).to_vec()));
                 }
                 Item::Command(command) => {
-                    let whole;
-                    let packed = match &command.args {
-                        Body::Inline(span) => batch.slice(*span),
-                        Body::Spilled(spill) => {
-                            whole = self.words_of(spill, command.words)?;
-                            &whole
-                        }
-                    };
-                    let args = self.checked(packed, command.words)?;
-                    let written = commands::keys(&args).filter(|used| used.written);
                     let db = task.target.db(command.db);
-                    keys.extend(written.map(|used| (db, used.key.to_vec())));
+                    self.with_args(batch, command, |args| {
+                        let written = commands::keys(args).filter(|used| used.written);
+                        keys.extend(written.map(|used| (db, used.key.to_vec())));
+                    })?;
                 }
                 _ => {}
             }

@@ -266,11 +266,7 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         expect_keys(setup, &mut monitor, &status).await?;
         fail_point::pass(Place::FullSyncRecord);
         withheld.clear();
-        let is_resync = prepare_snapshot(setup, &mut control, fence.as_ref(), &ownership).await?;
-        reconcile = match is_resync {
-            true => Reconcile::Due,
-            false => Reconcile::Nothing,
-        };
+        reconcile = prepare_snapshot(setup, &mut control, fence.as_ref(), &ownership).await?;
         fail_point::pass(Place::FullSyncRecorded);
     } else {
         // What was written while nobody listened comes late, whenever it is received.
@@ -332,13 +328,13 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     })
 }
 
-/// Makes the target ready for a full sync, and says whether it has keys of the task that may be older than it.
+/// Makes the target ready for a full sync, and says what will be left to do about keys that are older than it.
 async fn prepare_snapshot(
     setup: &Setup<'_>,
     control: &mut Control,
     fence: Option<&Fence>,
     ownership: &Ownership,
-) -> Result<bool, TaskError> {
+) -> Result<Reconcile, TaskError> {
     let may_have = !ownership.is_first() || setup.task.target.exclusive;
     let has_keys = may_have && ownership.has_keys(control).await?;
     let flushes = setup.task.policy.resync == Resync::Flush;
@@ -354,7 +350,10 @@ async fn prepare_snapshot(
         );
         ownership.flush(control, fence, None).await?;
     }
-    Ok(is_resync)
+    Ok(match is_resync {
+        true => Reconcile::Due,
+        false => Reconcile::Nothing,
+    })
 }
 
 /// A session with its flows, or one that still has to ask for them: for a snapshot, once the target is told.

@@ -116,15 +116,19 @@ impl Writer {
         let Some(item) = batch.item_of(command) else {
             return;
         };
+        let sent = batch.out.words(command);
+        // Few are meant, and only those are copied.
+        let name = sent.first().map(|word| word.head(LONGEST_NAME));
+        if !name.is_some_and(|name| of(&name)) {
+            return;
+        }
         let mut words = ArgsWriter::default();
-        for word in batch.out.words(command) {
+        for word in sent {
             // What is longer is no key.
             words.word(&word.head(LONGEST_KEY));
         }
         let (packed, count) = words.finish();
-        if let Ok(args) = Args::check(&packed, count)
-            && of(args.name())
-        {
+        if let Ok(args) = Args::check(&packed, count) {
             let depends = |used: commands::KeyUse<'_>| used.read || !used.whole;
             if !commands::keys(&args).any(depends) {
                 return;
@@ -138,6 +142,9 @@ impl Writer {
         }
     }
 }
+
+/// No command has a longer name.
+const LONGEST_NAME: usize = 64;
 
 /// The longest key of Redis is 512 MiB, and nobody has one; longer words of one command are values.
 const LONGEST_KEY: usize = 64 << 20;

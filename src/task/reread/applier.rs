@@ -11,7 +11,7 @@ use super::late::{LATE, MARGIN_MS, expiry_in};
 use super::list::{Answer, Place};
 use super::reader::{AT_ONCE, Ask};
 use crate::commands::{self, KeyUse, Restore};
-use crate::entry::{Args, Batch, Body, Command, Item, unix_ms};
+use crate::entry::{Args, Batch, Command, Item, unix_ms};
 use crate::source::dragonfly::{Found, Payload};
 use crate::target;
 use crate::task::applier::Applier;
@@ -356,23 +356,15 @@ impl Applier {
         command: &Command,
         keys: &mut HashSet<(u32, Box<[u8]>)>,
     ) -> Result<(), TaskError> {
-        let whole;
-        let packed = match &command.args {
-            Body::Inline(span) => batch.slice(*span),
-            Body::Spilled(spill) => {
-                whole = self.words_of(spill, command.words)?;
-                &whole
-            }
-        };
-        let args = self.checked(packed, command.words)?;
         let filter = &self.context.task.filter;
-        let keeps = keeps_something(&args);
-        let asked = commands::keys(&args)
-            .filter(|used| used.read || !used.whole || keeps)
-            .filter(|used| filter.allows(command.db, used.key))
-            .filter(|used| self.may_expire(used.key));
-        keys.extend(asked.map(|used| (command.db, used.key.into())));
-        Ok(())
+        self.with_args(batch, command, |args| {
+            let keeps = keeps_something(args);
+            let asked = commands::keys(args)
+                .filter(|used| used.read || !used.whole || keeps)
+                .filter(|used| filter.allows(command.db, used.key))
+                .filter(|used| self.may_expire(used.key));
+            keys.extend(asked.map(|used| (command.db, used.key.into())));
+        })
     }
 }
 

@@ -69,17 +69,12 @@ fn gives(args: &Args<'_>) -> Gives {
     let name = args.name();
     let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
     match name.first().map(u8::to_ascii_uppercase) {
-        // A SET of three words is the usual one.
-        Some(b'S') if name.len() == 3 && args.len() == 3 => Gives::Nothing,
-        Some(b'S') if is("SET") || is("SETEX") => Gives::End,
-        Some(b'P') if is("PEXPIREAT") || is("PEXPIRE") || is("PSETEX") => Gives::End,
-        Some(b'E') if is("EXPIREAT") || is("EXPIRE") => Gives::End,
-        Some(b'G') if is("GETEX") || is("GAT") => Gives::End,
         Some(b'R') if is("RESTORE") => Gives::End,
         Some(b'R') if is("RENAME") || is("RENAMENX") => Gives::OthersEnd,
         Some(b'C') if is("COPY") => Gives::OthersEnd,
         // It has the same name in another database.
         Some(b'M') if is("MOVE") => Gives::End,
+        _ if commands::end_of(args).is_some() => Gives::End,
         _ => Gives::Nothing,
     }
 }

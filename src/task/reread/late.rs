@@ -10,6 +10,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use crate::commands;
 use crate::entry::Args;
 
 /// An entry older than that is late.
@@ -79,37 +80,11 @@ impl Late {
 
 /// When the key of a command will expire by it, as far as it says. `received_ms` is what relative times are counted from.
 pub(crate) fn expiry_in(args: &Args<'_>, received_ms: i64) -> Option<i64> {
-    let number =
-        |word: Option<&[u8]>| -> Option<i64> { std::str::from_utf8(word?).ok()?.parse().ok() };
-    let from_now = |ms: i64| received_ms.saturating_add(ms);
-    let is = |name: &[u8]| args.name().eq_ignore_ascii_case(name);
-    if is(b"PEXPIREAT") {
-        number(args.get(2))
-    } else if is(b"EXPIREAT") {
-        number(args.get(2)).map(|at| at.saturating_mul(1_000))
-    } else if is(b"PEXPIRE") || is(b"PSETEX") {
-        number(args.get(2)).map(from_now)
-    } else if is(b"EXPIRE") || is(b"SETEX") {
-        number(args.get(2)).map(|ttl| from_now(ttl.saturating_mul(1_000)))
-    } else if is(b"RESTORE") {
-        number(args.get(2)).filter(|at| *at > 0)
-    } else if is(b"SET") || is(b"GETEX") {
-        let mut words = args.iter().skip(2);
-        while let Some(word) = words.next() {
-            let unit: (i64, bool) = match word.to_ascii_uppercase().as_slice() {
-                b"PXAT" => (1, true),
-                b"EXAT" => (1_000, true),
-                b"PX" => (1, false),
-                b"EX" => (1_000, false),
-                _ => continue,
-            };
-            let value = number(words.next())?.saturating_mul(unit.0);
-            return Some(if unit.1 { value } else { from_now(value) });
-        }
-        None
-    } else {
-        None
+    if args.name().eq_ignore_ascii_case(b"RESTORE") {
+        let at = std::str::from_utf8(args.get(2)?).ok()?.parse().ok();
+        return at.filter(|at| *at > 0);
     }
+    commands::end_of(args)?.at_ms(args, received_ms)
 }
 
 #[cfg(test)]
