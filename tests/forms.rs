@@ -5,6 +5,7 @@ mod support;
 
 mod forms {
     pub mod captured;
+    pub mod generated;
     pub mod random;
     pub mod server;
     pub mod view;

@@ -1,6 +1,8 @@
 //! The encodings of `df2redis::rdb` against a real Redis: what we encode it restores and shows, what
 //! it dumps we decode, on every target server.
 
+#[path = "forms/generated.rs"]
+mod generated;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -11,6 +13,7 @@ use df2redis::rdb::encode::{self, ListNode};
 use df2redis::rdb::{
     Consumer, Group, Stream, StreamId, StreamInfo, Value, convert, decode, kind, payload,
 };
+use generated::stream_of;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult, TestRunner};
@@ -238,12 +241,7 @@ fn run<S: Strategy>(strategy: S, test: impl Fn(S::Value) -> TestCaseResult) {
 }
 
 fn text() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![
-        any::<i8>().prop_map(|number| number.to_string().into_bytes()),
-        any::<i64>().prop_map(|number| number.to_string().into_bytes()),
-        vec(any::<u8>(), 0..80),
-        (any::<u8>(), 100usize..9000).prop_map(|(byte, len)| vec![byte; len]),
-    ]
+    generated::text(9000)
 }
 
 fn score() -> impl Strategy<Value = f64> {
@@ -375,22 +373,7 @@ fn stream() -> impl Strategy<Value = Stream> {
     let owners = vec((0usize..2, 1u64..5), 0..6);
     let groups = btree_map(text(), (0u64..9, -1i64..3, owners), 0..3);
     (vec((1u64..3, vec((text(), text()), 1..3)), 1..150), groups).prop_map(|(entries, groups)| {
-        let mut ms = 5;
-        let entries: Vec<_> = entries
-            .into_iter()
-            .map(|(step, fields)| {
-                ms += step;
-                (StreamId { ms, seq: step }, fields)
-            })
-            .collect();
-        let length = entries.len() as u64;
-        let info = StreamInfo {
-            length,
-            last: StreamId { ms: ms + 1, seq: 0 },
-            first: entries.first().map(|entry| entry.0),
-            max_deleted: Some(StreamId { ms: 2, seq: 1 }),
-            added: Some(length + 3),
-        };
+        let stream = stream_of(entries);
         let groups = groups.into_iter().map(|(name, (delivered, read, owners))| {
             let mut consumers = [&b"alice"[..], b"7"].map(|name| Consumer {
                 name: name.to_vec(),
@@ -399,7 +382,7 @@ fn stream() -> impl Strategy<Value = Stream> {
                 ..Consumer::default()
             });
             let mut pending = Vec::new();
-            for (entry, (owner, count)) in entries.iter().zip(owners) {
+            for (entry, (owner, count)) in stream.entries.iter().zip(owners) {
                 pending.push((entry.0, 1_600_000_000_000, count));
                 consumers[owner].pending.push(entry.0);
             }
@@ -416,11 +399,7 @@ fn stream() -> impl Strategy<Value = Stream> {
             }
         });
         let groups = groups.collect();
-        Stream {
-            entries,
-            info,
-            groups,
-        }
+        Stream { groups, ..stream }
     })
 }
 

@@ -164,3 +164,32 @@ fn copy(source: &mut Client, db: u32, target: &mut Client, target_db: u32) {
         target.ok(&words);
     }
 }
+
+/// So many elements in a collection of every type, `text` of them and with the scores `score`.
+#[track_caller]
+pub fn fill(
+    client: &mut Client,
+    elements: usize,
+    text: impl Fn(usize) -> Vec<u8>,
+    score: impl Fn(usize) -> String,
+) {
+    /// Of each type, sent together.
+    const ROW: usize = 200;
+    let word = |word: &str| word.as_bytes().to_vec();
+    for from in (0..elements).step_by(ROW) {
+        let mut row = Vec::new();
+        for n in from..from + ROW {
+            let id = format!("1-{}", n + 1);
+            row.push(vec![word("HSET"), word("hash"), text(n), text(n)]);
+            row.push(vec![word("SADD"), word("set"), text(n)]);
+            row.push(vec![word("RPUSH"), word("list"), text(n)]);
+            let score = word(&score(n));
+            row.push(vec![word("ZADD"), word("zset"), score, text(n)]);
+            let (id, field) = (word(&id), word("f"));
+            row.push(vec![word("XADD"), word("stream"), id, field, text(n)]);
+        }
+        for reply in client.pipeline(&row) {
+            assert!(!reply.is_error(), "{reply:?}");
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Values much larger than the memory that may be used.
 
-use crate::asked::{Checked, IDLE, Pair};
+use crate::asked::{self, Checked, IDLE, Pair};
 use crate::support::{Client, within};
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,37 +10,10 @@ use std::time::Duration;
 /// Elements of each collection, and bytes of each.
 const ELEMENTS: usize = 60_000;
 const BYTES: usize = 400;
-/// Commands sent together.
-const ROW: usize = 200;
 
 fn fill(client: &mut Client) {
     let text = |n: usize| format!("{n:07}{}", "x".repeat(BYTES)).into_bytes();
-    let word = |word: &str| word.as_bytes().to_vec();
-    for from in (0..ELEMENTS).step_by(ROW) {
-        let mut row = Vec::new();
-        for n in from..from + ROW {
-            let id = format!("1-{}", n + 1);
-            row.push(vec![word("HSET"), word("hash"), text(n), text(n)]);
-            row.push(vec![word("SADD"), word("set"), text(n)]);
-            row.push(vec![word("RPUSH"), word("list"), text(n)]);
-            row.push(vec![
-                word("ZADD"),
-                word("zset"),
-                word(&format!("{n}.5")),
-                text(n),
-            ]);
-            row.push(vec![
-                word("XADD"),
-                word("stream"),
-                word(&id),
-                word("f"),
-                text(n),
-            ]);
-        }
-        for reply in client.pipeline(&row) {
-            assert!(!reply.is_error(), "{reply:?}");
-        }
-    }
+    asked::fill(client, ELEMENTS, text, |n| format!("{n}.5"));
     client.ok(&["XGROUP", "CREATE", "stream", "g", "0"]);
     client.ok(&["SETRANGE", "string", "60000000", "x"]);
     // One element as large as a whole collection.

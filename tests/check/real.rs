@@ -77,32 +77,7 @@ fn what_cannot_be_copied_is_named_and_no_difference() {
 /// Collections above what is read in one piece.
 fn large(client: &mut Client) {
     let text = |n: usize| format!("{n:06}{}", "x".repeat(200)).into_bytes();
-    let word = |word: &str| word.as_bytes().to_vec();
-    for from in (0..12_000).step_by(200) {
-        let mut row = Vec::new();
-        for n in from..from + 200 {
-            let id = format!("1-{}", n + 1);
-            row.push(vec![word("HSET"), word("hash"), text(n), text(n)]);
-            row.push(vec![word("SADD"), word("set"), text(n)]);
-            row.push(vec![word("RPUSH"), word("list"), text(n)]);
-            row.push(vec![
-                word("ZADD"),
-                word("zset"),
-                word(&format!("{n}.1")),
-                text(n),
-            ]);
-            row.push(vec![
-                word("XADD"),
-                word("stream"),
-                word(&id),
-                word("f"),
-                text(n),
-            ]);
-        }
-        for reply in client.pipeline(&row) {
-            assert!(!reply.is_error(), "{reply:?}");
-        }
-    }
+    asked::fill(client, 12_000, text, |n| format!("{n}.1"));
     run(
         client,
         &[

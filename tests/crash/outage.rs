@@ -36,18 +36,13 @@ fn write(pair: &Pair, per_second: u64, time: Duration) -> u64 {
     let each = per_second * u64::try_from(STEP.as_millis()).unwrap_or(1) / 1_000;
     let (began, mut written) = (Instant::now(), 0);
     for step in 1.. {
-        let commands: Vec<Vec<Vec<u8>>> = (written..written + each)
+        let lines: Vec<String> = (written..written + each)
             .map(|n| match n % 2 {
                 0 => format!("INCR count:{}", n / 2 % KEYS),
                 _ => format!("SET value:{} {n}{value}", n % KEYS),
             })
-            .map(|line| {
-                line.split(' ')
-                    .map(|word| word.as_bytes().to_vec())
-                    .collect()
-            })
             .collect();
-        let replies = client.pipeline(&commands);
+        let replies = client.lines(&lines);
         assert!(!replies.iter().any(crate::support::Reply::is_error));
         written += each;
         if began.elapsed() >= time {

@@ -2,12 +2,11 @@
 
 use crate::df2redis::{Df2redis, Task};
 use crate::pair::{Pair, Way, way_of};
-use crate::support::{SimulatedDragonfly, eventually};
+use crate::support::{SimulatedDragonfly, Still, eventually};
 use crate::workload::Workload;
 use crate::writers::Writers;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::sys::statvfs::statvfs;
-use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -184,23 +183,6 @@ impl Drop for Filler {
 /// Bytes that a source's connections hold: more than that is unsent only where nobody reads.
 const SENT: usize = 64 << 10;
 
-/// A target that stands still until dropped.
-struct Still(Pid);
-
-impl Still {
-    fn hold(pair: &Pair) -> Self {
-        let pid = Pid::from_raw(pair.target.pid().try_into().expect("a process id"));
-        kill(pid, Signal::SIGSTOP).expect("the target is there");
-        Self(pid)
-    }
-}
-
-impl Drop for Still {
-    fn drop(&mut self) {
-        let _ = kill(self.0, Signal::SIGCONT);
-    }
-}
-
 /// A task that leaves a part of the disk free, and a file that takes more than the rest.
 fn near_full(pair: &Pair, on_full: &str) -> (Task, u64) {
     let task = pair.task();
@@ -218,7 +200,7 @@ fn a_disk_that_fills_up_and_empties_again_costs_the_session_and_no_full_sync() {
     let (task, most) = near_full(&pair, "disconnect");
     let mut running = task.start_stable();
     let writers = writers(&pair);
-    let still = Still::hold(&pair);
+    let still = Still::hold(&pair.target);
     let filler = Filler::of(task.dir(), most);
     running.wait_logged("the spool is full, letting go of the source");
     eventually("the source is let go of", || pair.source.unsent(0) == 0);
@@ -239,7 +221,7 @@ fn a_disk_that_fills_up_and_empties_again_slows_the_source_down_if_so_wanted() {
     let (task, most) = near_full(&pair, "throttle");
     let running = task.start_stable();
     let writers = writers(&pair);
-    let still = Still::hold(&pair);
+    let still = Still::hold(&pair.target);
     let filler = Filler::of(task.dir(), most);
     eventually("a source that is not read", || {
         (0..pair.source.flows()).any(|flow| pair.source.unsent(flow) > SENT)

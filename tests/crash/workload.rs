@@ -109,15 +109,7 @@ impl Workload {
         if flush {
             lines.push("FLUSHDB".to_owned());
         }
-        let commands: Vec<Vec<Vec<u8>>> = lines
-            .iter()
-            .map(|line| {
-                line.split(' ')
-                    .map(|word| word.as_bytes().to_vec())
-                    .collect()
-            })
-            .collect();
-        let replies = client.pipeline(&commands);
+        let replies = client.lines(&lines);
         for (line, reply) in lines.iter().zip(&replies) {
             assert!(!reply.is_error(), "{line} was answered {reply:?}");
         }

@@ -3,8 +3,7 @@
 use crate::df2redis::Task;
 use crate::hosted::Hosted;
 use crate::scenarios::unrepeatable as write;
-use crate::spool::Still;
-use crate::support::{Proxy, RedisServer, SimulatedDragonfly, Towards, compare, eventually};
+use crate::support::{Proxy, RedisServer, SimulatedDragonfly, Still, Towards, eventually};
 use ::df2redis::task::{Phase, Timing};
 use std::time::Duration;
 
@@ -19,15 +18,6 @@ fn timing() -> Timing {
 
 fn source() -> SimulatedDragonfly {
     SimulatedDragonfly::options().backing_store().start()
-}
-
-#[track_caller]
-fn equal(source: &SimulatedDragonfly, target: &RedisServer) {
-    source.wait_acked();
-    assert_eq!(
-        compare(source.oracle(), target.port()),
-        Vec::<String>::new()
-    );
 }
 
 #[test]
@@ -49,7 +39,7 @@ fn a_flow_that_brings_nothing_while_the_source_goes_on_is_made_anew_and_resumed(
     assert!(error.contains("has brought nothing for "), "{error}");
     assert!(error.contains("the connection is half-open"), "{error}");
     assert!(proxy.swallowed() > 0);
-    equal(&source, &target);
+    source.assert_copied(target.port());
     assert_eq!(source.full_syncs(), 1);
 }
 
@@ -95,7 +85,7 @@ fn a_flow_that_waits_for_our_own_full_spool_is_not_silent() {
         drop(still);
         writing.join().expect("the writer");
     });
-    equal(&source, &target);
+    source.assert_copied(target.port());
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 0));
 }
 
@@ -121,7 +111,7 @@ fn a_target_whose_answers_do_not_arrive_is_connected_to_anew_and_nothing_is_repe
         error.contains("did not answer within 500ms while writing"),
         "{error}"
     );
-    equal(&source, &target);
+    source.assert_copied(target.port());
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 0));
     assert_eq!(task.report().sessions, 1, "the source was read on");
 }

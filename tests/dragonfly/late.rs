@@ -9,17 +9,10 @@ use std::time::{Duration, Instant};
 use crate::df2redis::Task;
 use crate::scenarios::{Source, assert_equal, settled};
 use crate::support::{Client, RedisServer};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 /// Sessions that are kept.
 pub const SESSIONS: usize = 20;
-
-/// Stops or continues a server.
-pub fn signal(server: &RedisServer, signal: Signal) {
-    let pid = Pid::from_raw(server.pid().try_into().expect("a process id"));
-    kill(pid, signal).expect("the server is there");
-}
 
 /// What a session store does with one session: notes another visit, counts, and keeps it alive for `ttl`.
 pub fn visit(client: &mut Client, session: usize, visit: usize, ttl: Duration) {
@@ -55,7 +48,7 @@ pub fn sessions_outlive_an_outage(
     let mut client = Client::connect(source.port());
     visit_all(&mut client, 0, ttl);
     settled(source);
-    signal(target, Signal::SIGSTOP);
+    target.signal(Signal::SIGSTOP);
     let began = Instant::now();
     let mut round = 1;
     while began.elapsed() < outage {
@@ -68,7 +61,7 @@ pub fn sessions_outlive_an_outage(
         round += 1;
         std::thread::sleep(every);
     }
-    signal(target, Signal::SIGCONT);
+    target.signal(Signal::SIGCONT);
     // They are visited on while the target catches up.
     for late in 0..4 {
         visit_all(&mut client, round + late, ttl);

@@ -2,7 +2,7 @@
 
 use crate::df2redis::Task;
 use crate::scenarios::unrepeatable as write;
-use crate::support::{RedisServer, SimulatedDragonfly, compare, eventually};
+use crate::support::{RedisServer, SimulatedDragonfly, eventually};
 use nix::sys::signal::Signal;
 use std::time::Duration;
 
@@ -20,15 +20,6 @@ fn source() -> SimulatedDragonfly {
 /// One that has after a restart what it had before.
 fn target() -> RedisServer {
     RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
-}
-
-#[track_caller]
-fn equal(source: &SimulatedDragonfly, target: &RedisServer) {
-    source.wait_acked();
-    assert_eq!(
-        compare(source.oracle(), target.port()),
-        Vec::<String>::new()
-    );
 }
 
 #[test]
@@ -66,7 +57,7 @@ fn a_target_that_is_gone_for_longer_than_the_ring_lasts_costs_no_full_sync() {
             .by_ref()
             .take(20)
             .for_each(|round| write(&mut client, round));
-        equal(&source, &target);
+        source.assert_copied(target.port());
     }
     let blocked = source.blocked_writes();
     assert!(blocked.longest < NOTICED, "{blocked:?}");
@@ -107,7 +98,7 @@ fn a_stop_or_a_kill_during_an_outage_goes_on_from_the_spool() {
         running.wait_logged("found in the spool");
         running.wait_stable();
         (200..220).for_each(|round| write(&mut client, round));
-        equal(&source, &target);
+        source.assert_copied(target.port());
         assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 1));
         running.stop();
     }

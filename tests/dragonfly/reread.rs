@@ -8,20 +8,11 @@ use crate::df2redis::Task;
 use crate::late::{SESSIONS, a_busy_key_is_read_exactly, sessions_outlive_an_outage, visit_all};
 use crate::scenarios::seed;
 use crate::support::dragonfly::Fault;
-use crate::support::{RedisServer, SimulatedDragonfly, compare, eventually};
+use crate::support::{RedisServer, SimulatedDragonfly, eventually};
 use nix::sys::signal::Signal;
 
 fn source() -> SimulatedDragonfly {
     SimulatedDragonfly::options().backing_store().start()
-}
-
-#[track_caller]
-fn equal(source: &SimulatedDragonfly, target: &RedisServer) {
-    source.wait_acked();
-    assert_eq!(
-        compare(source.oracle(), target.port()),
-        Vec::<String>::new()
-    );
 }
 
 #[test]
@@ -53,7 +44,7 @@ fn what_was_written_while_the_process_was_gone_comes_late_too() {
         visit_all(&mut client, round, ttl);
     }
     let running = task.start_stable();
-    equal(&source, &target);
+    source.assert_copied(target.port());
     let there = target.client().ok(&["KEYS", "session:*"]).items().len();
     assert_eq!(there, SESSIONS);
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 1));
@@ -87,7 +78,7 @@ fn a_kill_while_keys_are_withheld_leaves_them_to_the_next_start() {
     eventually("the source has noticed", || source.replicas() == 0);
     let _ = source.take_violations();
     running = task.start_stable();
-    equal(&source, &target);
+    source.assert_copied(target.port());
     let kept = target.client().ok(&["LRANGE", "kept", "0", "-1"]);
     assert_eq!(kept.items().len(), 3, "{kept:?}");
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 1));
@@ -128,7 +119,7 @@ fn keys_that_the_source_deleted_unseen_are_removed_after_a_full_sync() {
     running.wait_logged("the source no longer has what was written since");
     let line = running.wait_logged("the target has no keys that the source does not have");
     assert!(line.contains("keys: 50,"), "{line}");
-    equal(&source, &target);
+    source.assert_copied(target.port());
     assert_eq!((source.full_syncs(), source.partial_syncs()), (2, 0));
     running.stop();
     let due = target
@@ -158,7 +149,7 @@ fn a_key_made_anew_during_the_full_sync_is_not_added_to_what_the_target_had() {
     assert_eq!(source.full_syncs(), 1, "too late");
     source.clear_faults();
     running.wait_logged("the target has no keys that the source does not have");
-    equal(&source, &target);
+    source.assert_copied(target.port());
     running.stop();
 }
 
@@ -194,7 +185,7 @@ fn a_key_made_anew_behind_the_full_sync_is_not_added_to_what_the_target_had() {
     let approved = task.asked("approve").output().expect("df2redis starts");
     assert_eq!(approved.status.code(), Some(0), "{}", said(&approved));
     running.wait_logged("the target has no keys that the source does not have");
-    equal(&source, &target);
+    source.assert_copied(target.port());
     running.stop();
 }
 
@@ -222,7 +213,7 @@ fn stops_and_kills_during_a_resync_end_in_an_identical_target() {
     }
     let mut running = task.start();
     running.wait_logged("the target has no keys that the source does not have");
-    equal(&source, &target);
+    source.assert_copied(target.port());
     running.stop();
 }
 
@@ -258,7 +249,7 @@ fn a_source_that_was_started_empty_does_not_empty_the_target_unasked() {
     assert_eq!(approved.status.code(), Some(0), "{}", said(&approved));
     assert_eq!(said(&approved), "copy: approved\n");
     running.wait_logged("the target has no keys that the source does not have");
-    equal(&source, &target);
+    source.assert_copied(target.port());
     let again = task.asked("approve").output().expect("df2redis starts");
     assert_eq!(again.status.code(), Some(1));
     assert_eq!(said(&again), "df2redis: nothing waits to be approved\n");
@@ -273,7 +264,7 @@ fn with_resync_flush_the_tasks_keys_are_removed_first() {
     let mut running = task.start();
     running.wait_logged("removing the task's keys before the full sync");
     running.wait_stable();
-    equal(&source, &target);
+    source.assert_copied(target.port());
     assert_eq!(running.count_logged("looking for keys"), 0);
     running.stop();
 }

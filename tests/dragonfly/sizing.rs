@@ -1,9 +1,8 @@
 //! A full sync that does not fit is started once, and not again while nothing has changed.
 
 use crate::df2redis::{Df2redis, Task};
-use crate::spool::Still;
 use crate::support::dragonfly::{Fault, Options};
-use crate::support::{Dataset, RedisServer, SimulatedDragonfly};
+use crate::support::{Dataset, RedisServer, SimulatedDragonfly, Still};
 
 const KEYS: usize = 1_000;
 

@@ -1,34 +1,12 @@
 //! A target that is slower than the source, or stands still: the source's clients do not notice, and nothing is lost.
 
 use crate::df2redis::Task;
-use crate::support::{Client, RedisServer, SimulatedDragonfly, compare, eventually};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use crate::support::{Client, RedisServer, SimulatedDragonfly, Still, eventually};
+use nix::sys::signal::Signal;
 use std::time::Duration;
 
 /// A busy machine may hold up anybody for a moment; a source that waits for its replica's target waits much longer.
 const NOTICED: Duration = Duration::from_millis(500);
-
-fn signal(server: &RedisServer, signal: Signal) {
-    let pid = Pid::from_raw(server.pid().try_into().expect("a process id"));
-    kill(pid, signal).expect("the server is there");
-}
-
-/// A server that stands still until dropped.
-pub struct Still<'a>(&'a RedisServer);
-
-impl<'a> Still<'a> {
-    pub fn hold(server: &'a RedisServer) -> Self {
-        signal(server, Signal::SIGSTOP);
-        Self(server)
-    }
-}
-
-impl Drop for Still<'_> {
-    fn drop(&mut self) {
-        signal(self.0, Signal::SIGCONT);
-    }
-}
 
 /// Writes that may be neither lost nor repeated, of this many bytes each.
 pub fn write(client: &mut Client, count: usize, bytes: usize) {
@@ -39,15 +17,6 @@ pub fn write(client: &mut Client, count: usize, bytes: usize) {
         client.ok(&["RPUSH", &key, &text]);
         client.ok(&["LTRIM", &key, "-2", "-1"]);
     }
-}
-
-#[track_caller]
-fn equal(source: &SimulatedDragonfly, target: &RedisServer) {
-    source.wait_acked();
-    assert_eq!(
-        compare(source.oracle(), target.port()),
-        Vec::<String>::new()
-    );
 }
 
 #[test]
@@ -69,7 +38,7 @@ fn a_target_that_stands_still_holds_up_no_client_of_the_source() {
             (0..source.flows()).all(|flow| source.unsent(flow) == 0)
         });
     }
-    equal(&source, &target);
+    source.assert_copied(target.port());
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 0));
     running.stop();
 }
@@ -112,7 +81,7 @@ fn a_kill_while_the_target_stands_still_costs_nothing_that_is_in_the_spool() {
     running.wait_logged("found in the spool");
     running.wait_stable();
     write(&mut client, 50, 100);
-    equal(&source, &target);
+    source.assert_copied(target.port());
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 1));
     running.stop();
 }
@@ -141,7 +110,7 @@ fn a_full_spool_lets_go_of_the_source_and_is_followed_by_a_full_sync() {
     let line = running.wait_logged("session ended, another follows");
     assert!(line.contains("the spool is full: "), "{line}");
     eventually("another full sync", || source.full_syncs() == 2);
-    equal(&source, &target);
+    source.assert_copied(target.port());
     running.stop();
 }
 
@@ -167,7 +136,7 @@ fn a_full_spool_slows_the_source_down_if_so_wanted() {
         drop(still);
         writing.join().expect("the writer");
     });
-    equal(&source, &target);
+    source.assert_copied(target.port());
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 0));
     running.stop();
 }

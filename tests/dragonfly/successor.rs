@@ -3,8 +3,7 @@
 //! Here the replica is another simulated master on the same port, with the same data.
 
 use crate::df2redis::Task;
-use crate::spool::Still;
-use crate::support::{Client, RedisServer, SimulatedDragonfly, compare, eventually};
+use crate::support::{Client, RedisServer, SimulatedDragonfly, Still, eventually};
 
 /// Writes that may be neither lost nor repeated, and that leave the same wherever they are run.
 fn write(client: &mut Client, rounds: std::ops::Range<usize>) {
@@ -35,15 +34,6 @@ fn promote(old: SimulatedDragonfly, lsns: Vec<u64>, rounds: usize) -> SimulatedD
     new
 }
 
-#[track_caller]
-fn equal(source: &SimulatedDragonfly, target: &RedisServer) {
-    source.wait_acked();
-    assert_eq!(
-        compare(source.oracle(), target.port()),
-        Vec::<String>::new()
-    );
-}
-
 #[test]
 fn a_promoted_replica_is_followed_where_its_master_was_and_so_is_the_next_one() {
     let (first, target) = (source(), RedisServer::start());
@@ -55,19 +45,19 @@ fn a_promoted_replica_is_followed_where_its_master_was_and_so_is_the_next_one() 
     let second = promote(first, lsns, 30);
     write(&mut second.client(), 30..60);
     running.wait_logged("the source goes on in the place of the master it was a replica of");
-    equal(&second, &target);
+    second.assert_copied(target.port());
     assert_eq!((second.full_syncs(), second.partial_syncs()), (0, 1));
     // Its positions are its own now.
     running.stop();
     write(&mut second.client(), 60..70);
     let running = task.start_stable();
     assert_eq!(running.count_logged("the source goes on in the place"), 0);
-    equal(&second, &target);
+    second.assert_copied(target.port());
     assert_eq!((second.full_syncs(), second.partial_syncs()), (0, 2));
     let lsns = positions(&second);
     let third = promote(second, lsns, 70);
     write(&mut third.client(), 70..80);
-    equal(&third, &target);
+    third.assert_copied(target.port());
     assert_eq!((third.full_syncs(), third.partial_syncs()), (0, 1));
     running.stop();
 }
@@ -95,13 +85,13 @@ fn what_the_old_master_had_sent_is_applied_from_the_spool_before_the_new_one_goe
     write(&mut second.client(), 300..320);
     running.wait_logged("found in the spool");
     running.wait_logged("the source goes on in the place of the master it was a replica of");
-    equal(&second, &target);
+    second.assert_copied(target.port());
     assert_eq!((second.full_syncs(), second.partial_syncs()), (0, 1));
     running.stop();
     // What is kept is both masters', under the id of the new one.
     let running = task.start_stable();
     write(&mut second.client(), 320..330);
-    equal(&second, &target);
+    second.assert_copied(target.port());
     assert_eq!((second.full_syncs(), second.partial_syncs()), (0, 2));
     running.stop();
 }
@@ -125,6 +115,6 @@ fn a_replica_that_had_less_than_the_target_is_copied_anew() {
             .contains("was started anew since, or is another one")
     );
     write(&mut second.client(), 20..25);
-    equal(&second, &target);
+    second.assert_copied(target.port());
     running.stop();
 }

@@ -10,6 +10,7 @@ use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use super::generated::{self, Fields, stream_of};
 use super::server::{Server, features};
 use super::view::{View, view};
 use crate::support::{Target, on_every_target};
@@ -18,19 +19,11 @@ use crate::{NOW, give, spilled, tiny};
 /// Years after these tests run, in Unix milliseconds and whole seconds.
 const LATER: u64 = 9_795_380_000_000;
 
-/// Fields of a stream's entry, with values.
-type Fields = Vec<(Vec<u8>, Vec<u8>)>;
-
 /// A value, its bytes and their type.
 type Sample = (Whole, u8, Vec<u8>);
 
 fn text() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![
-        any::<i8>().prop_map(|number| number.to_string().into_bytes()),
-        any::<i64>().prop_map(|number| number.to_string().into_bytes()),
-        vec(any::<u8>(), 0..80),
-        (any::<u8>(), 100usize..5000).prop_map(|(byte, len)| vec![byte; len]),
-    ]
+    generated::text(5000)
 }
 
 /// Elements of the lengths at which Valkey 9.1 writes a listpack otherwise than everybody else, in every packed type
@@ -225,27 +218,7 @@ fn sorted_sets() -> BoxedStrategy<Sample> {
 fn streams() -> BoxedStrategy<Sample> {
     let entry = (1u64..3, vec((text(), text()), 1..3));
     let stream = |entries: Vec<(u64, Fields)>| {
-        let mut ms = 5;
-        let entries: Vec<_> = entries
-            .into_iter()
-            .map(|(step, fields)| {
-                ms += step;
-                (StreamId { ms, seq: step }, fields)
-            })
-            .collect();
-        let length = entries.len() as u64;
-        let info = StreamInfo {
-            length,
-            last: StreamId { ms: ms + 1, seq: 0 },
-            first: entries.first().map(|entry| entry.0),
-            max_deleted: Some(StreamId { ms: 2, seq: 1 }),
-            added: Some(length + 3),
-        };
-        let stream = Stream {
-            entries,
-            info,
-            groups: Vec::new(),
-        };
+        let stream = stream_of(entries);
         let bytes = bytes_of(|out| encode::stream(out, &stream));
         (Whole::Stream(stream), kind::STREAM, bytes)
     };

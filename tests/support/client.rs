@@ -207,6 +207,21 @@ impl Client {
             .unwrap_or_else(|error| panic!("connection failed in a pipeline: {error}"))
     }
 
+    /// Commands whose words have no spaces, sent together.
+    ///
+    /// # Panics
+    /// When the connection fails.
+    #[track_caller]
+    pub fn lines(&mut self, lines: &[impl AsRef<str>]) -> Vec<Reply> {
+        let words = |line: &str| {
+            line.split(' ')
+                .map(|word| word.as_bytes().to_vec())
+                .collect()
+        };
+        let commands: Vec<_> = lines.iter().map(|line| words(line.as_ref())).collect();
+        self.pipeline(&commands)
+    }
+
     /// As [`Client::pipeline`], in slices small enough that neither side's buffers fill up.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ pub use compare::compare;
 pub use dragonfly::{Dataset, SimulatedDragonfly};
 pub use proxy::{Proxy, Towards};
 pub use real_dragonfly::RealDragonfly;
-pub use redis_server::RedisServer;
+pub use redis_server::{RedisServer, Still};
 pub use target::Target;
 pub(crate) use target::on_every_target;
 

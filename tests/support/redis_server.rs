@@ -4,6 +4,8 @@
 //!   killed by its own process id and waited for, and shows its log when the test that owns it panics.
 
 use super::client::Client;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -14,6 +16,24 @@ use tempfile::TempDir;
 
 /// Attempts at a port that somebody else may take between our looking and the server's binding.
 const ATTEMPTS: usize = 5;
+
+/// A server that stands still until this is dropped.
+pub struct Still<'a>(&'a RedisServer);
+
+impl<'a> Still<'a> {
+    /// Stops it as `SIGSTOP` does.
+    #[must_use]
+    pub fn hold(server: &'a RedisServer) -> Self {
+        server.signal(Signal::SIGSTOP);
+        Self(server)
+    }
+}
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        self.0.signal(Signal::SIGCONT);
+    }
+}
 
 /// A running server. Dropping it kills it.
 pub struct RedisServer {
@@ -91,6 +111,12 @@ impl RedisServer {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid().try_into().expect("a process id"));
+        kill(pid, signal).expect("the server is there");
     }
 
     /// Its own directory, where it would also write dumps.

@@ -279,6 +279,16 @@ impl SimulatedDragonfly {
         super::eventually("every entry acknowledged", || self.all_acked());
     }
 
+    /// The server on this port holds what this one does, once every entry is acknowledged.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn assert_copied(&self, target: u16) {
+        self.wait_acked();
+        assert_eq!(super::compare(self.oracle(), target), Vec::<String>::new());
+    }
+
     /// How many replicas are in stable sync.
     #[must_use]
     pub fn stable_replicas(&self) -> usize {
