@@ -1,7 +1,6 @@
 //! The crash matrix: every fail point, at some of its passes, in a first start and in one that resumes.
 
 use crate::case::{Case, as_recorded, die, die_and_start_again, resumed, resynced, start_again};
-use crate::df2redis::Task;
 use crate::pair::Pair;
 use crate::support::{Proxy, SimulatedDragonfly, Towards};
 use crate::workload::Workload;
@@ -95,7 +94,7 @@ fn each(cases: &'static [Case]) -> impl Iterator<Item = (Case, u64)> {
 fn a_first_start_that_dies_anywhere_is_followed_by_one_that_ends_equal() {
     for case in each(FIRST) {
         let pair = Pair::start();
-        let mut workload = Workload::on(&[0, 1, 2]).without_removals();
+        let mut workload = Workload::on(&[0, 1, 2]);
         workload.rounds(&mut pair.client(), 60);
         die_and_start_again(&pair, &pair.task(), &mut workload, case);
     }
@@ -133,7 +132,7 @@ fn a_process_that_dies_anywhere_while_it_follows_large_writes_loses_and_repeats_
 fn a_process_that_dies_while_a_snapshot_overflows_is_followed_by_one_that_ends_equal() {
     for case in each(OVERFLOWING) {
         let pair = Pair::start();
-        let mut workload = Workload::on(&[0, 1, 2]).without_removals();
+        let mut workload = Workload::on(&[0, 1, 2]);
         let mut client = pair.client();
         workload.rounds(&mut client, 20);
         client.ok(&["SELECT", "5"]);
@@ -144,8 +143,9 @@ fn a_process_that_dies_while_a_snapshot_overflows_is_followed_by_one_that_ends_e
         // Slower than the source, so that memory does not suffice.
         let way = Proxy::to(&pair.target.address());
         way.throttle(Towards::Server, 4 << 20);
-        let task =
-            Task::between(&pair.source.address(), &way.address()).with("limits.memory = \"16MiB\"");
+        let task = pair
+            .task_over(&way.address())
+            .with("limits.memory = \"16MiB\"");
         die(&pair, &task, &mut workload, case);
         way.throttle(Towards::Server, 0);
         start_again(&pair, &task, &mut workload, case);

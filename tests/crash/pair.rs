@@ -42,7 +42,14 @@ impl Pair {
     /// A task from one to the other.
     #[must_use]
     pub fn task(&self) -> Task {
-        Task::between(&self.source.address(), &self.target.address())
+        self.task_over(&self.target.address())
+    }
+
+    /// A task from one to the other, which reaches the target over this address. What a flush at the source leaves to
+    /// be removed by the next full sync waits for nobody.
+    #[must_use]
+    pub fn task_over(&self, target: &str) -> Task {
+        Task::between(&self.source.address(), target).with("policy.max_delete = \"100%\"")
     }
 
     /// A client of the source.
@@ -69,6 +76,9 @@ impl Pair {
         let mut target = self.target.client();
         eventually("no key to be read again", || {
             target.ok(&["EXISTS", "df2redis:reread:copy"]) == "0"
+        });
+        eventually("no key to be removed", || {
+            target.ok(&["HEXISTS", "df2redis:position:copy", "reconcile"]) == "0"
         });
         self.same(workloads);
     }

@@ -60,7 +60,7 @@ impl Run {
         let pair = Pair::of(SimulatedDragonfly::options().ring(ring));
         let way = Proxy::watching(&pair.target.address());
         way.delay(Towards::Client, ANSWERS_LATER);
-        let task = Task::between(&pair.source.address(), &way.address());
+        let task = pair.task_over(&way.address());
         Self {
             pair,
             way,
@@ -225,8 +225,7 @@ fn workloads() -> Vec<Workload> {
 #[test]
 fn random_kills_with_the_ring_of_a_real_master_lose_and_repeat_nothing() {
     let mut run = Run::start(DEFAULT_RING);
-    let workloads = workloads().into_iter().map(Workload::without_removals);
-    run.run(scale::kills(), workloads.collect());
+    run.run(scale::kills(), workloads());
     assert!(
         run.tally.resumed > 0 && run.tally.resynced > 0,
         "{:?}",
