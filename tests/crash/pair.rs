@@ -58,6 +58,23 @@ impl Pair {
         self.source.client()
     }
 
+    /// By flow, the position behind the newest entry.
+    #[must_use]
+    pub fn newest(&self) -> Vec<u64> {
+        let flows = 0..self.source.flows();
+        flows.map(|flow| self.source.next_lsn(flow)).collect()
+    }
+
+    /// Writes more than the source keeps of each flow.
+    pub fn overrun(&self, workload: &mut Workload, ring: u64) {
+        let mut client = self.client();
+        let ends: Vec<u64> = self.newest().iter().map(|next| next + ring).collect();
+        let is_over = |newest: Vec<u64>| newest.iter().zip(&ends).all(|(next, end)| next > end);
+        while !is_over(self.newest()) {
+            workload.rounds(&mut client, 50);
+        }
+    }
+
     /// Waits until the source knows that its replica is gone: a killed process ends its connections in a reset, which
     /// a real master survives.
     #[track_caller]

@@ -162,25 +162,6 @@ impl Run {
         running
     }
 
-    /// More than the source keeps.
-    fn overrun(&self, workload: &mut Workload) {
-        let mut client = self.pair.client();
-        let ends: Vec<u64> = self.newest().iter().map(|next| next + self.ring).collect();
-        while self
-            .newest()
-            .iter()
-            .zip(&ends)
-            .any(|(next, end)| next <= end)
-        {
-            workload.rounds(&mut client, 50);
-        }
-    }
-
-    fn newest(&self) -> Vec<u64> {
-        let flows = 0..self.pair.source.flows();
-        flows.map(|flow| self.pair.source.next_lsn(flow)).collect()
-    }
-
     fn run(&mut self, kills: usize, workloads: Vec<Workload>) {
         let writers = Writers::start(self.pair.source.port(), workloads);
         let mut running = self.task.start();
@@ -188,9 +169,9 @@ impl Run {
         for kill in 1..=kills {
             self.end(running);
             let mut paused = writers.pause();
-            let newest = self.newest();
+            let newest = self.pair.newest();
             if self.ring == DEFAULT_RING && kill % OVERRUN_EVERY == 0 {
-                self.overrun(&mut paused[0]);
+                self.pair.overrun(&mut paused[0], self.ring);
             }
             let expected = self.expected(&newest);
             running = self.start_again(&expected);
