@@ -171,6 +171,7 @@ impl<'a> Running<'a> {
             conditions,
             ring,
             withheld,
+            members,
             reconcile,
             asks,
         } = opened;
@@ -282,7 +283,7 @@ impl<'a> Running<'a> {
                     writer,
                     acknowledger,
                     outlet,
-                    next.map(|next| (next, &*withheld)),
+                    next.map(|next| (next, &*withheld, &*members)),
                 );
             }
         }
@@ -290,21 +291,22 @@ impl<'a> Running<'a> {
         Ok(running)
     }
 
-    /// Has a flow's way into the target begin; with this entry, and these keys withheld, if its snapshot is there.
+    /// Has a flow's way into the target begin; with this entry, these keys withheld and these of
+    /// which members expire, if its snapshot is there.
     fn apply(
         &mut self,
         writer: Writer,
         acknowledger: Acknowledger,
         outlet: Outlet,
-        next: Option<(u64, &[Withheld])>,
+        next: Option<(u64, &[Withheld], &[(Withheld, i64)])>,
     ) {
         let (flow, log) = (acknowledger.flow(), self.setup.log.clone());
         let (suspect, suspected) = mpsc::channel(1);
         self.suspects.push(suspect);
         let context = self.context.clone();
         let mut applier = Applier::new(flow, context, writer, acknowledger, suspected, log);
-        if let Some((next, withheld)) = next {
-            applier.resumes_at(next, withheld);
+        if let Some((next, withheld, members)) = next {
+            applier.resumes_at(next, withheld, members);
         }
         self.appliers
             .spawn(async move { Ok(Part::Applier(Box::pin(applier.run(outlet)).await?)) });

@@ -2,7 +2,10 @@
 
 use crate::df2redis::Task;
 use crate::support::dragonfly::{Dataset, Record, Value};
-use crate::support::{Client, RedisServer, SimulatedDragonfly, Target, on_every_target};
+use crate::support::{
+    Client, RedisServer, SimulatedDragonfly, Target, eventually, on_every_target,
+};
+use nix::sys::signal::Signal;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Whole seconds, so long from now.
@@ -45,7 +48,8 @@ fn copied(
         .collect();
     dataset.push(Record::new("big", Value::hash_with_expiry(&many)));
     let source = SimulatedDragonfly::options().dataset(dataset).start();
-    let task = Task::between(&source.address(), &target.address());
+    let task = Task::between(&source.address(), &target.address())
+        .with("policy.on_member_expiry = \"drop\"");
     let running = task.start_stable();
     (source, task, running)
 }
@@ -126,3 +130,52 @@ fn a_field_that_expires_stops_the_task_only_where_it_cannot(target: Target) {
 }
 
 on_every_target!(a_field_that_expires_stops_the_task_only_where_it_cannot);
+
+/// The journal says that a member expires; the source has lost it, and tells nobody.
+#[test]
+fn a_key_is_looked_at_when_its_first_member_expires_also_by_the_next_process() {
+    let (source, target) = (
+        SimulatedDragonfly::options()
+            .backing_store()
+            .flows(1)
+            .start(),
+        RedisServer::start(),
+    );
+    let task = Task::between(&source.address(), &target.address());
+    let mut running = task.start_stable();
+    let (mut client, mut there) = (source.client(), target.client());
+    client.ok(&["SADD", "soon", "goes", "stays"]);
+    client.ok(&["SADD", "moved", "goes", "stays"]);
+    client.ok(&["SADD", "later", "goes", "stays"]);
+    source.journal(0, ["SADDEX", "soon", "2", "goes"]);
+    source.journal(0, ["SADDEX", "moved", "4", "goes"]);
+    client.ok(&["RENAME", "moved", "new"]);
+    source.journal(0, ["SADDEX", "later", "4", "goes"]);
+    source.wait_acked();
+    let mut backing = Client::connect(source.oracle());
+    for key in ["soon", "later", "new"] {
+        assert_eq!(there.ok(&["SCARD", key]), "2", "{key}");
+        backing.ok(&["SREM", key, "goes"]);
+    }
+    let score = there.ok(&["ZCARD", "df2redis:members:copy"]);
+    assert_eq!(score.int(), Some(4), "soon, moved, new and later");
+    eventually("the first one is gone", || {
+        there.ok(&["SCARD", "soon"]) == "1"
+    });
+    assert_eq!(there.ok(&["SCARD", "later"]), "2", "not before its time");
+    running.signal(Signal::SIGKILL);
+    running.wait_killed();
+    eventually("the source has noticed", || source.replicas() == 0);
+    let _ = source.take_violations();
+    running = task.start_stable();
+    for key in ["later", "new"] {
+        eventually("the next process removes it", || {
+            there.ok(&["SCARD", key]) == "1"
+        });
+    }
+    eventually("all times are done with", || {
+        there.ok(&["EXISTS", "df2redis:members:copy"]) == "0"
+    });
+    assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 1));
+    running.stop();
+}

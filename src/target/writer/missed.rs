@@ -28,6 +28,15 @@ pub struct Missed {
     pub certain: bool,
 }
 
+/// Commands whose answer 0 means that their key is missing; `HPEXPIREAT`'s -2, a field.
+pub const ANSWERS_MISSING: [&[u8]; 5] = [
+    b"PEXPIREAT",
+    b"PERSIST",
+    b"LPUSHX",
+    b"RPUSHX",
+    b"HPEXPIREAT",
+];
+
 impl Writer {
     /// From now on a journal entry that finds its key missing is no error: its keys are noted, and so are those of
     /// entries that have taken effect later than `patience` after they were begun.
@@ -44,7 +53,7 @@ impl Writer {
         at.is_some_and(|at| at.elapsed() > HELD_UP)
     }
 
-    /// The item that was begun is a PEXPIREAT or PERSIST, which answers 0 when the key is missing.
+    /// The item that was begun is one of [`ANSWERS_MISSING`].
     #[inline]
     pub fn watch(&mut self) {
         self.open.watches |= self.notes_missing;
@@ -76,9 +85,7 @@ impl Writer {
                 continue;
             };
             if let Site::Command(command) = self.site(element) {
-                self.note_keys(command, true, |name| {
-                    matches!(name, b"PEXPIREAT" | b"PERSIST")
-                });
+                self.note_keys(command, true, |name| ANSWERS_MISSING.contains(&name));
             }
         }
     }

@@ -40,6 +40,7 @@ pub(super) struct Reopened {
     lsns: Vec<u64>,
     /// Keys that flows withhold from the start.
     withheld: Vec<Withheld>,
+    members: Vec<(Withheld, i64)>,
     /// What is left to do about keys that the source may have deleted unseen.
     reconcile: Reconcile,
 }
@@ -88,6 +89,7 @@ impl<'a> Running<'a> {
             writers,
             lsns,
             withheld,
+            members,
             reconcile,
         } = reopened;
         self.context = context;
@@ -103,7 +105,12 @@ impl<'a> Running<'a> {
                 .outlet(acknowledger.flow())
                 .map_err(TaskError::Spool)?;
             outlet.read_from(next).map_err(TaskError::Spool)?;
-            self.apply(writer, acknowledger, outlet, Some((next, &withheld)));
+            self.apply(
+                writer,
+                acknowledger,
+                outlet,
+                Some((next, &withheld, &members)),
+            );
         }
         self.stand_by(reconcile);
         self.setup
@@ -191,6 +198,8 @@ async fn attempt(setup: &Setup<'_>, before: &Context) -> Result<Option<Reopened>
         asks: before.asks.clone(),
         is_unreconciled: (taken.reconcile != Reconcile::Nothing).into(),
         omits_deletions: before.omits_deletions,
+        reads_end_keys: before.reads_end_keys,
+        moves: before.moves.clone(),
         copied: watch::Sender::new(0),
         spoilt: watch::Sender::new(None),
     };
@@ -200,6 +209,7 @@ async fn attempt(setup: &Setup<'_>, before: &Context) -> Result<Option<Reopened>
         writers,
         lsns,
         withheld: taken.withheld,
+        members: taken.members,
         reconcile: taken.reconcile,
     }))
 }
