@@ -116,7 +116,7 @@ pub(super) struct Applier {
     pub(super) late: Late,
     /// The snapshot's keys, where it matters which of them have been seen.
     pub(super) baselines: Option<Baselines>,
-    /// Keys that may expire on the target; none where that is not known, since the session was resumed.
+    /// Keys that may expire on the target, where that is known.
     pub(super) expiring: Option<Expiring>,
     /// The answer to what was asked about withheld keys.
     pub(super) asking: Option<oneshot::Receiver<Answer>>,
@@ -140,6 +140,7 @@ impl Applier {
     ) -> Self {
         let looks = context.is_unreconciled.load(Ordering::Relaxed) || context.omits_deletions;
         let flows = context.status.flows.len() as u32;
+        let expiring = context.expiring.get(flow as usize).cloned();
         Self {
             flow,
             ghosts: GhostFilter::new(context.ghosts.clone(), flow, flows),
@@ -159,7 +160,7 @@ impl Applier {
             list: List::default(),
             late: Late::default(),
             baselines: looks.then(Baselines::new),
-            expiring: Some(Expiring::new()),
+            expiring,
             asking: None,
             suspects,
             settling: Vec::new(),
@@ -174,7 +175,6 @@ impl Applier {
         self.copied = true;
         self.next = Some(next);
         self.forget_baselines();
-        self.expiring = None;
         for key in withheld.iter().filter(|key| key.flow == self.flow) {
             self.list.add(key.db, &key.key, next);
         }

@@ -70,7 +70,7 @@ impl Applier {
         }
         if let Some(expiring) = self
             .expiring
-            .as_mut()
+            .as_ref()
             .filter(|_| record.expire_at_ms.is_some())
         {
             expiring.note(key);

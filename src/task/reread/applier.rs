@@ -31,7 +31,7 @@ impl Applier {
         command: &Command,
         args: &Args<'_>,
     ) -> bool {
-        if let Some(expiring) = &mut self.expiring {
+        if let Some(expiring) = &self.expiring {
             expiring.note_of(args);
         }
         if self.next.is_some() {
@@ -305,7 +305,7 @@ impl Applier {
         };
         if let Some(expiring) = self
             .expiring
-            .as_mut()
+            .as_ref()
             .filter(|_| found.expire_at_ms.is_some())
         {
             expiring.note(&place.key);
