@@ -101,10 +101,7 @@ fn run(settings: &Settings) -> Result<()> {
         }
     }
     if settings.wants("resync") {
-        resync::measure(
-            &Workload::strings(settings.scaled(1_000_000)),
-            settings.runs,
-        )?;
+        resync::measure(Workload::strings(settings.scaled(1_000_000)), settings.runs)?;
     }
     if settings.wants("check") {
         let strings = Workload::strings(settings.scaled(300_000));

@@ -15,17 +15,20 @@ const RECORD: &str = "df2redis:position:bench";
 ///
 /// # Errors
 /// When something fails, or the target does not end with what it had.
-pub fn measure(workload: &Workload, runs: usize) -> Result<()> {
+pub fn measure(workload: Workload, runs: usize) -> Result<()> {
     let redis = crate::machine::redis_version(&mut RedisServer::start().client());
-    let source = Source::holding(&workload.dataset, &workload.lanes(&redis)?)?;
+    let lanes = workload.lanes(&redis)?;
+    let Workload { keys, dataset, .. } = workload;
+    let source = Source::knowing(dataset, &lanes)?;
+    drop(lanes);
     let (mut first, mut again) = (Vec::new(), Vec::new());
     for _ in 0..runs {
-        let (copied, resynced) = twice(&source, workload.keys)?;
+        let (copied, resynced) = twice(&source, keys)?;
         first.push(copied.as_secs_f64());
         again.push(resynced.as_secs_f64());
     }
     let times = median(&again) / median(&first);
-    let title = format!("resync of {} unchanged keys", workload.keys);
+    let title = format!("resync of {keys} unchanged keys");
     table::print(
         &title,
         &[

@@ -116,7 +116,7 @@ pub(super) struct Applier {
     pub(super) late: Late,
     /// The snapshot's keys, where it matters which of them have been seen.
     pub(super) baselines: Option<Baselines>,
-    /// Keys that may expire on the target; none where that is not known, since the session was resumed.
+    /// Keys that may expire on the target, where that is known.
     pub(super) expiring: Option<Expiring>,
     /// Keys of which members expire that the target does not let expire.
     pub(super) members: Schedule,
@@ -146,6 +146,7 @@ impl Applier {
     ) -> Self {
         let looks = context.is_unreconciled.load(Ordering::Relaxed) || context.omits_deletions;
         let flows = context.status.flows.len() as u32;
+        let expiring = context.expiring.get(flow as usize).cloned();
         Self {
             flow,
             ghosts: GhostFilter::new(context.ghosts.clone(), flow, flows),
@@ -165,7 +166,7 @@ impl Applier {
             list: List::default(),
             late: Late::default(),
             baselines: looks.then(Baselines::new),
-            expiring: Some(Expiring::new()),
+            expiring,
             members: Schedule::default(),
             before: Before::default(),
             suspicion: None,
@@ -188,7 +189,6 @@ impl Applier {
         self.copied = true;
         self.next = Some(next);
         self.forget_baselines();
-        self.expiring = None;
         for key in withheld.iter().filter(|key| key.flow == self.flow) {
             self.list.add(key.db, &key.key, next);
         }

@@ -16,7 +16,7 @@ use crate::target::{Control, Fence, Ownership, Reconcile, form};
 use super::barrier::Barrier;
 use super::error::TaskError;
 use super::ghosts::Ghosts;
-use super::reread::{Ask, Moves};
+use super::reread::{Ask, Expiring, Moves};
 use super::settings;
 use super::status::Status;
 
@@ -41,6 +41,9 @@ pub(super) struct Context {
     pub(super) losses: Losses,
     /// Where flows ask for keys to be read again. Holds a question of each.
     pub(super) asks: mpsc::Sender<Ask>,
+    /// By flow, the keys that may expire on the target: those that got an end since this session's full sync. Empty
+    /// where there was none, so that nothing is known.
+    pub(super) expiring: Vec<Expiring>,
     /// The target may have keys of the task that are older than the last full sync: until they are reconciled.
     pub(super) is_unreconciled: AtomicBool,
     /// The source may leave deletions out of the journal during a snapshot.

@@ -73,7 +73,7 @@ impl Applier {
         }
         if let Some(expiring) = self
             .expiring
-            .as_mut()
+            .as_ref()
             .filter(|_| record.expire_at_ms.is_some() || record.kind == rdb::kind::HASH_EXPIRING)
         {
             expiring.note(key);

@@ -35,7 +35,7 @@ use super::backlog::Backlog;
 use super::barrier::Barrier;
 use super::context::{Context, Losses};
 use super::error::TaskError;
-use super::reread::Ask;
+use super::reread::{Ask, Expiring};
 use super::session::Setup;
 use super::settings;
 use super::sizing::{Conditions, LastFullSync};
@@ -299,6 +299,10 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         control: tokio::sync::Mutex::new(control),
         losses: Losses::default(),
         asks: ask,
+        expiring: match resumed {
+            Some(_) => Vec::new(),
+            None => (0..master.flows).map(|_| Expiring::new()).collect(),
+        },
         is_unreconciled: (reconcile != Reconcile::Nothing).into(),
         omits_deletions: master.omits_deletions(),
         reads_end_keys: master.reads_end_keys(),

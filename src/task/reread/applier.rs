@@ -13,6 +13,7 @@ use super::{Settling, Suspects};
 use crate::commands::{self, KeyUse, Restore};
 use crate::entry::{Args, Batch, Command, Item, unix_ms};
 use crate::fail_point;
+use crate::rdb;
 use crate::source::dragonfly::{Found, Payload};
 use crate::target;
 use crate::task::applier::Applier;
@@ -31,7 +32,7 @@ impl Applier {
         command: &Command,
         args: &Args<'_>,
     ) -> bool {
-        if let Some(expiring) = &mut self.expiring {
+        if let Some(expiring) = &self.expiring {
             expiring.note_of(args);
         }
         if self.next.is_some() {
@@ -310,8 +311,8 @@ impl Applier {
         };
         if let Some(expiring) = self
             .expiring
-            .as_mut()
-            .filter(|_| found.expire_at_ms.is_some())
+            .as_ref()
+            .filter(|_| found.expire_at_ms.is_some() || may_have_fields_that_expire(&found.payload))
         {
             expiring.note(&place.key);
         }
@@ -395,6 +396,14 @@ impl Applier {
                 .filter(|used| self.may_expire(used.key));
             keys.extend(asked.map(|used| (command.db, used.key.into())));
         })
+    }
+}
+
+/// Whether a value may be a hash of which fields expire: only those in memory are looked at.
+fn may_have_fields_that_expire(payload: &Payload) -> bool {
+    match payload {
+        Payload::Inline(bytes) => bytes.first() == Some(&rdb::kind::HASH_EXPIRING),
+        Payload::Spilled(_) => true,
     }
 }
 

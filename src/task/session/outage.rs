@@ -196,6 +196,7 @@ async fn attempt(setup: &Setup<'_>, before: &Context) -> Result<Option<Reopened>
         control: tokio::sync::Mutex::new(control),
         losses: Losses::default(),
         asks: before.asks.clone(),
+        expiring: before.expiring.clone(),
         is_unreconciled: (taken.reconcile != Reconcile::Nothing).into(),
         omits_deletions: before.omits_deletions,
         reads_end_keys: before.reads_end_keys,
