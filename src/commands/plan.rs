@@ -218,8 +218,8 @@ pub enum Nothing {
 pub enum Defect {
     /// Only the keys of the command are journalled, not what came of it.
     ResultLost,
-    /// The target may order equal elements otherwise.
-    Order,
+    /// The target would compute it anew, and may order equal elements or round otherwise.
+    ComputedAnew,
     /// A read may have been journalled as the end of the key.
     ReadEndsKey,
     /// The stream entry's id is left to whoever applies it.

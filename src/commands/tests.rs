@@ -281,7 +281,8 @@ fn what_the_journal_does_not_tell_is_asked_for_where_that_can_be() {
         ("LMPOP k", "ResultLost"),
         ("COPY k", "ResultLost"),
         ("SORT k", "ResultLost"),
-        ("SORT a LIMIT 0 5 STORE b", "Order"),
+        ("SORT a LIMIT 0 5 STORE b", "ComputedAnew"),
+        ("GEORADIUS a 13 38 200 km STOREDIST b", "ComputedAnew"),
         ("XADD k * a b", "IdOpen"),
         ("RESTORE k 500 payload", "VagueTime"),
     ] {
@@ -292,7 +293,6 @@ fn what_the_journal_does_not_tell_is_asked_for_where_that_can_be() {
     }
     for line in [
         "ZUNIONSTORE d 1 k",
-        "GEORADIUS a 13 38 200 km STORE b",
         "XADD k 1-1 a b",
         "PEXPIREAT k 1000000000003",
     ] {

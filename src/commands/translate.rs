@@ -218,7 +218,7 @@ pub(super) fn expire_at<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> 
 /// the source journals for a `SORT … STORE` over several shards.
 pub(super) fn sort<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
     if sort_store(args).is_some() {
-        Plan::again(context, Defect::Order, Plan::AsIs(None))
+        Plan::again(context, Defect::ComputedAnew, Plan::AsIs(None))
     } else if args.len() == 2 && context.txid != 0 {
         let perhaps = Plan::Nothing(Nothing::PerhapsLost);
         Plan::again(context, Defect::ResultLost, perhaps)
@@ -232,7 +232,7 @@ pub(super) fn geo<'a>(args: &Args<'a>, context: &Context<'_>, words: usize) -> P
     if args.len() < words {
         Plan::result_lost(context)
     } else if geo_store(args, words).is_some() {
-        Plan::AsIs(None)
+        Plan::again(context, Defect::ComputedAnew, Plan::AsIs(None))
     } else {
         Plan::Nothing(Nothing::NoEffect)
     }

@@ -87,6 +87,16 @@ enum Taken {
     Meeting(Meeting, Global, Option<u64>),
 }
 
+/// Where a flow is in the target.
+pub(super) struct Resumed<'a> {
+    /// The entry it goes on with. Everything before is there but the keys that are withheld.
+    pub(super) next: u64,
+    /// Those of all flows.
+    pub(super) withheld: &'a [Withheld],
+    /// Keys of all flows of which members expire, and when the first one does: Unix milliseconds by the source's clock.
+    pub(super) members: &'a [(Withheld, i64)],
+}
+
 /// One flow's applier.
 pub(super) struct Applier {
     pub(super) flow: u32,
@@ -177,22 +187,17 @@ impl Applier {
         }
     }
 
-    /// Nothing is copied: the flow goes on with the entry `next`, before which everything is in the target but the keys
-    /// that are withheld. `members` are those of which members expire, and when.
-    pub(super) fn resumes_at(
-        &mut self,
-        next: u64,
-        withheld: &[Withheld],
-        members: &[(Withheld, i64)],
-    ) {
+    /// Nothing is copied.
+    pub(super) fn resumes_at(&mut self, there: &Resumed<'_>) {
+        let next = there.next;
         self.snapshot_ended();
         self.copied = true;
         self.next = Some(next);
         self.forget_baselines();
-        for key in withheld.iter().filter(|key| key.flow == self.flow) {
+        for key in there.withheld.iter().filter(|key| key.flow == self.flow) {
             self.list.add(key.db, &key.key, next);
         }
-        self.resume_schedule(members);
+        self.resume_schedule(there.members);
         if let Some(counters) = self.context.status.flows.get(self.flow as usize) {
             // A session that has counted before counts on.
             if counters.base.load(Ordering::Relaxed) == 0 {

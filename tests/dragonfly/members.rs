@@ -179,3 +179,111 @@ fn a_key_is_looked_at_when_its_first_member_expires_also_by_the_next_process() {
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 1));
     running.stop();
 }
+
+/// A master with the backing store, a target, and the task between them.
+fn followed(target: &RedisServer) -> (SimulatedDragonfly, Task, crate::df2redis::Df2redis) {
+    let source = SimulatedDragonfly::options().backing_store().start();
+    let task = Task::between(&source.address(), &target.address());
+    let running = task.start_stable();
+    (source, task, running)
+}
+
+#[track_caller]
+fn wait_read_again(source: &SimulatedDragonfly, target: &RedisServer) {
+    source.wait_acked();
+    let mut there = target.client();
+    eventually("all is read again", || {
+        there.ok(&["EXISTS", "df2redis:reread:copy"]) == "0"
+    });
+}
+
+fn a_field_that_the_target_let_expire_before_its_expiry_was_put_off_is_there(target: Target) {
+    let server = target.start();
+    let (source, _task, running) = followed(&server);
+    let (mut client, mut there) = (source.client(), server.client());
+    let keys: Vec<String> = (0..20).map(|n| format!("h:{n}")).collect();
+    for key in &keys {
+        client.ok(&["HSET", key, "f", "1", "g", "2"]);
+    }
+    source.wait_acked();
+    for key in &keys {
+        // As if it had expired.
+        there.ok(&["HDEL", key, "f"]);
+        source.journal(0, ["HEXPIRE", key, "1000", "FIELDS", "2", "g", "f"]);
+    }
+    wait_read_again(&source, &server);
+    for key in &keys {
+        let found = there.ok(&["HGET", key, "f"]);
+        match target.lets_fields_expire() {
+            true => assert_eq!(found, "1", "{key}"),
+            // Nothing was missed: what the test did is nobody's business.
+            false => assert_eq!(found, crate::support::Reply::Nil, "{key}"),
+        }
+    }
+    running.stop();
+}
+
+on_every_target!(a_field_that_the_target_let_expire_before_its_expiry_was_put_off_is_there);
+
+fn a_late_count_in_a_field_that_expired_meanwhile_is_the_sources(target: Target) {
+    if !target.lets_fields_expire() {
+        return;
+    }
+    let server = target.start();
+    let (source, _task, running) = followed(&server);
+    let mut client = source.client();
+    for key in ["first", "second"] {
+        client.ok(&["HSET", key, "n", "5", "stays", "1"]);
+        source.journal(0, ["HSETEX", key, "2", "n", "5"]);
+    }
+    source.wait_acked();
+    server.signal(Signal::SIGSTOP);
+    // What is under way when the target stops, and what waits behind it.
+    client.ok(&["HINCRBY", "first", "n", "1"]);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    client.ok(&["HINCRBY", "second", "n", "1"]);
+    // The time in which the target lets the fields expire.
+    std::thread::sleep(std::time::Duration::from_millis(3_000));
+    server.signal(Signal::SIGCONT);
+    wait_read_again(&source, &server);
+    for key in ["first", "second"] {
+        assert_eq!(server.client().ok(&["HGET", key, "n"]), "6", "{key}");
+    }
+    running.stop();
+}
+
+on_every_target!(a_late_count_in_a_field_that_expired_meanwhile_is_the_sources);
+
+fn only_members_that_the_target_cannot_let_expire_are_on_the_schedule(target: Target) {
+    let server = target.start();
+    let (source, _task, running) = followed(&server);
+    source.journal(0, ["HSETEX", "hash", "1000", "f", "1"]);
+    source.journal(1, ["SADDEX", "set", "1000", "m"]);
+    source.wait_acked();
+    let mut there = server.client();
+    let scheduled = |there: &mut Client| {
+        let keys = there.ok(&["ZRANGE", "df2redis:members:copy", "0", "-1"]);
+        let mut keys: Vec<String> = keys.items().iter().map(|key| key.text()).collect();
+        keys.sort();
+        keys
+    };
+    let set = format!("{}:1:set", source.flow_of("set"));
+    let hash = format!("{}:0:hash", source.flow_of("hash"));
+    // A time about the end of a second is asked for, and what the source has then has no expiry: see above.
+    let mut expected = vec![set];
+    if !target.lets_fields_expire() {
+        expected.push(hash);
+    }
+    expected.sort();
+    assert_eq!(scheduled(&mut there), expected);
+    source.journal_global(1, ["FLUSHDB"]);
+    source.wait_acked();
+    expected.retain(|key| !key.ends_with(":1:set"));
+    assert_eq!(scheduled(&mut there), expected);
+    source.journal_global(0, ["FLUSHALL"]);
+    source.wait_acked();
+    assert_eq!(scheduled(&mut there), Vec::<String>::new());
+    running.stop();
+}
+
+on_every_target!(only_members_that_the_target_cannot_let_expire_are_on_the_schedule);

@@ -28,13 +28,16 @@ pub struct Missed {
     pub certain: bool,
 }
 
+/// Gives single fields of a hash an end.
+const EXPIRES_FIELDS: &[u8] = b"HPEXPIREAT";
+
 /// Commands whose answer 0 means that their key is missing; `HPEXPIREAT`'s -2, a field.
 pub const ANSWERS_MISSING: [&[u8]; 5] = [
     b"PEXPIREAT",
     b"PERSIST",
     b"LPUSHX",
     b"RPUSHX",
-    b"HPEXPIREAT",
+    EXPIRES_FIELDS,
 ];
 
 impl Writer {
@@ -137,13 +140,16 @@ impl Writer {
         let (packed, count) = words.finish();
         if let Ok(args) = Args::check(&packed, count) {
             let depends = |used: commands::KeyUse<'_>| used.read || !used.whole;
-            if !commands::keys(&args).any(depends) {
+            // The source does not journal it under this name.
+            let of_field = args.get(1).filter(|_| args.name() == EXPIRES_FIELDS);
+            if of_field.is_none() && !commands::keys(&args).any(depends) {
                 return;
             }
-            let keys = commands::keys(&args).filter(|used| !used.key.starts_with(PREFIX));
-            self.missed.extend(keys.map(|used| Missed {
+            let keys = commands::keys(&args).map(|used| used.key).chain(of_field);
+            let keys = keys.filter(|key| !key.starts_with(PREFIX));
+            self.missed.extend(keys.map(|key| Missed {
                 db: item.db,
-                key: used.key.to_vec(),
+                key: key.to_vec(),
                 certain,
             }));
         }

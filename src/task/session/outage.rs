@@ -22,6 +22,7 @@ use crate::logging::fields;
 use crate::target::{
     Control, Ownership, Profile, Reconcile, Stored, TargetError, Withheld, Writer,
 };
+use crate::task::applier::Resumed;
 use crate::task::backoff::Backoff;
 use crate::task::barrier::Barrier;
 use crate::task::context::{Context, Losses};
@@ -109,7 +110,11 @@ impl<'a> Running<'a> {
                 writer,
                 acknowledger,
                 outlet,
-                Some((next, &withheld, &members)),
+                Some(Resumed {
+                    next,
+                    withheld: &withheld,
+                    members: &members,
+                }),
             );
         }
         self.stand_by(reconcile);
