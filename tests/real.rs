@@ -6,6 +6,8 @@ mod asked;
 mod check;
 #[path = "support/df2redis.rs"]
 mod df2redis;
+#[path = "real/huge.rs"]
+mod huge;
 #[path = "dragonfly/late.rs"]
 mod late;
 #[path = "dragonfly/scenarios.rs"]
