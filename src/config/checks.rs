@@ -288,7 +288,11 @@ fn policy(section: &Section<'_>) -> Option<Policy> {
     let on_unsupported = on_unsupported(section);
     let on_member_expiry = section.choice(
         "on_member_expiry",
-        &[("drop", MemberExpiry::Drop), ("stop", MemberExpiry::Stop)],
+        &[
+            ("emulate", MemberExpiry::Emulate),
+            ("drop", MemberExpiry::Drop),
+            ("stop", MemberExpiry::Stop),
+        ],
     );
     let resync = section.choice(
         "resync",

@@ -101,7 +101,7 @@ pub const TABLES: &[Table] = &[
             key("conflict", "string", Some("overwrite")),
             key("on_error", "string", Some("stop")),
             key("on_unsupported", "string or table", Some("stop")),
-            key("on_member_expiry", "string", Some("drop")),
+            key("on_member_expiry", "string", Some("emulate")),
             key("resync", "string", Some("reconcile")),
             key("max_delete", "string", Some("20%")),
             key("expiry_grace", "duration", Some("0s")),

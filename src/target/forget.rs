@@ -15,7 +15,9 @@ use super::walk::Scan;
 
 /// Kinds of keys, in the order in which they go. Without a record the task has nothing; the fence is last, so that a
 /// process that still runs is kept out of what was removed.
-const KINDS: [&str; 6] = ["position", "failed", "reread", "foreign", "tmp", "fence"];
+const KINDS: [&str; 7] = [
+    "position", "failed", "reread", "members", "foreign", "tmp", "fence",
+];
 
 const DOING: &str = "looking for the task's keys";
 

@@ -39,4 +39,4 @@ pub use profile::Profile;
 pub use settings::{Control, Settings};
 pub use slot::slot_of;
 pub use walk::Walk;
-pub use writer::{Counters, Fenced, Kind, Limits, Missed, Notice, Writer};
+pub use writer::{ANSWERS_MISSING, Counters, Fenced, Kind, Limits, Missed, Notice, Writer};

@@ -1,4 +1,5 @@
-//! Which keys of a flow may expire on the target: those that were given an end in this session.
+//! Which keys of a flow may expire on the target, whole or single fields of them: those that were given an end in this
+//! session.
 //!
 //! Invariant: a key that has an end, and was given it in this session, is always told; of others few are.
 
@@ -78,6 +79,9 @@ fn gives(args: &Args<'_>) -> Gives {
         Some(b'R') if is("RESTORE") => Gives::End,
         Some(b'R') if is("RENAME") || is("RENAMENX") => Gives::OthersEnd,
         Some(b'C') if is("COPY") => Gives::OthersEnd,
+        // Fields of it.
+        Some(b'H') if is("HSETEX") || is("HEXPIRE") || is("HGETEX") => Gives::End,
+        Some(b'F') if is("FIELDEXPIRE") => Gives::End,
         // It has the same name in another database.
         Some(b'M') if is("MOVE") => Gives::End,
         _ if commands::end_of(args).is_some() => Gives::End,
@@ -124,6 +128,8 @@ mod tests {
             "GETEX k PXAT 1",
             "RESTORE k 1 x",
             "MOVE k 3",
+            "HSETEX k 5 f v",
+            "FIELDEXPIRE k 5 f",
         ] {
             assert!(after(&[command]).may_have(b"k"), "{command}");
         }
