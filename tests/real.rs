@@ -8,6 +8,8 @@ mod check;
 mod defects;
 #[path = "support/df2redis.rs"]
 mod df2redis;
+#[path = "real/huge.rs"]
+mod huge;
 #[path = "dragonfly/late.rs"]
 mod late;
 #[path = "real/members.rs"]
