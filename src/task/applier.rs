@@ -544,6 +544,8 @@ impl Applier {
         if let Some(counters) = self.context.status.flows.get(self.flow as usize) {
             let withheld = self.list.len() as u64;
             counters.withheld.store(withheld, Ordering::Relaxed);
+            let scheduled = self.members.len() as u64;
+            counters.scheduled.store(scheduled, Ordering::Relaxed);
         }
         let Some(applied) = self.confirmed() else {
             return;

@@ -256,7 +256,7 @@ on_every_target!(a_late_count_in_a_field_that_expired_meanwhile_is_the_sources);
 
 fn only_members_that_the_target_cannot_let_expire_are_on_the_schedule(target: Target) {
     let server = target.start();
-    let (source, _task, running) = followed(&server);
+    let (source, task, running) = followed(&server);
     source.journal(0, ["HSETEX", "hash", "1000", "f", "1"]);
     source.journal(1, ["SADDEX", "set", "1000", "m"]);
     source.wait_acked();
@@ -276,6 +276,13 @@ fn only_members_that_the_target_cannot_let_expire_are_on_the_schedule(target: Ta
     }
     expected.sort();
     assert_eq!(scheduled(&mut there), expected);
+    let said = task.asked("status").output().expect("df2redis starts");
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let counted = format!(
+        "reread    0 keys, {} when members of them expire",
+        expected.len()
+    );
+    assert!(said.contains(&counted), "{said}");
     source.journal_global(1, ["FLUSHDB"]);
     source.wait_acked();
     expected.retain(|key| !key.ends_with(":1:set"));

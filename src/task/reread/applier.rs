@@ -317,10 +317,12 @@ impl Applier {
             expiring.note(&place.key);
         }
         let now = self.source_now_ms();
+        let found_bytes = found.payload.len();
         let (inline, spilled) = match found.payload {
             Payload::Inline(bytes) => (bytes, None),
             Payload::Spilled(spill) => (Vec::new(), Some(spill)),
         };
+        self.before.has_read(found_bytes);
         let restore = Restore {
             key: &place.key,
             payload: &inline,
