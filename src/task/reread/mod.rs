@@ -18,6 +18,7 @@ mod late;
 mod list;
 mod members;
 mod reader;
+mod writing;
 
 pub(super) use baselines::Baselines;
 pub(super) use defects::{Before, Moves, Suspicion};
