@@ -20,6 +20,7 @@ use crate::process::Stop;
 use super::access::Access;
 use super::batch::{self, Found, Sizes};
 use super::error::CheckError;
+use super::pace::Pace;
 use super::pieces;
 use super::reading::{Class, Rules};
 use super::sample;
@@ -27,8 +28,8 @@ use super::settings::{Mode, Scope, Side};
 
 /// Keys looked at together.
 pub(super) const BATCH: usize = 512;
-/// How many keys a scan is asked for at once.
-const SCAN: &[u8] = b"1000";
+/// How many keys a scan is asked for at once, where nothing limits it.
+const SCAN: usize = 1000;
 
 /// How far the comparison is; for whoever shows it.
 #[derive(Debug, Default)]
@@ -90,16 +91,45 @@ pub(super) struct Plan {
     pub rules: Rules,
 }
 
+/// How fast a server is walked through.
+#[derive(Debug, Clone)]
+pub(super) struct Gait {
+    /// Keys handed out together, at most.
+    pub batch: usize,
+    /// Keys walked over in a second.
+    pub pace: Pace,
+    /// While false, nobody walks; none if that never is.
+    pub may_go: Option<watch::Receiver<bool>>,
+}
+
+impl Gait {
+    /// How many keys to ask a server for: no more than are let through soon, or they come in gusts.
+    fn count(&self) -> usize {
+        self.pace.batch(SCAN)
+    }
+
+    /// Waits until a scan that has brought so many keys may go on.
+    async fn step(&mut self, keys: usize) {
+        // One that brings none costs the server something all the same.
+        self.pace.pass(keys.max(1)).await;
+        if let Some(may_go) = &mut self.may_go {
+            // Whoever is to say so is gone: so is who would want to know.
+            let _ = may_go.wait_for(|may_go| *may_go).await;
+        }
+    }
+}
+
 /// Walks through the databases of one server, and hands out its keys.
 pub(super) async fn scan(
     mut access: Access,
     scope: Arc<Scope>,
     databases: Vec<(u32, u32)>,
-    batch: usize,
+    mut gait: Gait,
     batches: mpsc::Sender<Batch>,
     mut stop: watch::Receiver<Stop>,
 ) -> Result<(), CheckError> {
     let side = access.side();
+    let (batch, count) = (gait.batch, gait.count().to_string());
     let mut left: VecDeque<_> = databases.into();
     while let Some((db, target_db)) = left.pop_front() {
         let own = match side {
@@ -113,16 +143,21 @@ pub(super) async fn scan(
                 return Ok(());
             }
             access.begin(own);
-            access.link.queue(&[b"SCAN", &cursor, b"COUNT", SCAN]);
+            access
+                .link
+                .queue(&[b"SCAN", &cursor, b"COUNT", count.as_bytes()]);
             access.send().await?;
             access.link.array("SCAN").await?;
             cursor = access.link.text("SCAN").await?;
-            for _ in 0..access.link.array("SCAN").await? {
+            let found = access.link.array("SCAN").await?;
+            for _ in 0..found {
                 let key = access.link.text("SCAN").await?;
                 if scope.has(&key) {
                     keys.push(key);
                 }
             }
+            gait.step(usize::try_from(found).unwrap_or(usize::MAX))
+                .await;
             let over = cursor == b"0";
             while keys.len() >= batch || over && !keys.is_empty() {
                 let rest = keys.split_off(batch.min(keys.len()));

@@ -22,7 +22,7 @@ pub use complaint::{Complaint, ConfigErrors, Place};
 pub use glob::{Glob, GlobError};
 pub use load::load;
 pub use task::{
-    Conflict, Console, Credentials, Filter, Limits, Log, LogFormat, MaxDelete, MemberExpiry,
+    Audit, Conflict, Console, Credentials, Filter, Limits, Log, LogFormat, MaxDelete, MemberExpiry,
     OnFull, OnUnsupported, Policy, Positions, Reaction, Resync, Retry, Rotate, Severity, Source,
     Spool, SpoolSync, Target, Task, TlsFiles,
 };

@@ -144,6 +144,10 @@ pub const TABLES: &[Table] = &[
         ],
     },
     Table {
+        name: "audit",
+        keys: &[key("keys_per_second", "integer", Some("200"))],
+    },
+    Table {
         name: "log",
         keys: &[
             key("dir", "path", None),
@@ -192,7 +196,8 @@ mod tests {
         assert_eq!(
             top,
             [
-                "task", "source", "target", "filter", "policy", "limits", "spool", "retry", "log"
+                "task", "source", "target", "filter", "policy", "limits", "spool", "retry",
+                "audit", "log"
             ]
         );
         assert_eq!(children("source").collect::<Vec<_>>(), ["tls"]);
