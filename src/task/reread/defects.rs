@@ -257,10 +257,9 @@ impl Applier {
 
     /// The target has answered for what is before this position, and what it missed is withheld.
     pub(in crate::task) fn pushed(&mut self, applied: u64) {
-        while let Some((_, db, key)) = self
-            .before
-            .pushes
-            .pop_front_if(|(behind, _, _)| *behind <= applied)
+        let is_behind = |pushed: &(u64, u32, Box<[u8]>)| pushed.0 <= applied;
+        while self.before.pushes.front().is_some_and(is_behind)
+            && let Some((_, db, key)) = self.before.pushes.pop_front()
         {
             let mut others = self.before.pushes.iter();
             let again = others.any(|(_, other_db, other)| *other_db == db && *other == key);
