@@ -450,7 +450,9 @@ fn what_only_dragonfly_has_is_left_out_or_translated() {
     ];
     let mut client = source.client();
     run(&mut client, &lines);
-    let task = Task::between(&source.address(), &target.address()).skipping_unsupported();
+    let task = Task::between(&source.address(), &target.address())
+        .skipping_unsupported()
+        .with("policy.on_member_expiry = \"drop\"");
     let mut running = task.start_stable();
     let again: Vec<String> = lines
         .iter()
