@@ -1,6 +1,7 @@
 //! What no entry of the journal shows is found by the audit, and set right while writes go on.
 
 use crate::df2redis::{Df2redis, Task};
+use crate::support::dragonfly::Fault;
 use crate::support::{Client, RedisServer, SimulatedDragonfly, eventually};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
@@ -46,6 +47,17 @@ fn wait_passed(task: &Task) {
     }
 }
 
+/// Waits until the process has repaired so many keys.
+#[track_caller]
+fn wait_repaired(task: &Task, keys: u64) {
+    eventually("keys to be repaired", || {
+        let audit = status(task);
+        let counts = audit["repaired"].as_object();
+        let counts = counts.into_iter().flat_map(|counts| counts.values());
+        counts.filter_map(Json::as_u64).sum::<u64>() >= keys
+    });
+}
+
 /// Keys that the log names, and how they differ.
 fn named(running: &Df2redis) -> BTreeMap<String, String> {
     let log = running.log();
@@ -60,6 +72,7 @@ fn named(running: &Df2redis) -> BTreeMap<String, String> {
 
 /// Adds to counters, each as often as it answers in the end.
 struct Counting {
+    name: &'static str,
     over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<u64>>,
 }
@@ -67,7 +80,7 @@ struct Counting {
 const COUNTERS: usize = 40;
 
 impl Counting {
-    fn begin(source: &SimulatedDragonfly) -> Self {
+    fn begin(source: &SimulatedDragonfly, name: &'static str) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let threads = (0..2).map(|thread| {
             let (mut client, over) = (source.client(), Arc::clone(&over));
@@ -76,8 +89,8 @@ impl Counting {
                 while !over.load(Ordering::Relaxed) {
                     rounds += 1;
                     for n in (thread..COUNTERS).step_by(2) {
-                        client.ok(&["INCR", &format!("counter:{n}")]);
-                        client.ok(&["RPUSH", &format!("log:{n}"), &rounds.to_string()]);
+                        client.ok(&["INCR", &format!("{name}:{n}")]);
+                        client.ok(&["RPUSH", &format!("{name}:log:{n}"), &rounds.to_string()]);
                     }
                     // A key that is never at rest cannot be proved to differ.
                     thread::sleep(Duration::from_millis(20));
@@ -86,6 +99,7 @@ impl Counting {
             })
         });
         Self {
+            name,
             over: Arc::clone(&over),
             threads: threads.collect(),
         }
@@ -101,10 +115,10 @@ impl Counting {
             .map(|thread| thread.join().expect("a writer"))
             .collect();
         source.assert_copied(target.port());
-        let mut there = target.client();
+        let (mut there, name) = (target.client(), self.name);
         for n in 0..COUNTERS {
-            let counter = there.ok(&["GET", &format!("counter:{n}")]);
-            let list = there.ok(&["LLEN", &format!("log:{n}")]);
+            let counter = there.ok(&["GET", &format!("{name}:{n}")]);
+            let list = there.ok(&["LLEN", &format!("{name}:log:{n}")]);
             let expected = rounds[n % 2];
             assert!(expected > 5, "{expected} rounds are too few");
             assert_eq!(
@@ -125,7 +139,7 @@ fn what_no_entry_shows_is_found_and_set_right_while_writes_go_on() {
         client.ok(&["HSET", &format!("hash:{n}"), "f", "1", "g", "2"]);
     }
     let running = task.start_stable();
-    let counting = Counting::begin(&source);
+    let counting = Counting::begin(&source, "counter");
     let (mut here, mut there) = (unseen(&source), target.client());
     // Lost writes, of keys that rest and keys that do not.
     there.ok(&["SET", "still:7", "w"]);
@@ -137,10 +151,10 @@ fn what_no_entry_shows_is_found_and_set_right_while_writes_go_on() {
     here.ok(&["SELECT", "5"]);
     here.ok(&["ZADD", "zset:unseen", "1.5", "a"]);
     eventually("counters on the target", || {
-        there.ok(&["EXISTS", "counter:3", "log:4"]).int() == Some(2)
+        there.ok(&["EXISTS", "counter:3", "counter:log:4"]).int() == Some(2)
     });
     there.ok(&["INCRBY", "counter:3", "1000"]);
-    there.ok(&["RPUSH", "log:4", "never"]);
+    there.ok(&["RPUSH", "counter:log:4", "never"]);
     // And keys that the source never had.
     there.ok(&["SET", "extra:1", "v"]);
     there.ok(&["RPUSH", "extra:2", "v"]);
@@ -153,7 +167,7 @@ fn what_no_entry_shows_is_found_and_set_right_while_writes_go_on() {
         ("still:11", "extra"),
         ("zset:unseen", "missing"),
         ("counter:3", "value"),
-        ("log:4", "value"),
+        ("counter:log:4", "value"),
         ("extra:1", "extra"),
         ("extra:2", "extra"),
     ];
@@ -176,4 +190,213 @@ fn what_no_entry_shows_is_found_and_set_right_while_writes_go_on() {
     assert!(source.violations().is_empty(), "{:?}", source.violations());
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 0));
     running.stop();
+}
+
+#[test]
+fn defects_of_the_journal_that_no_entry_shows_are_set_right() {
+    let source = SimulatedDragonfly::options().backing_store().defects();
+    let (source, target) = (source.release("df-v1.36.0").start(), RedisServer::start());
+    let task = audited(&source, &target);
+    let mut running = task.start_stable();
+    let mut client = source.client();
+    for n in 0..20 {
+        client.ok(&["SET", &format!("still:{n}"), "v"]);
+    }
+    client.ok(&["SET", "over", "v"]);
+    client.ok(&["RPUSH", "list", "a", "b", "c", "d"]);
+    client.ok(&["XADD", "stream", "1-1", "f", "v"]);
+    client.ok(&["XGROUP", "CREATE", "stream", "group", "0"]);
+    source.wait_acked();
+    client.ok(&["SET", "over", "v", "PXAT", "1000"]);
+    client.ok(&["BLMPOP", "1", "1", "list", "LEFT", "COUNT", "3"]);
+    let read = [
+        "XREADGROUP",
+        "GROUP",
+        "group",
+        "one",
+        "STREAMS",
+        "stream",
+        ">",
+    ];
+    client.ok(&read);
+    let expected = [
+        ("list", "value, length"),
+        ("over", "extra"),
+        ("stream", "stream_metadata"),
+    ];
+    for (key, classes) in expected {
+        let line = running.wait_logged(&format!("key: {key}, class: {classes}"));
+        assert!(line.contains(FOUND), "{line}");
+    }
+    wait_repaired(&task, expected.len() as u64);
+    source.assert_copied(target.port());
+    // Behind the repair entries are applied as before.
+    client.ok(&["RPUSH", "list", "e"]);
+    source.assert_copied(target.port());
+    let list = target.client().ok(&["LRANGE", "list", "0", "-1"]);
+    assert_eq!(list.items().len(), 2, "{list:?}");
+    running.stop();
+}
+
+#[test]
+fn more_keys_than_may_be_deleted_stay_and_so_do_those_that_were_there_first() {
+    let (source, target) = (source(), RedisServer::start());
+    target.client().ok(&["SET", "theirs", "v"]);
+    let task = audited(&source, &target).with("policy.max_delete = \"2\"");
+    let mut client = source.client();
+    for n in 0..100 {
+        client.ok(&["SET", &format!("still:{n}"), "v"]);
+    }
+    let mut running = task.start_stable();
+    let mut there = target.client();
+    for n in 0..3 {
+        there.ok(&["SET", &format!("extra:{n}"), "v"]);
+    }
+    there.ok(&["DEL", "still:5"]);
+    running.wait_logged("key: still:5, class: missing");
+    running.wait_logged("key: extra:2, class: extra");
+    let line = running.wait_logged("the audit deletes none");
+    assert!(line.contains("keys: 3, of: 103, limit: 2,"), "{line}");
+    wait_repaired(&task, 1);
+    wait_passed(&task);
+    let audit = status(&task);
+    assert_eq!(audit["last"]["found"], serde_json::json!({ "extra": 3 }));
+    assert_eq!(audit["last"]["repaired"], serde_json::json!({}));
+    let told =
+        running.count_logged("key: extra:2") + running.count_logged("the audit deletes none");
+    assert_eq!(told, 2, "of what stays as it is the log tells once");
+    assert_eq!(there.ok(&["EXISTS", "extra:0", "extra:1", "extra:2"]), "3");
+    there.ok(&["DEL", "extra:1"]);
+    wait_repaired(&task, 3);
+    assert_eq!(there.ok(&["EXISTS", "extra:0", "extra:2"]), "0");
+    assert_eq!(there.ok(&["GET", "theirs"]), "v");
+    assert!(!running.log().contains("theirs"), "{}", running.log());
+    running.stop();
+}
+
+#[test]
+fn a_pass_that_fails_is_begun_anew_and_the_task_goes_on() {
+    let (source, target) = (source(), RedisServer::start());
+    let task = audited(&source, &target);
+    let mut client = source.client();
+    for n in 0..100 {
+        client.ok(&["SET", &format!("still:{n}"), "v"]);
+    }
+    source.inject(Fault::Answer {
+        command: "SCAN",
+        with: "-NOPERM no",
+        times: 2,
+    });
+    let mut running = task.start_stable();
+    target.client().ok(&["SET", "still:5", "w"]);
+    let line = running.wait_logged("the audit did not come to its end");
+    assert!(line.contains("does not permit SCAN"), "{line}");
+    let counting = Counting::begin(&source, "counter");
+    eventually("the second to be told", || {
+        running.count_logged("the audit did not come to its end") == 2
+    });
+    wait_repaired(&task, 1);
+    wait_passed(&task);
+    assert_eq!(status(&task)["error"], Json::Null);
+    counting.assert_counted(&source, &target);
+    assert_eq!(running.count_logged("session ended"), 0);
+    running.stop();
+}
+
+#[test]
+fn the_audit_goes_on_after_an_outage_of_the_target_and_knows_its_last_pass_after_a_restart() {
+    let persistent = ["--appendonly", "yes", "--appendfsync", "always"];
+    let (source, mut target) = (source(), RedisServer::start_with(&persistent));
+    let task = audited(&source, &target);
+    let mut client = source.client();
+    for n in 0..100 {
+        client.ok(&["SET", &format!("still:{n}"), "v"]);
+    }
+    let mut running = task.start_stable();
+    wait_passed(&task);
+    let counting = Counting::begin(&source, "counter");
+    target.kill();
+    running.wait_logged("target lost, reading on into the spool");
+    target.restart();
+    running.wait_logged("target is back, following writes");
+    target.client().ok(&["SET", "still:5", "w"]);
+    running.wait_logged("key: still:5, class: value");
+    wait_repaired(&task, 1);
+    counting.assert_counted(&source, &target);
+    wait_passed(&task);
+    running.stop();
+    let last = status(&task)["last"].take();
+    assert!(last["ended_ms"].as_i64().is_some(), "{last:#}");
+    // Nobody knows yet which flow a key is of, until the flows have brought some.
+    target.client().ok(&["SET", "still:6", "w"]);
+    let mut running = task.start_stable();
+    running.wait_logged("key: still:6, class: value");
+    running.wait_logged("which flow owns them is not certain, or not yet");
+    let counting = Counting::begin(&source, "again");
+    wait_repaired(&task, 1);
+    counting.assert_counted(&source, &target);
+    assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 1));
+    running.stop();
+}
+
+#[test]
+fn while_keys_are_still_to_be_removed_after_a_full_sync_the_audit_waits() {
+    let (source, target) = (source(), RedisServer::start());
+    let task = audited(&source, &target).with("policy.max_delete = \"0\"");
+    let mut client = source.client();
+    for n in 0..30 {
+        client.ok(&["SET", &format!("still:{n}"), "v"]);
+    }
+    let running = task.start_stable();
+    source.wait_acked();
+    running.stop();
+    client.ok(&["DEL", "still:3"]);
+    // Positions that nothing can be resumed from.
+    target
+        .client()
+        .ok(&["HSET", "df2redis:position:copy", "replid", "0123"]);
+    let mut running = task.start();
+    running.wait_logged("none is removed before it is approved");
+    let waits = "keys that the source deleted before the full sync are still to be removed";
+    eventually("the audit to wait", || status(&task)["waits"] == waits);
+    assert_eq!(status(&task)["pass_began_ms"], Json::Null);
+    let approved = task.asked("approve").status().expect("df2redis starts");
+    assert_eq!(approved.code(), Some(0));
+    running.wait_logged("the target has no keys that the source does not have");
+    wait_passed(&task);
+    source.assert_copied(target.port());
+    running.stop();
+}
+
+#[test]
+fn a_walk_is_as_fast_as_it_may_be_and_no_faster() {
+    let (source, target) = (source(), RedisServer::start());
+    let mut client = source.client();
+    for n in 0..99 {
+        client.ok(&["SET", &format!("still:{n}"), "v"]);
+    }
+    // Counts as much as 200 keys.
+    client.ok(&["SET", "large", &"v".repeat(200 * 16 << 10)]);
+    let task = audited(&source, &target).with("audit.keys_per_second = 100");
+    let running = task.start_stable();
+    eventually("a pass to end", || {
+        status(&task)["last"]["took_ms"].is_u64()
+    });
+    let pass = status(&task)["last"].take();
+    // The keys of both sides, and what was read; the last few need not be waited for.
+    let took = pass["took_ms"].as_u64().unwrap_or(0);
+    assert!((3_500..30_000).contains(&took), "{pass:#}");
+    assert_eq!(pass["keys"], 100);
+    running.stop();
+}
+
+#[test]
+fn without_positions_or_a_rate_there_is_no_audit() {
+    for line in ["target.positions = \"none\"", "audit.keys_per_second = 0"] {
+        let (source, target) = (source(), RedisServer::start());
+        let task = audited(&source, &target).with(line);
+        let running = task.start_stable();
+        assert_eq!(status(&task), Json::Null, "{line}");
+        running.stop();
+    }
 }
