@@ -1,16 +1,11 @@
 //! What no entry of the journal shows is found by the audit, and set right while writes go on.
 
-use crate::df2redis::{Df2redis, Task};
+use crate::audited::{Counting, FOUND, named, status, wait_passed, wait_repaired};
+use crate::df2redis::Task;
 use crate::support::dragonfly::Fault;
 use crate::support::{Client, RedisServer, SimulatedDragonfly, eventually};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
-
-const FOUND: &str = "the audit found a key that differs";
 
 fn source() -> SimulatedDragonfly {
     SimulatedDragonfly::options()
@@ -29,106 +24,6 @@ fn unseen(source: &SimulatedDragonfly) -> Client {
     Client::connect(source.oracle())
 }
 
-/// What `status` tells of the audit.
-fn status(task: &Task) -> Json {
-    let said = task.asked("status").arg("--json").output();
-    let said = said.expect("df2redis starts").stdout;
-    let mut json: Json = serde_json::from_slice(&said).expect("JSON");
-    json["tasks"][0]["audit"].take()
-}
-
-/// How many passes began and ended after now, at least.
-#[track_caller]
-fn wait_passed(task: &Task) {
-    let ended = |audit: &Json| audit["last"]["ended_ms"].as_i64().unwrap_or(0);
-    for _ in 0..2 {
-        let before = ended(&status(task));
-        eventually("a pass to end", || ended(&status(task)) > before);
-    }
-}
-
-/// Waits until the process has repaired so many keys.
-#[track_caller]
-fn wait_repaired(task: &Task, keys: u64) {
-    eventually("keys to be repaired", || {
-        let audit = status(task);
-        let counts = audit["repaired"].as_object();
-        let counts = counts.into_iter().flat_map(|counts| counts.values());
-        counts.filter_map(Json::as_u64).sum::<u64>() >= keys
-    });
-}
-
-/// Keys that the log names, and how they differ.
-fn named(running: &Df2redis) -> BTreeMap<String, String> {
-    let log = running.log();
-    let lines = log.lines().filter(|line| line.contains(FOUND));
-    let field = |line: &str, name: &str| {
-        let rest = line.split(&format!("{name}: ")).nth(1).expect("the field");
-        rest.split(", ").next().unwrap_or(rest).to_owned()
-    };
-    let named = lines.map(|line| (field(line, "key"), field(line, "class")));
-    named.collect()
-}
-
-/// Adds to counters, each as often as it answers in the end.
-struct Counting {
-    name: &'static str,
-    over: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<u64>>,
-}
-
-const COUNTERS: usize = 40;
-
-impl Counting {
-    fn begin(source: &SimulatedDragonfly, name: &'static str) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
-        let threads = (0..2).map(|thread| {
-            let (mut client, over) = (source.client(), Arc::clone(&over));
-            thread::spawn(move || {
-                let mut rounds = 0;
-                while !over.load(Ordering::Relaxed) {
-                    rounds += 1;
-                    for n in (thread..COUNTERS).step_by(2) {
-                        client.ok(&["INCR", &format!("{name}:{n}")]);
-                        client.ok(&["RPUSH", &format!("{name}:log:{n}"), &rounds.to_string()]);
-                    }
-                    // A key that is never at rest cannot be proved to differ.
-                    thread::sleep(Duration::from_millis(20));
-                }
-                rounds
-            })
-        });
-        Self {
-            name,
-            over: Arc::clone(&over),
-            threads: threads.collect(),
-        }
-    }
-
-    /// Ends it. On the target every counter is what it was brought to, and every list has as many elements.
-    #[track_caller]
-    fn assert_counted(self, source: &SimulatedDragonfly, target: &RedisServer) {
-        self.over.store(true, Ordering::Relaxed);
-        let rounds: Vec<u64> = self
-            .threads
-            .into_iter()
-            .map(|thread| thread.join().expect("a writer"))
-            .collect();
-        source.assert_copied(target.port());
-        let (mut there, name) = (target.client(), self.name);
-        for n in 0..COUNTERS {
-            let counter = there.ok(&["GET", &format!("{name}:{n}")]);
-            let list = there.ok(&["LLEN", &format!("{name}:log:{n}")]);
-            let expected = rounds[n % 2];
-            assert!(expected > 5, "{expected} rounds are too few");
-            assert_eq!(
-                (counter.text(), list.int()),
-                (expected.to_string(), i64::try_from(expected).ok())
-            );
-        }
-    }
-}
-
 #[test]
 fn what_no_entry_shows_is_found_and_set_right_while_writes_go_on() {
     let (source, target) = (source(), RedisServer::start());
@@ -139,7 +34,7 @@ fn what_no_entry_shows_is_found_and_set_right_while_writes_go_on() {
         client.ok(&["HSET", &format!("hash:{n}"), "f", "1", "g", "2"]);
     }
     let running = task.start_stable();
-    let counting = Counting::begin(&source, "counter");
+    let counting = Counting::begin(source.port(), "counter");
     let (mut here, mut there) = (unseen(&source), target.client());
     // Lost writes, of keys that rest and keys that do not.
     there.ok(&["SET", "still:7", "w"]);
@@ -181,7 +76,9 @@ fn what_no_entry_shows_is_found_and_set_right_while_writes_go_on() {
     });
     wait_passed(&task);
     assert_eq!(named(&running), BTreeMap::from(expected));
-    counting.assert_counted(&source, &target);
+    let counted = counting.end();
+    source.assert_copied(target.port());
+    counted.assert_counted(&target);
     let audit = status(&task);
     assert_eq!(audit["last"]["found"], serde_json::json!({}), "{audit:#}");
     let found = serde_json::json!({ "value": 4, "missing": 3, "expiry": 1, "extra": 3 });
@@ -291,14 +188,16 @@ fn a_pass_that_fails_is_begun_anew_and_the_task_goes_on() {
     target.client().ok(&["SET", "still:5", "w"]);
     let line = running.wait_logged("the audit did not come to its end");
     assert!(line.contains("does not permit SCAN"), "{line}");
-    let counting = Counting::begin(&source, "counter");
+    let counting = Counting::begin(source.port(), "counter");
     eventually("the second to be told", || {
         running.count_logged("the audit did not come to its end") == 2
     });
     wait_repaired(&task, 1);
     wait_passed(&task);
     assert_eq!(status(&task)["error"], Json::Null);
-    counting.assert_counted(&source, &target);
+    let counted = counting.end();
+    source.assert_copied(target.port());
+    counted.assert_counted(&target);
     assert_eq!(running.count_logged("session ended"), 0);
     running.stop();
 }
@@ -314,7 +213,7 @@ fn the_audit_goes_on_after_an_outage_of_the_target_and_knows_its_last_pass_after
     }
     let mut running = task.start_stable();
     wait_passed(&task);
-    let counting = Counting::begin(&source, "counter");
+    let counting = Counting::begin(source.port(), "counter");
     target.kill();
     running.wait_logged("target lost, reading on into the spool");
     target.restart();
@@ -322,7 +221,9 @@ fn the_audit_goes_on_after_an_outage_of_the_target_and_knows_its_last_pass_after
     target.client().ok(&["SET", "still:5", "w"]);
     running.wait_logged("key: still:5, class: value");
     wait_repaired(&task, 1);
-    counting.assert_counted(&source, &target);
+    let counted = counting.end();
+    source.assert_copied(target.port());
+    counted.assert_counted(&target);
     wait_passed(&task);
     running.stop();
     let last = status(&task)["last"].take();
@@ -332,9 +233,11 @@ fn the_audit_goes_on_after_an_outage_of_the_target_and_knows_its_last_pass_after
     let mut running = task.start_stable();
     running.wait_logged("key: still:6, class: value");
     running.wait_logged("which flow owns them is not certain, or not yet");
-    let counting = Counting::begin(&source, "again");
+    let counting = Counting::begin(source.port(), "again");
     wait_repaired(&task, 1);
-    counting.assert_counted(&source, &target);
+    let counted = counting.end();
+    source.assert_copied(target.port());
+    counted.assert_counted(&target);
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 1));
     running.stop();
 }
