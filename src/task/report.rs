@@ -64,6 +64,8 @@ pub struct Report {
     pub reduced: u64,
     /// Keys that are read again from the source before anything is applied to them, at this moment.
     pub withheld: u64,
+    /// Keys that will be read again when members of them expire.
+    pub scheduled: u64,
     /// Keys that were read again and written, of this session.
     pub reread: u64,
     /// Keys that may differ, since there were too many to be read again, of this session.

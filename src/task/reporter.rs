@@ -391,6 +391,7 @@ fn count(report: &mut Report, session: &Status) {
     report.unsupported = read(&session.unsupported);
     report.unsupported_by_kind = session.unsupported_by_kind();
     report.reduced = read(&session.reduced);
+    report.scheduled = session.flows.iter().map(|flow| read(&flow.scheduled)).sum();
     report.withheld = session.flows.iter().map(|flow| read(&flow.withheld)).sum();
     report.reread = read(&session.reread);
     report.unverified = read(&session.unverified);

@@ -151,13 +151,17 @@ fn withheld(lines: &mut Lines, report: &Report) {
         );
         lines.row("waits", &what);
     }
-    if report.withheld + report.reread + report.unverified == 0 {
+    if report.withheld + report.reread + report.unverified + report.scheduled == 0 {
         return;
     }
     let mut text = format!("{} keys", HumanCount(report.reread));
     // Writing to a string does not fail.
     if report.withheld > 0 {
         let _ = write!(text, ", {} to be read", HumanCount(report.withheld));
+    }
+    if report.scheduled > 0 {
+        let scheduled = HumanCount(report.scheduled);
+        let _ = write!(text, ", {scheduled} when members of them expire");
     }
     if report.unverified > 0 {
         let unverified = HumanCount(report.unverified);

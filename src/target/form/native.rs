@@ -43,6 +43,11 @@ pub struct Build<'a> {
     filled: bool,
 }
 
+/// The name under which a large value of a key is built.
+pub fn temporary(task: &str, key: &[u8]) -> Vec<u8> {
+    [b"df2redis:tmp:", task.as_bytes(), b":", key].concat()
+}
+
 impl<'a> Build<'a> {
     /// Begins: a small value is done with here and now.
     pub(super) fn start(job: Job<'a>, out: &mut Outgoing) -> Result<Formed<'a>, FormError> {
@@ -57,8 +62,7 @@ impl<'a> Build<'a> {
         let key = if direct {
             job.value.key.to_vec()
         } else {
-            let name = format!("df2redis:tmp:{}:", job.settings.task);
-            [name.as_bytes(), job.value.key].concat()
+            temporary(job.settings.task, job.value.key)
         };
         let mut build = Self {
             job,

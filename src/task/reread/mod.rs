@@ -19,6 +19,7 @@ mod late;
 mod list;
 mod members;
 mod reader;
+mod writing;
 
 pub(super) use baselines::Baselines;
 pub(super) use defects::{Before, Moves, Suspicion};
