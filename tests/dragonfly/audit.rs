@@ -3,7 +3,8 @@
 use crate::audited::{Counting, FOUND, named, status, wait_passed, wait_repaired};
 use crate::df2redis::Task;
 use crate::support::dragonfly::Fault;
-use crate::support::{Client, RedisServer, SimulatedDragonfly, eventually};
+use crate::support::{Client, RedisServer, SimulatedDragonfly, compare, eventually};
+use nix::sys::signal::Signal;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 
@@ -243,6 +244,38 @@ fn the_audit_goes_on_after_an_outage_of_the_target_and_knows_its_last_pass_after
 }
 
 #[test]
+fn kills_while_keys_are_repaired_repeat_and_lose_nothing() {
+    let (source, target) = (source(), RedisServer::start());
+    let task = audited(&source, &target);
+    let mut running = task.start_stable();
+    let counting = Counting::begin(source.port(), "counter");
+    let mut there = target.client();
+    eventually("counters on the target", || {
+        there.ok(&["EXISTS", "counter:39", "counter:log:39"]).int() == Some(2)
+    });
+    for _ in 0..4 {
+        for n in 0..20 {
+            there.ok(&["INCRBY", &format!("counter:{n}"), "1000"]);
+            there.ok(&["DEL", &format!("counter:log:{n}")]);
+        }
+        running.wait_logged(FOUND);
+        running.signal(Signal::SIGKILL);
+        running.wait_killed();
+        eventually("the source has noticed", || source.replicas() == 0);
+        let _ = source.take_violations();
+        running = task.start_stable();
+    }
+    let counted = counting.end();
+    // What was not found before is found now that all keys rest.
+    eventually("all to be repaired", || {
+        compare(source.oracle(), target.port()).is_empty()
+    });
+    counted.assert_counted(&target);
+    assert_eq!(source.full_syncs(), 1);
+    running.stop();
+}
+
+#[test]
 fn while_keys_are_still_to_be_removed_after_a_full_sync_the_audit_waits() {
     let (source, target) = (source(), RedisServer::start());
     let task = audited(&source, &target).with("policy.max_delete = \"0\"");
@@ -279,7 +312,7 @@ fn a_walk_is_as_fast_as_it_may_be_and_no_faster() {
         client.ok(&["SET", &format!("still:{n}"), "v"]);
     }
     // Counts as much as 200 keys.
-    client.ok(&["SET", "large", &"v".repeat(200 * 16 << 10)]);
+    client.ok(&["SET", "large", &"v".repeat(200 * (16 << 10))]);
     let task = audited(&source, &target).with("audit.keys_per_second = 100");
     let running = task.start_stable();
     eventually("a pass to end", || {
