@@ -266,7 +266,9 @@ async fn collect(
         if due <= Instant::now() {
             match waited {
                 Some(_) => again(&mut suspects, rounds, ledger, progress).await?,
-                None => drop(rounds.method().await?),
+                None => {
+                    rounds.method().await?;
+                }
             }
             (bytes, first, used) = (0, None, Instant::now());
         }
