@@ -14,6 +14,15 @@ fn seconds_from_now(seconds: i64) -> i64 {
     i64::try_from(now.expect("a clock").as_secs()).expect("a date") + seconds
 }
 
+/// Waits until a second is neither young nor old: about its end, times in seconds are asked for again, and a source without
+/// a backing store has nothing to say.
+fn within_a_second() {
+    eventually("the midst of a second", || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        (150..700).contains(&now.expect("a clock").subsec_millis())
+    });
+}
+
 /// When these fields expire, in Unix milliseconds: -1 for never, -2 for no such field.
 fn expiry(client: &mut Client, key: &str, fields: &[&str]) -> Vec<i64> {
     let count = fields.len().to_string();
@@ -58,6 +67,7 @@ fn fields_of_the_snapshot_and_of_the_journal_expire(target: Target) {
     let server = target.start();
     let later = seconds_from_now(10_000);
     let (source, _task, mut running) = copied(&server, later);
+    within_a_second();
     for words in [
         &["HSETEX", "journal", "5000", "a", "1", "b", "2"][..],
         &["HSET", "journal", "c", "3", "d", "4", "e", "5"],
@@ -110,6 +120,7 @@ fn a_field_that_expires_stops_the_task_only_where_it_cannot(target: Target) {
     let task = Task::between(&source.address(), &server.address())
         .with("policy.on_member_expiry = \"stop\"");
     let mut running = task.start_stable();
+    within_a_second();
     source.journal(0, ["HSETEX", "hash", "5000", "a", "1"]);
     if target.lets_fields_expire() {
         source.wait_acked();
