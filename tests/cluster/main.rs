@@ -1,0 +1,6 @@
+//! Clusters as targets.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod itself;
