@@ -72,6 +72,8 @@ pub const TABLES: &[Table] = &[
         keys: &[
             key("type", "string", Some("redis")),
             key("address", "address", None),
+            key("addresses", "array of addresses", None),
+            key("address_map", "table", None),
             key("username", "string", None),
             key("password", "string", None),
             key("password_file", "path", None),

@@ -24,11 +24,13 @@ use base64::engine::general_purpose::STANDARD;
 use redis::{Value, cmd};
 use serde::{Deserialize, Serialize};
 
+use super::control::Control;
 use super::error::TargetError;
 use super::fence::Fence;
+use super::node::text_of;
 use super::outgoing::Outgoing;
 use super::position::Names;
-use super::settings::{Control, Settings, text_of};
+use super::settings::Settings;
 
 /// Bytes of a command's words that are recorded; of one with more only the first words.
 const LIMIT: u64 = 1 << 20;

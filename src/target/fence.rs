@@ -20,12 +20,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use redis::{Value, cmd};
 
+use super::control::Control;
 use super::error::TargetError;
 use super::failed::Failed;
 use super::outgoing::Outgoing;
 use super::position::{self, LSN, Names, Reconcile, Stored, Withheld};
 use super::profile::info_field;
-use super::settings::{Control, Settings};
+use super::settings::Settings;
 use crate::fail_point::{self, Place};
 
 /// Which server, and which history of its dataset.

@@ -5,12 +5,15 @@
 
 mod answer;
 mod claim;
+mod cluster;
+mod control;
 mod dead_letter;
 mod error;
 mod failed;
 mod fence;
 mod forget;
 pub mod form;
+mod node;
 mod outgoing;
 mod ownership;
 mod permissions;
@@ -23,6 +26,7 @@ mod writer;
 
 pub use answer::{Refusal, Tolerate};
 pub use claim::{Matches, Owned};
+pub use control::Control;
 pub use dead_letter::{DeadLetter, ErrorPolicy};
 pub use error::TargetError;
 pub use failed::{Failed, Retried};
@@ -36,7 +40,7 @@ pub use position::{
     position_key, withheld_key,
 };
 pub use profile::Profile;
-pub use settings::{Control, Settings};
+pub use settings::{Seeds, Settings};
 pub use slot::slot_of;
 pub use walk::Walk;
 pub use writer::{Counters, Fenced, Kind, Limits, Missed, Notice, Writer};

@@ -11,6 +11,9 @@
 //!  df2redis:tmp:<task>:<key>  a value that is being built                      see `form`
 //! ```
 //!
+//! In a cluster there is `df2redis:foreign:<task>:{<tag>}`, one for each slot with such keys, which then is
+//! where they are.
+//!
 //! Fields of the record:
 //!
 //! ```text

@@ -10,12 +10,12 @@
 
 use std::sync::Arc;
 
-use crate::config::{Address, Conflict, Credentials, Glob, Reaction, Task, TlsFiles};
+use crate::config::{Address, ClusterNodes, Conflict, Credentials, Glob, Reaction, Task, TlsFiles};
 use crate::net::{Endpoint, Secret, TlsSettings, Verification};
 use crate::source::dragonfly;
-use crate::target::{self, DeadLetter, ErrorPolicy, Owned, TargetError, Wanted};
+use crate::target::{self, DeadLetter, ErrorPolicy, Owned, Seeds, TargetError, Wanted};
 
-use super::{Timing, backoff};
+use super::{TaskError, Timing, backoff};
 
 /// The port the master shows for this replica when the task names none: easy to recognise.
 const ANNOUNCED_PORT: u16 = 6380;
@@ -33,6 +33,16 @@ fn endpoint(address: &Address) -> Endpoint {
             port: *port,
         },
         Address::Unix(path) => Endpoint::Unix(path.clone()),
+    }
+}
+
+fn seeds(nodes: &ClusterNodes) -> Seeds {
+    let map = nodes.address_map.iter();
+    Seeds {
+        endpoints: nodes.addresses.iter().map(endpoint).collect(),
+        address_map: map
+            .map(|(from, to)| (endpoint(from), endpoint(to)))
+            .collect(),
     }
 }
 
@@ -80,12 +90,21 @@ pub(crate) fn target(task: &Task) -> target::Settings {
     let target = &task.target;
     target::Settings {
         endpoint: endpoint(&target.address),
+        cluster: target.cluster.as_ref().map(seeds),
         tls: target.tls.as_ref().map(tls),
         username: username(&target.credentials),
         password: password(&target.credentials),
         connect_timeout: target.connect_timeout,
         position_db: target.position_db,
         task: task.name.clone(),
+    }
+}
+
+/// Whoever would write to a cluster asks this first.
+pub(super) fn refuse_cluster(task: &Task) -> Result<(), TaskError> {
+    match task.target.cluster {
+        None => Ok(()),
+        Some(_) => Err(TaskError::ClusterTarget),
     }
 }
 

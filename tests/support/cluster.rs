@@ -361,11 +361,18 @@ impl Cluster {
         self.move_keys(slot, to, usize::MAX);
         let words = ["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", self.id(to)];
         self.node(to).client().ok(&words);
-        self.node(from).client().ok(&words);
+        // The others would hear of it anyway. Replicas refuse, and so does a master that has just become one, since
+        // that was its last slot.
         for node in self.living() {
-            // The others hear of it anyway, later; replicas refuse.
             let _ = self.node(node).client().cmd(&words);
         }
+        eventually("both sides know who owns the slot", || {
+            let owns = |node: &usize| {
+                let mut owners = self.sees(*node).into_iter().flatten();
+                owners.any(|(first, last, id)| (first..=last).contains(&slot) && id == self.id(to))
+            };
+            [from, to].iter().all(owns)
+        });
     }
 
     /// Calls a slot's move off; keys that have moved stay where they are unless they are moved back.

@@ -162,3 +162,21 @@ console = "never"
     assert_eq!(task.log.console, Console::Never);
     assert!(task.warnings.is_empty(), "{:?}", task.warnings);
 }
+
+#[test]
+fn nodes_of_a_cluster_are_read_with_where_they_are_reached() {
+    let files = Files::new();
+    let text = "source.address = \"a:1\"\n[target]\ntype = \"redis-cluster\"\n\
+                addresses = [\"b:1\", \"[::1]:2\"]\naddress_map = { \"10.0.0.1:6379\" = \"c:3\" }\n\
+                db_map = { \"3\" = 0 }\n[filter]\ndatabases = [3]\n";
+    let target = files.load(text).unwrap().target;
+    let nodes = target.cluster.as_ref().unwrap();
+    let shown = nodes.addresses.iter().map(ToString::to_string);
+    assert_eq!(shown.collect::<Vec<_>>(), ["b:1", "[::1]:2"]);
+    let reached = &nodes.address_map[&"10.0.0.1:6379".parse().unwrap()];
+    assert_eq!(reached.to_string(), "c:3");
+    assert_eq!(
+        (target.address.to_string().as_str(), target.db(3)),
+        ("b:1", 0)
+    );
+}

@@ -64,7 +64,7 @@ impl Link {
     /// Connects and logs in, within the connect timeout each. With a fence, the server must be the one it was taken
     /// on, and the position database becomes the current one.
     pub async fn open(settings: &Settings, fence: Option<&Fence>) -> Result<Self, TargetError> {
-        let mut stream = settings.stream().await?;
+        let mut stream = settings.stream(&settings.endpoint).await?;
         let starting = async {
             log_in(&mut stream, settings).await?;
             match fence {
