@@ -86,6 +86,28 @@ places! {
     TransactionAnswered = "transaction_answered",
     /// What is asked behind a transaction is answered too.
     TransactionChecked = "transaction_checked",
+    /// Withheld keys are about to be asked for at the source.
+    RereadAsk = "reread_ask",
+    /// They are read, and nothing is written of them.
+    RereadAnswered = "reread_answered",
+    /// What was read is on its way to the target.
+    RereadWritten = "reread_written",
+    /// The target's keys are about to be walked, to find those that the source no longer has.
+    ReconcileWalk = "reconcile_walk",
+    /// Some seem to be gone, and their flows do not know.
+    ReconcileSuspect = "reconcile_suspect",
+    /// Their flows have settled them, and the walk goes on.
+    ReconcileSettled = "reconcile_settled",
+    /// A walk found nothing, and the target does not know.
+    ReconcileRecord = "reconcile_record",
+    /// The target knows.
+    ReconcileRecorded = "reconcile_recorded",
+    /// The target is lost, and nothing is done about it.
+    TargetLost = "target_lost",
+    /// It is reached again and its positions are read, and no flow writes.
+    TargetReopened = "target_reopened",
+    /// The flows go on where it is.
+    TargetBack = "target_back",
     /// A position is about to be acknowledged to the source.
     Acknowledge = "acknowledge",
     /// The kernel has the acknowledgement.

@@ -8,7 +8,7 @@
 //! ```text
 //! BENCH_RUNS=1     runs of each pair (5)
 //! BENCH_SCALE=0.1  part of each data set (1)
-//! BENCH_ONLY=...   some of: strings, collections, huge, stable, outage, check (all)
+//! BENCH_ONLY=...   some of: strings, collections, huge, resync, stable, outage, check (all)
 //! ```
 
 mod blast;
@@ -17,6 +17,7 @@ mod full;
 mod machine;
 mod outage;
 mod program;
+mod resync;
 mod source;
 mod stable;
 #[path = "../../tests/support/mod.rs"]
@@ -98,6 +99,9 @@ fn run(settings: &Settings) -> Result<()> {
         if settings.wants(name) {
             full::measure(workload(), settings.runs)?;
         }
+    }
+    if settings.wants("resync") {
+        resync::measure(Workload::strings(settings.scaled(1_000_000)), settings.runs)?;
     }
     if settings.wants("check") {
         let strings = Workload::strings(settings.scaled(300_000));

@@ -45,6 +45,18 @@ impl Source {
         Ok(Self::Simulated(Box::new(simulated)))
     }
 
+    /// The same, which also answers questions about its keys.
+    ///
+    /// # Errors
+    /// As [`Self::holding`].
+    pub fn knowing(dataset: Dataset, lanes: &[Lane]) -> Result<Self> {
+        if RealDragonfly::named().is_some() {
+            return Self::holding(&dataset, lanes);
+        }
+        let options = SimulatedDragonfly::options().flows(FLOWS);
+        Ok(Self::Simulated(Box::new(options.dataset(dataset).start())))
+    }
+
     /// Its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         match self {

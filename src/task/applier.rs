@@ -33,7 +33,8 @@ use super::ghosts::GhostFilter;
 use super::items::{Foreign, Took, show};
 use super::millis;
 use super::reread::{
-    Answer, Baselines, Expiring, LATE, Late, List, MARGIN, MOST_BYTES, MOST_ITEMS, Suspects,
+    Answer, Baselines, Expiring, LATE, Late, List, MARGIN, MOST_BYTES, MOST_ITEMS, Settling,
+    Suspects,
 };
 
 /// How often the applied position is acknowledged when nothing else asks for it.
@@ -122,7 +123,7 @@ pub(super) struct Applier {
     /// Keys that others do not trust.
     suspects: mpsc::Receiver<Suspects>,
     /// Those of them that are not settled.
-    pub(super) settling: Vec<Suspects>,
+    pub(super) settling: Vec<Settling>,
     /// Commands answered for when the clock last ticked.
     sent_before: u64,
 }

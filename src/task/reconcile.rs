@@ -3,14 +3,21 @@
 //! The target's keys are walked, and the source is asked for each whether it has it. That is only a suspicion: a key may
 //! be deleted or made at any moment. So each key that seems to be gone is handed to the flow that owns it, which reads
 //! it again between two positions and writes, or deletes, what it found where that is exact (see
-//! [`reread`](super::reread)). Then the target is walked again, until nothing is suspected.
+//! [`reread`](super::reread)).
+//!
+//! One such walk is enough, and under load there is none that finds nothing: while a key goes from the source, it is on
+//! the target for a moment longer. Every key that the source had removed before the full sync is on the target from the
+//! walk's first step to its last, unless a flow settles it before, so the walk comes to it. If the source does not have
+//! it then, it is settled. If the source has it again, then by an entry that comes behind the flow's snapshot, and until
+//! a flow has passed what the source had written by the end of the walk, it takes no entry for a key whose value may be
+//! of old, but reads the key again (see [`Baselines`](super::reread::Baselines)).
 //!
 //! Memory is bounded by the keys of one step of the walk, whatever the size of the target. Deletions respect the task's
 //! filters and databases, and keys that were there first; more of them than `policy.max_delete` wait for `df2redis
 //! approve`, since a source that was started empty must not empty the target.
 //!
-//! Invariant: the record on the target says that this is due until a walk found nothing, so a kill at any moment costs
-//!   no more than another walk.
+//! Invariant: the record on the target says that this is due until the walk is done and the flows have passed its end,
+//!   so a kill at any moment costs no more than another walk.
 //! Facts: which flow owns a key, see [`shard`].
 
 use std::sync::Arc;
@@ -28,6 +35,7 @@ use super::reporter::Reporter;
 use super::reread::{Place, Suspects};
 use super::settings;
 use crate::config::MaxDelete;
+use crate::fail_point;
 use crate::logging::fields;
 use crate::source::dragonfly::{self, Monitor, SourceError, shard};
 use crate::target::{Control, Reconcile, Walk};
@@ -79,25 +87,26 @@ impl Reconciling {
         }
     }
 
-    /// Walks until nothing is suspected.
+    /// Walks to count them, and then to settle them.
     pub(super) async fn run(mut self) -> Result<(), TaskError> {
         let started = Instant::now();
         let mut control = Control::connect(&settings::target(&self.context.task)).await?;
-        let mut removed = 0;
         info!(self.log, "looking for keys that the source no longer has");
-        loop {
+        let removed = loop {
+            fail_point::pass(fail_point::Place::ReconcileWalk);
             let found = self.walk(&mut control, false).await?;
             if found.gone == 0 {
-                break;
+                break 0;
             }
-            if !self.is_allowed(found).await? {
-                continue;
+            if self.is_allowed(found).await? {
+                break self.walk(&mut control, true).await?.gone;
             }
-            removed = removed.max(found.gone);
-            self.walk(&mut control, true).await?;
-        }
+        };
         self.reporter.awaits(None);
+        self.pass().await?;
+        fail_point::pass(fail_point::Place::ReconcileRecord);
         self.context.reconciled().await?;
+        fail_point::pass(fail_point::Place::ReconcileRecorded);
         info!(self.log, "the target has no keys that the source does not have";
             fields::KEYS => removed, fields::TOOK_MS => millis(started.elapsed()));
         Ok(())
@@ -150,7 +159,9 @@ impl Reconciling {
                 .collect();
             found.gone += gone.len() as u64;
             if remove && !gone.is_empty() {
-                self.settle(source_db, gone).await?;
+                fail_point::pass(fail_point::Place::ReconcileSuspect);
+                self.settle(source_db, gone).await;
+                fail_point::pass(fail_point::Place::ReconcileSettled);
             }
         }
         Ok(found)
@@ -167,43 +178,78 @@ impl Reconciling {
         }
     }
 
-    async fn try_ask(&mut self, db: u32, keys: &[Vec<u8>]) -> Result<Vec<bool>, SourceError> {
-        let mut monitor = match self.monitor.take() {
-            Some(monitor) => monitor,
-            None => Monitor::open(&self.source).await?,
+    /// Waits until every flow has passed what the source has written by now.
+    async fn pass(&mut self) -> Result<(), TaskError> {
+        let ends = loop {
+            match self.try_offsets().await {
+                Ok(ends) => break ends,
+                Err(error) if error.is_temporary() => sleep(AGAIN).await,
+                Err(error) => return Err(error.into()),
+            }
         };
+        let flows = ends.into_iter().map(|reach| (Vec::new(), reach));
+        self.have_settled(flows.collect()).await;
+        Ok(())
+    }
+
+    async fn try_offsets(&mut self) -> Result<Vec<u64>, SourceError> {
+        let mut monitor = self.monitor().await?;
+        let offsets = monitor.offsets().await?;
+        self.monitor = Some(monitor);
+        Ok(offsets)
+    }
+
+    async fn try_ask(&mut self, db: u32, keys: &[Vec<u8>]) -> Result<Vec<bool>, SourceError> {
+        let mut monitor = self.monitor().await?;
         let there = monitor.exist(db, keys).await?;
         self.monitor = Some(monitor);
         Ok(there)
     }
 
+    /// The connection to ask the source on. Whoever took it puts it back if it is still good.
+    async fn monitor(&mut self) -> Result<Monitor, SourceError> {
+        match self.monitor.take() {
+            Some(monitor) => Ok(monitor),
+            None => Monitor::open(&self.source).await,
+        }
+    }
+
     /// Has the flows read these keys again, and waits until they have written what they found.
-    async fn settle(&self, db: u32, keys: Vec<Vec<u8>>) -> Result<(), TaskError> {
+    async fn settle(&self, db: u32, keys: Vec<Vec<u8>>) {
         let flows = self.suspects.len();
-        let mut by_flow: Vec<Vec<Place>> = (0..flows).map(|_| Vec::new()).collect();
+        let mut by_flow: Vec<(Vec<Place>, u64)> = (0..flows).map(|_| (Vec::new(), 0)).collect();
         for key in keys {
             let flow = shard(&key, u32::try_from(flows).unwrap_or(u32::MAX));
-            if let Some(places) = by_flow.get_mut(flow as usize) {
+            if let Some((places, _)) = by_flow.get_mut(flow as usize) {
                 let key = key.into();
                 places.push(Place { db, key });
             }
         }
+        self.have_settled(by_flow).await;
+    }
+
+    /// By flow, keys and a position to be reached. Waits for ever if one of the flows has ended: so does the session.
+    async fn have_settled(&self, by_flow: Vec<(Vec<Place>, u64)>) {
         let mut settled = Vec::new();
-        for (places, suspects) in by_flow.into_iter().zip(&self.suspects) {
-            if places.is_empty() {
+        for ((places, reach), suspects) in by_flow.into_iter().zip(&self.suspects) {
+            if places.is_empty() && reach == 0 {
                 continue;
             }
             let (done, when) = oneshot::channel();
-            let sent = suspects.send(Suspects { places, done }).await;
-            // A flow that has ended settles nothing; the session ends.
-            settled.extend(sent.is_ok().then_some(when));
+            let told = Suspects {
+                places,
+                reach,
+                done,
+            };
+            // A flow that has ended drops it, and then the question.
+            drop(suspects.send(told).await);
+            settled.push(when);
         }
         for when in settled {
             if when.await.is_err() {
-                return std::future::pending().await;
+                std::future::pending::<()>().await;
             }
         }
-        Ok(())
     }
 }
 

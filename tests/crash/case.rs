@@ -74,7 +74,19 @@ pub fn die_and_start_again(pair: &Pair, task: &Task, workload: &mut Workload, ca
 
 /// Starts a process that dies there, and writes until it has, and a little longer.
 #[track_caller]
-pub fn die(pair: &Pair, task: &Task, workload: &mut Workload, (case, at): (Case, u64)) {
+pub fn die(pair: &Pair, task: &Task, workload: &mut Workload, case: (Case, u64)) {
+    die_disturbed(pair, task, workload, case, || {});
+}
+
+/// The same, with something that is done before each round of writes.
+#[track_caller]
+pub fn die_disturbed(
+    pair: &Pair,
+    task: &Task,
+    workload: &mut Workload,
+    (case, at): (Case, u64),
+    mut disturb: impl FnMut(),
+) {
     let what = format!("{} {at}", case.place.name());
     let mut client = pair.client();
     let began = Instant::now();
@@ -86,6 +98,7 @@ pub fn die(pair: &Pair, task: &Task, workload: &mut Workload, (case, at): (Case,
             std::thread::sleep(MOMENT);
             continue;
         }
+        disturb();
         workload.round(&mut client);
         // A spool that fills up would end the session.
         while task.spooled_bytes() > MOST_SPOOLED && !is_killed(&mut running, MOMENT) {

@@ -13,6 +13,7 @@ mod support;
 mod absent;
 mod case;
 mod matrix;
+mod names;
 mod network;
 mod outage;
 mod pair;

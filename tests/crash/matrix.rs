@@ -1,11 +1,17 @@
 //! The crash matrix: every fail point, at some of its passes, in a first start and in one that resumes.
 
-use crate::case::{Case, as_recorded, die, die_and_start_again, resumed, resynced, start_again};
-use crate::df2redis::Task;
+use crate::case::{
+    Case, as_recorded, die, die_and_start_again, die_disturbed, resumed, resynced, start_again,
+};
 use crate::pair::Pair;
 use crate::support::{Proxy, SimulatedDragonfly, Towards};
 use crate::workload::Workload;
 use ::df2redis::fail_point::Place;
+
+/// Entries that the source keeps of each flow, where it is to keep few.
+const RING: u64 = 256;
+/// Rounds of writes between two cuts.
+const CUT_EVERY: usize = 20;
 
 /// What a first start passes.
 const FIRST: &[Case] = &[
@@ -85,6 +91,25 @@ const OVERFLOWING: &[Case] = &[
     resynced(Place::SegmentRemove, &[1]),
 ];
 
+/// What a start passes that finds keys on the target which the source has removed since.
+const RECONCILING: &[Case] = &[
+    resumed(Place::ReconcileWalk, &[1]),
+    resumed(Place::ReconcileSuspect, &[1]),
+    as_recorded(Place::RereadAsk, &[1, 2, 4]),
+    as_recorded(Place::RereadAnswered, &[1, 2, 4]),
+    as_recorded(Place::RereadWritten, &[1, 2, 4]),
+    resumed(Place::ReconcileSettled, &[1]),
+    resumed(Place::ReconcileRecord, &[1]),
+    resumed(Place::ReconcileRecorded, &[1]),
+];
+
+/// What is passed when the target's connections are lost.
+const LOSING: &[Case] = &[
+    resumed(Place::TargetLost, &[1, 2]),
+    resumed(Place::TargetReopened, &[1, 2]),
+    resumed(Place::TargetBack, &[1, 2]),
+];
+
 /// Each case at each of its passes.
 fn each(cases: &'static [Case]) -> impl Iterator<Item = (Case, u64)> {
     let all = cases.iter();
@@ -95,7 +120,7 @@ fn each(cases: &'static [Case]) -> impl Iterator<Item = (Case, u64)> {
 fn a_first_start_that_dies_anywhere_is_followed_by_one_that_ends_equal() {
     for case in each(FIRST) {
         let pair = Pair::start();
-        let mut workload = Workload::on(&[0, 1, 2]).without_removals();
+        let mut workload = Workload::on(&[0, 1, 2]);
         workload.rounds(&mut pair.client(), 60);
         die_and_start_again(&pair, &pair.task(), &mut workload, case);
     }
@@ -133,7 +158,7 @@ fn a_process_that_dies_anywhere_while_it_follows_large_writes_loses_and_repeats_
 fn a_process_that_dies_while_a_snapshot_overflows_is_followed_by_one_that_ends_equal() {
     for case in each(OVERFLOWING) {
         let pair = Pair::start();
-        let mut workload = Workload::on(&[0, 1, 2]).without_removals();
+        let mut workload = Workload::on(&[0, 1, 2]);
         let mut client = pair.client();
         workload.rounds(&mut client, 20);
         client.ok(&["SELECT", "5"]);
@@ -144,8 +169,9 @@ fn a_process_that_dies_while_a_snapshot_overflows_is_followed_by_one_that_ends_e
         // Slower than the source, so that memory does not suffice.
         let way = Proxy::to(&pair.target.address());
         way.throttle(Towards::Server, 4 << 20);
-        let task =
-            Task::between(&pair.source.address(), &way.address()).with("limits.memory = \"16MiB\"");
+        let task = pair
+            .task_over(&way.address())
+            .with("limits.memory = \"16MiB\"");
         die(&pair, &task, &mut workload, case);
         way.throttle(Towards::Server, 0);
         start_again(&pair, &task, &mut workload, case);
@@ -153,8 +179,43 @@ fn a_process_that_dies_while_a_snapshot_overflows_is_followed_by_one_that_ends_e
 }
 
 #[test]
+fn a_process_that_dies_while_it_removes_what_the_source_no_longer_has_is_followed_by_one_that_ends_equal()
+ {
+    for case in each(RECONCILING) {
+        let pair = Pair::of(SimulatedDragonfly::options().ring(RING));
+        let task = pair.task();
+        let mut workload = Workload::on(&[0, 1, 2]);
+        workload.rounds(&mut pair.client(), 60);
+        task.start_stable().stop();
+        pair.left();
+        // It flushes each database now and then, too.
+        pair.overrun(&mut workload, RING);
+        die_and_start_again(&pair, &task, &mut workload, case);
+    }
+}
+
+#[test]
+fn a_process_that_dies_while_its_target_is_lost_or_back_loses_and_repeats_nothing() {
+    let pair = Pair::of(SimulatedDragonfly::options().ring(1 << 20));
+    let way = Proxy::to(&pair.target.address());
+    let task = pair.task_over(&way.address());
+    let mut workload = Workload::on(&[0, 1, 2]);
+    task.start_stable().stop();
+    for case in each(LOSING) {
+        let mut rounds = 0;
+        die_disturbed(&pair, &task, &mut workload, case, || {
+            rounds += 1;
+            if pair.source.stable_replicas() > 0 && rounds % CUT_EVERY == 0 {
+                way.cut();
+            }
+        });
+        start_again(&pair, &task, &mut workload, case);
+    }
+}
+
+#[test]
 fn every_fail_point_is_in_the_matrix() {
-    let all = [FIRST, FOLLOWING, LARGE, OVERFLOWING].concat();
+    let all = [FIRST, FOLLOWING, LARGE, OVERFLOWING, RECONCILING, LOSING].concat();
     for place in Place::ALL {
         let name = place.name();
         assert!(all.iter().any(|case| case.place == *place), "{name} is not");

@@ -42,13 +42,37 @@ impl Pair {
     /// A task from one to the other.
     #[must_use]
     pub fn task(&self) -> Task {
-        Task::between(&self.source.address(), &self.target.address())
+        self.task_over(&self.target.address())
+    }
+
+    /// A task from one to the other, which reaches the target over this address. What a flush at the source leaves to
+    /// be removed by the next full sync waits for nobody.
+    #[must_use]
+    pub fn task_over(&self, target: &str) -> Task {
+        Task::between(&self.source.address(), target).with("policy.max_delete = \"100%\"")
     }
 
     /// A client of the source.
     #[must_use]
     pub fn client(&self) -> Client {
         self.source.client()
+    }
+
+    /// By flow, the position behind the newest entry.
+    #[must_use]
+    pub fn newest(&self) -> Vec<u64> {
+        let flows = 0..self.source.flows();
+        flows.map(|flow| self.source.next_lsn(flow)).collect()
+    }
+
+    /// Writes more than the source keeps of each flow.
+    pub fn overrun(&self, workload: &mut Workload, ring: u64) {
+        let mut client = self.client();
+        let ends: Vec<u64> = self.newest().iter().map(|next| next + ring).collect();
+        let is_over = |newest: Vec<u64>| newest.iter().zip(&ends).all(|(next, end)| next > end);
+        while !is_over(self.newest()) {
+            workload.rounds(&mut client, 50);
+        }
     }
 
     /// Waits until the source knows that its replica is gone: a killed process ends its connections in a reset, which
@@ -69,6 +93,9 @@ impl Pair {
         let mut target = self.target.client();
         eventually("no key to be read again", || {
             target.ok(&["EXISTS", "df2redis:reread:copy"]) == "0"
+        });
+        eventually("no key to be removed", || {
+            target.ok(&["HEXISTS", "df2redis:position:copy", "reconcile"]) == "0"
         });
         self.same(workloads);
     }

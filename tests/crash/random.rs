@@ -60,7 +60,7 @@ impl Run {
         let pair = Pair::of(SimulatedDragonfly::options().ring(ring));
         let way = Proxy::watching(&pair.target.address());
         way.delay(Towards::Client, ANSWERS_LATER);
-        let task = Task::between(&pair.source.address(), &way.address());
+        let task = pair.task_over(&way.address());
         Self {
             pair,
             way,
@@ -162,25 +162,6 @@ impl Run {
         running
     }
 
-    /// More than the source keeps.
-    fn overrun(&self, workload: &mut Workload) {
-        let mut client = self.pair.client();
-        let ends: Vec<u64> = self.newest().iter().map(|next| next + self.ring).collect();
-        while self
-            .newest()
-            .iter()
-            .zip(&ends)
-            .any(|(next, end)| next <= end)
-        {
-            workload.rounds(&mut client, 50);
-        }
-    }
-
-    fn newest(&self) -> Vec<u64> {
-        let flows = 0..self.pair.source.flows();
-        flows.map(|flow| self.pair.source.next_lsn(flow)).collect()
-    }
-
     fn run(&mut self, kills: usize, workloads: Vec<Workload>) {
         let writers = Writers::start(self.pair.source.port(), workloads);
         let mut running = self.task.start();
@@ -188,9 +169,9 @@ impl Run {
         for kill in 1..=kills {
             self.end(running);
             let mut paused = writers.pause();
-            let newest = self.newest();
+            let newest = self.pair.newest();
             if self.ring == DEFAULT_RING && kill % OVERRUN_EVERY == 0 {
-                self.overrun(&mut paused[0]);
+                self.pair.overrun(&mut paused[0], self.ring);
             }
             let expected = self.expected(&newest);
             running = self.start_again(&expected);
@@ -225,8 +206,7 @@ fn workloads() -> Vec<Workload> {
 #[test]
 fn random_kills_with_the_ring_of_a_real_master_lose_and_repeat_nothing() {
     let mut run = Run::start(DEFAULT_RING);
-    let workloads = workloads().into_iter().map(Workload::without_removals);
-    run.run(scale::kills(), workloads.collect());
+    run.run(scale::kills(), workloads());
     assert!(
         run.tally.resumed > 0 && run.tally.resynced > 0,
         "{:?}",

@@ -20,7 +20,6 @@ pub struct Workload {
     counts: BTreeMap<(u32, usize), i64>,
     /// Bytes of a further value in each round.
     large: usize,
-    removes: bool,
 }
 
 impl Workload {
@@ -32,7 +31,6 @@ impl Workload {
             round: 0,
             counts: BTreeMap::new(),
             large: 0,
-            removes: true,
         }
     }
 
@@ -49,15 +47,6 @@ impl Workload {
     #[must_use]
     pub fn is_large(&self) -> bool {
         self.large > 0
-    }
-
-    /// Without flushes and renaming: a second full sync does not remove what the source has removed since the first.
-    #[must_use]
-    pub fn without_removals(self) -> Self {
-        Self {
-            removes: false,
-            ..self
-        }
     }
 
     /// One round: a command of each kind, some of them in a transaction.
@@ -94,9 +83,7 @@ impl Workload {
             lines.extend(["list", "both:list"].map(|kind| format!("LTRIM {kind}:{n} 0 9")));
             lines.push(format!("XTRIM stream:{n} MAXLEN 9"));
         }
-        if self.removes {
-            lines.push(format!("RENAME moved:{n} moved:{next}"));
-        }
+        lines.push(format!("RENAME moved:{n} moved:{next}"));
         if self.large > 0 {
             let letter = char::from(b'a' + u8::try_from(round % 26).unwrap_or_default());
             let value = letter.to_string().repeat(self.large);
@@ -105,7 +92,7 @@ impl Workload {
             lines.push(format!("SET large:{} {round},", round % 3));
             lines.push(format!("APPEND large:{} {value}", round % 3));
         }
-        let flush = self.removes && round % FLUSH_EVERY == FLUSH_EVERY - 1;
+        let flush = round % FLUSH_EVERY == FLUSH_EVERY - 1;
         if flush {
             lines.push("FLUSHDB".to_owned());
         }

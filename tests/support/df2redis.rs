@@ -9,7 +9,7 @@
 )]
 
 use crate::support::within;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
@@ -309,7 +309,7 @@ impl Df2redis {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).expect("df2redis is there to be signalled");
+        crate::support::signal(self.pid(), signal);
     }
 
     /// Waits until it ends by itself and answers its exit code.

@@ -33,6 +33,8 @@ pub use redis_server::{RedisServer, Still};
 pub use target::Target;
 pub(crate) use target::on_every_target;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
 /// How long [`eventually`] waits before it gives up: generous, because the machine may be busy.
@@ -45,6 +47,29 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 #[track_caller]
 pub fn eventually(what: &str, check: impl FnMut() -> bool) {
     assert!(within(PATIENCE, check), "not within {PATIENCE:?}: {what}");
+}
+
+/// Sends a signal; one that stops a process is waited for, since its threads stop one after the other.
+///
+/// # Panics
+/// When there is no such process, or it does not stop.
+#[track_caller]
+pub fn signal(pid: Pid, signal: Signal) {
+    kill(pid, signal).expect("the process is there to be signalled");
+    if signal == Signal::SIGSTOP {
+        eventually("it stands still", || stands_still(pid));
+    }
+}
+
+/// Whether all threads of a process are stopped.
+fn stands_still(pid: Pid) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+    threads.flatten().all(|thread| {
+        let about = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The name before it may hold anything, also a parenthesis.
+        let state = about.rsplit(')').next().map(str::trim_start);
+        state.is_some_and(|state| state.starts_with(['T', 't']))
+    })
 }
 
 /// True as soon as `check` is; false when it is not within `limit`.

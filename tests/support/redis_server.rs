@@ -4,7 +4,7 @@
 //!   killed by its own process id and waited for, and shows its log when the test that owns it panics.
 
 use super::client::Client;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use std::fs;
 use std::io;
@@ -124,7 +124,7 @@ impl RedisServer {
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.pid().try_into().expect("a process id"));
-        kill(pid, signal).expect("the server is there");
+        super::signal(pid, signal);
     }
 
     /// Its own directory, where it would also write dumps.

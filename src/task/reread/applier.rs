@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::Suspects;
 use super::late::{LATE, MARGIN_MS, expiry_in};
 use super::list::{Answer, Place};
 use super::reader::{AT_ONCE, Ask};
+use super::{Settling, Suspects};
 use crate::commands::{self, KeyUse, Restore};
 use crate::entry::{Args, Batch, Command, Item, unix_ms};
+use crate::fail_point;
 use crate::source::dragonfly::{Found, Payload};
 use crate::target;
 use crate::task::applier::Applier;
@@ -190,29 +191,45 @@ impl Applier {
         self.late.end();
     }
 
-    /// Keys that somebody else does not trust.
+    /// Keys that somebody else does not trust. They go on the list on the target too: who suspects them may find them
+    /// unsuspicious after a kill, and entries for them that were not applied would be lost.
     pub(in crate::task) fn suspect(&mut self, suspects: Suspects) {
         let since = self.next.unwrap_or_default();
         for place in &suspects.places {
-            // Not on the list on the target: who suspects them remembers that by himself.
-            self.list.add(place.db, &place.key, since);
+            if self.list.add(place.db, &place.key, since) && self.next.is_some() {
+                self.enlist(place.db, &place.key);
+            }
         }
-        self.settling.push(suspects);
+        self.settling.push(Settling {
+            suspects,
+            handed: None,
+        });
     }
 
     /// Tells those who suspected keys that they are settled.
     pub(in crate::task) fn settled(&mut self) {
-        if self.settling.is_empty() || !self.writer.is_settled() {
-            return;
-        }
-        for suspects in std::mem::take(&mut self.settling) {
-            let mut places = suspects.places.iter();
-            match places.any(|place| self.list.has(place.db, &place.key)) {
-                true => self.settling.push(suspects),
+        for mut settling in std::mem::take(&mut self.settling) {
+            match self.is_settled(&mut settling) {
+                false => self.settling.push(settling),
                 // Nobody listens when the session ends.
-                false => drop(suspects.done.send(())),
+                true => drop(settling.suspects.done.send(())),
             }
         }
+    }
+
+    fn is_settled(&self, settling: &mut Settling) -> bool {
+        let Some(next) = self.next else {
+            return false;
+        };
+        let Suspects { places, reach, .. } = &settling.suspects;
+        let mut places = places.iter();
+        if next < *reach || places.any(|place| self.list.has(place.db, &place.key)) {
+            settling.handed = None;
+            return false;
+        }
+        let handed = *settling.handed.get_or_insert(next);
+        // Under load something is unanswered all the time: then a later position tells.
+        self.writer.is_settled() || self.writer.applied().is_some_and(|at| at > handed)
     }
 
     /// Entries that came late found keys missing, or may have.
@@ -236,6 +253,7 @@ impl Applier {
         if places.is_empty() {
             return;
         }
+        fail_point::pass(fail_point::Place::RereadAsk);
         let (answer, asking) = oneshot::channel();
         let flow = self.flow;
         // One question for each flow fits: see where the channel is made.
@@ -251,6 +269,7 @@ impl Applier {
     /// Takes an answer.
     pub(in crate::task) fn answered(&mut self, answer: Answer) -> Result<(), TaskError> {
         self.asking = None;
+        fail_point::pass(fail_point::Place::RereadAnswered);
         self.list.answer(answer);
         self.write_due()
     }
@@ -269,6 +288,7 @@ impl Applier {
             self.context.status.reread.fetch_add(1, Ordering::Relaxed);
         }
         self.writer.store();
+        fail_point::pass(fail_point::Place::RereadWritten);
         Ok(())
     }
 

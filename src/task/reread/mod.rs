@@ -27,6 +27,16 @@ pub(super) use reader::{Ask, read_again};
 pub(super) struct Suspects {
     /// All of them the flow's own.
     pub(super) places: Vec<Place>,
+    /// A position of the flow, to be reached too; 0 for none.
+    pub(super) reach: u64,
     /// Told when the target has what the source has of all of them.
     pub(super) done: tokio::sync::oneshot::Sender<()>,
+}
+
+/// Suspects on the way to that.
+#[derive(Debug)]
+pub(super) struct Settling {
+    suspects: Suspects,
+    /// The flow's position when all of it had been handed to the writer.
+    handed: Option<u64>,
 }

@@ -17,6 +17,7 @@ use std::time::Instant;
 use slog::{info, warn};
 use tokio::sync::watch;
 
+use crate::fail_point::{self, Place};
 use crate::logging::fields;
 use crate::target::{
     Control, Ownership, Profile, Reconcile, Stored, TargetError, Withheld, Writer,
@@ -69,6 +70,7 @@ impl<'a> Running<'a> {
 
     /// Ends what writes to the target, and begins to look for it again.
     pub(super) async fn target_lost(&mut self, error: &TaskError) {
+        fail_point::pass(Place::TargetLost);
         self.appliers.shutdown().await;
         self.appliers_left = self.acknowledgers.len() as u32;
         self.setup.reporter.failed(error);
@@ -111,6 +113,7 @@ impl<'a> Running<'a> {
         info!(self.setup.log, "target is back, following writes out of the spool";
             fields::POSITION => positions);
         self.reconcile();
+        fail_point::pass(Place::TargetBack);
         Ok(())
     }
 }
@@ -191,6 +194,7 @@ async fn attempt(setup: &Setup<'_>, before: &Context) -> Result<Option<Reopened>
         copied: watch::Sender::new(0),
         spoilt: watch::Sender::new(None),
     };
+    fail_point::pass(Place::TargetReopened);
     Ok(Some(Reopened {
         context: Arc::new(context),
         writers,

@@ -163,9 +163,13 @@ pub fn run(hub: &Hub, db: u32, request: &[Vec<u8>]) -> Reply {
 fn of_dataset(hub: &Hub, db: u32, name: &str, request: &[Vec<u8>]) -> Reply {
     let key = request.get(1).map(Vec::as_slice).unwrap_or_default();
     let records = &hub.options.dataset.records;
-    let found = records
-        .iter()
-        .find(|record| record.db == db && record.key == key);
+    let places = hub.places.get_or_init(|| {
+        let numbered = records.iter().enumerate();
+        numbered
+            .map(|(at, record)| ((record.db, record.key.clone()), at))
+            .collect()
+    });
+    let found = places.get(&(db, key.to_vec())).map(|at| &records[*at]);
     match (name, found) {
         ("DUMP", Some(record)) => {
             Reply::Bulk(super::encode::dump(record.value.kind, &record.value.bytes))

@@ -14,7 +14,7 @@ use super::snapshot::{FlowPlan, plans};
 use super::tokens;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 /// The master's view of one replica.
@@ -52,6 +52,8 @@ pub struct Hub {
     pub master_id: String,
     /// Its shards, one for each flow.
     pub shards: Vec<Shard>,
+    /// Where in the data set each key is, once somebody has asked for one.
+    pub(super) places: OnceLock<HashMap<(u32, Vec<u8>), usize>>,
     /// The backing store, if there is one.
     pub front: Option<Mutex<Front>>,
     plans: Mutex<Vec<Arc<FlowPlan>>>,
@@ -106,6 +108,7 @@ impl Hub {
         Self {
             master_id,
             shards,
+            places: OnceLock::new(),
             front: front.map(Mutex::new),
             plans: Mutex::new(prepared.into_iter().map(Arc::new).collect()),
             sessions: Mutex::new(sessions),
