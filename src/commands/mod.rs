@@ -14,6 +14,7 @@ mod known;
 mod plan;
 #[cfg(test)]
 mod recorded;
+mod slots;
 mod table;
 #[cfg(test)]
 mod testing;
@@ -30,4 +31,5 @@ pub use plan::{
     Commands, Context, Global, Kind, MemberExpiry, Note, Nothing, Plan, Reason, Restore,
     Unsupported, Word, plan,
 };
+pub use slots::{Slots, by_slot};
 pub use table::{Keys, Needs, Roles, Spec, Tolerates, lookup, names};

@@ -19,7 +19,7 @@ use super::ghosts::Verdict;
 use super::large::{Large, LargeError};
 
 /// Keys that are df2redis' own are never copied, whatever the filter says.
-const OWN_KEYS: &[u8] = b"df2redis:";
+pub(super) const OWN_KEYS: &[u8] = b"df2redis:";
 
 /// Keys of a batch that the target had before this task: database there, and key.
 pub(super) type Foreign = HashSet<(u32, Vec<u8>)>;
@@ -46,6 +46,7 @@ impl Applier {
         if key.starts_with(OWN_KEYS) || !self.context.task.filter.allows(record.db, key) {
             return Ok(Took::Whole);
         }
+        self.refuse_database(record.db)?;
         match self.ghosts.judge(key, || is_hyperloglog(batch, record)) {
             Verdict::Keep => self.settle_doubts(false)?,
             Verdict::Drop => return Ok(Took::Whole),
@@ -247,7 +248,7 @@ impl Applier {
                 Filtered::Nothing => return Ok(Took::Whole),
                 Filtered::Part(packed, words) => {
                     let args = self.checked(&packed, words)?;
-                    return self.send(batch, command, &args, large, foreign);
+                    return self.route(batch, command, &args, large, foreign);
                 }
                 Filtered::Crosses(key) => {
                     let crosses = Unsupported {
@@ -261,10 +262,10 @@ impl Applier {
                 }
             }
         }
-        self.send(batch, command, args, large, foreign)
+        self.route(batch, command, args, large, foreign)
     }
 
-    fn send(
+    pub(super) fn send(
         &mut self,
         batch: &Batch,
         command: &Command,
@@ -419,7 +420,11 @@ impl Applier {
 
     fn plan<'a>(&self, batch: &Batch, command: &Command, args: &Args<'a>) -> Plan<'a> {
         let task = &self.context.task;
-        let map_db = |db| task.filter.allows_db(db).then(|| task.target.db(db));
+        let is_there = |db: &u32| *db == 0 || task.target.cluster.is_none();
+        let map_db = |db| {
+            let mapped = task.filter.allows_db(db).then(|| task.target.db(db));
+            mapped.filter(is_there)
+        };
         commands::plan(
             args,
             &commands::Context {
@@ -466,7 +471,7 @@ impl Applier {
 
     /// Makes way for a command on keys that were on the target first, or says that it must not be
     /// applied.
-    fn settle_foreign(
+    pub(super) fn settle_foreign(
         &mut self,
         command: &Command,
         args: &Args<'_>,
@@ -656,11 +661,11 @@ impl Applier {
         Ok(())
     }
 
-    fn skipped(&self) {
+    pub(super) fn skipped(&self) {
         self.count(|counters| &counters.skipped, 1);
     }
 
-    fn log(&self) -> &Logger {
+    pub(super) fn log(&self) -> &Logger {
         &self.log
     }
 }
@@ -721,7 +726,7 @@ fn is_global(args: &Args<'_>) -> bool {
 }
 
 /// A command's name and first key.
-fn describe(args: &Args<'_>) -> String {
+pub(super) fn describe(args: &Args<'_>) -> String {
     match commands::keys(args).next() {
         Some(used) => format!("{} of key {}", show(args.name()), show(used.key)),
         None => show(args.name()),
