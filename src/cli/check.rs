@@ -152,6 +152,7 @@ fn settings(task: &Task, arguments: &Comparison) -> Settings {
         source: Server {
             side: Side::Source,
             endpoint: source.endpoint,
+            cluster: None,
             tls: source.tls,
             username: source.username,
             password: source.password,
@@ -159,6 +160,7 @@ fn settings(task: &Task, arguments: &Comparison) -> Settings {
         },
         target: Server {
             side: Side::Target,
+            cluster: target.cluster.is_some().then(|| target.clone()),
             endpoint: target.endpoint,
             tls: target.tls,
             username: target.username,

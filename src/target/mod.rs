@@ -26,6 +26,7 @@ mod writer;
 
 pub use answer::{Refusal, Tolerate};
 pub use claim::{Matches, Owned};
+pub use cluster::Owners;
 pub use control::Control;
 pub use dead_letter::{DeadLetter, ErrorPolicy};
 pub use error::TargetError;
@@ -41,6 +42,6 @@ pub use position::{
 };
 pub use profile::Profile;
 pub use settings::{Seeds, Settings};
-pub use slot::slot_of;
-pub use walk::Walk;
+pub use slot::{slot_of, tag_of as slot_tag};
+pub use walk::{Scan, Walk};
 pub use writer::{Counters, Fenced, Kind, Limits, Missed, Notice, Writer};

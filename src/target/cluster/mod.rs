@@ -10,4 +10,5 @@ mod slots;
 mod sweep;
 
 pub(super) use nodes::Nodes;
+pub use slots::Owners;
 pub(super) use sweep::Sweep;
