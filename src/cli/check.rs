@@ -188,7 +188,7 @@ fn settings(task: &Task, arguments: &Comparison) -> Settings {
             keeps_foreign: task.policy.conflict == Conflict::Skip,
         }),
         losses: Losses {
-            member_expiry: task.policy.on_member_expiry == MemberExpiry::Drop,
+            member_expiry: task.policy.on_member_expiry != MemberExpiry::Stop,
             json: skips(unsupported.json),
             bloom: skips(unsupported.bloom),
             cms: skips(unsupported.cms),

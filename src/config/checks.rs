@@ -311,7 +311,11 @@ fn policy(section: &Section<'_>) -> Option<Policy> {
     let on_unsupported = on_unsupported(section);
     let on_member_expiry = section.choice(
         "on_member_expiry",
-        &[("drop", MemberExpiry::Drop), ("stop", MemberExpiry::Stop)],
+        &[
+            ("emulate", MemberExpiry::Emulate),
+            ("drop", MemberExpiry::Drop),
+            ("stop", MemberExpiry::Stop),
+        ],
     );
     let on_cross_slot = section.choice(
         "on_cross_slot",

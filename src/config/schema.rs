@@ -103,7 +103,7 @@ pub const TABLES: &[Table] = &[
             key("conflict", "string", Some("overwrite")),
             key("on_error", "string", Some("stop")),
             key("on_unsupported", "string or table", Some("stop")),
-            key("on_member_expiry", "string", Some("drop")),
+            key("on_member_expiry", "string", Some("emulate")),
             key("on_cross_slot", "string", Some("fetch")),
             key("resync", "string", Some("reconcile")),
             key("max_delete", "string", Some("20%")),

@@ -273,6 +273,8 @@ pub struct OnUnsupported {
 /// What happens to expiry times of single members of sets and hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemberExpiry {
+    /// The members are copied, and gone from the target when they are from the source.
+    Emulate,
     /// The members are copied and never expire on the target by themselves.
     Drop,
     /// The task stops.

@@ -72,6 +72,8 @@ pub struct Taken {
     pub stored: Stored,
     /// Keys that were withheld when the positions were stored, of all flows.
     pub withheld: Vec<Withheld>,
+    /// Keys of which members expire, and when the first does: Unix milliseconds by the source's clock.
+    pub members: Vec<(Withheld, i64)>,
     /// What is left to do about keys that the source may have deleted unseen.
     pub reconcile: Reconcile,
     /// Entries the target has refused and nobody has settled, in the order of flows and LSNs. With
@@ -94,6 +96,12 @@ impl Fence {
             cmd("HGETALL").arg(&names.position).take(),
             cmd("HGETALL").arg(&names.failed).take(),
             cmd("SMEMBERS").arg(&names.reread).take(),
+            cmd("ZRANGE")
+                .arg(&names.members)
+                .arg(0)
+                .arg(-1)
+                .arg("WITHSCORES")
+                .take(),
             cmd("INFO").arg("server").take(),
             cmd("INFO").arg("replication").take(),
         ];
@@ -108,7 +116,7 @@ impl Fence {
         })?;
         control.first_error(DOING, &commands, &answers)?;
         let read: Result<Answers, _> = redis::from_redis_value(Value::Array(answers));
-        let ((), record, failed, withheld, server, replication) =
+        let ((), record, failed, withheld, members, server, replication) =
             read.map_err(|error| control.error(DOING, "HGETALL", error.into()))?;
         let record = texts(record);
         let reconcile = Reconcile::read(record.get(position::RECONCILE).map(String::as_str));
@@ -136,10 +144,20 @@ impl Fence {
             key: fence.names().reread.clone(),
             what: "a member is not of the form <flow>:<database>:<key>".to_owned(),
         })?;
+        let members = members
+            .iter()
+            .map(|(member, at)| Some((Withheld::read(member)?, *at as i64)));
+        let members = members.collect::<Option<Vec<_>>>();
+        let members = members.ok_or_else(|| TargetError::Record {
+            addr: control.addr().to_owned(),
+            key: fence.names().members.clone(),
+            what: "a member is not of the form <flow>:<database>:<key>".to_owned(),
+        })?;
         Ok(Taken {
             fence,
             stored,
             withheld,
+            members,
             reconcile,
             failed,
         })
@@ -182,7 +200,11 @@ impl Fence {
             true => phase.arg(position::RECONCILE).arg(Reconcile::Due.name()),
             false => forget.arg(position::RECONCILE),
         };
-        let settled = cmd("UNLINK").arg(&names.failed).arg(&names.reread).take();
+        let settled = cmd("UNLINK")
+            .arg(&names.failed)
+            .arg(&names.reread)
+            .arg(&names.members)
+            .take();
         self.write(
             control,
             "recording the start of a full sync",
@@ -247,6 +269,28 @@ impl Fence {
         out.command(3, None);
         out.word(command);
         out.word(self.0.names.reread.as_bytes());
+        out.word(&member);
+    }
+
+    /// Appends the command that notes when the first member of a flow's key expires: Unix milliseconds. It belongs in
+    /// an item of the position database, in the transaction that passes the entry which says so.
+    pub fn schedule(&self, out: &mut Outgoing, flow: u32, db: u32, key: &[u8], at_ms: i64) {
+        let key = key.to_vec();
+        let member = Withheld { flow, db, key }.member();
+        out.command(4, None);
+        out.word(b"ZADD");
+        out.word(self.0.names.members.as_bytes());
+        out.int(at_ms);
+        out.word(&member);
+    }
+
+    /// Appends the command that ends that. It belongs in the transaction that withholds the key.
+    pub fn unschedule(&self, out: &mut Outgoing, flow: u32, db: u32, key: &[u8]) {
+        let key = key.to_vec();
+        let member = Withheld { flow, db, key }.member();
+        out.command(3, None);
+        out.word(b"ZREM");
+        out.word(self.0.names.members.as_bytes());
         out.word(&member);
     }
 
@@ -352,7 +396,15 @@ impl Fence {
 }
 
 type Fields = HashMap<Vec<u8>, Vec<u8>>;
-type Answers = ((), Fields, Fields, Vec<Vec<u8>>, String, String);
+type Answers = (
+    (),
+    Fields,
+    Fields,
+    Vec<Vec<u8>>,
+    Vec<(Vec<u8>, f64)>,
+    String,
+    String,
+);
 
 /// The fence was written to, and holds the same token again: the dataset was replaced by a copy of itself.
 pub(super) fn rewritten(addr: &str) -> TargetError {

@@ -44,4 +44,4 @@ pub use profile::Profile;
 pub use settings::{Seeds, Settings};
 pub use slot::{slot_of, tag_of as slot_tag};
 pub use walk::{Scan, Walk};
-pub use writer::{Counters, Fenced, Kind, Limits, Missed, Notice, Writer};
+pub use writer::{ANSWERS_MISSING, Counters, Fenced, Kind, Limits, Missed, Notice, Writer};

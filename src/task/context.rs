@@ -16,7 +16,7 @@ use crate::target::{Control, Fence, Ownership, Reconcile, form};
 use super::barrier::Barrier;
 use super::error::TaskError;
 use super::ghosts::Ghosts;
-use super::reread::Ask;
+use super::reread::{Ask, Expiring, Moves};
 use super::settings;
 use super::status::Status;
 
@@ -41,10 +41,17 @@ pub(super) struct Context {
     pub(super) losses: Losses,
     /// Where flows ask for keys to be read again. Holds a question of each.
     pub(super) asks: mpsc::Sender<Ask>,
+    /// By flow, the keys that may expire on the target: those that got an end since this session's full sync. Empty
+    /// where there was none, so that nothing is known.
+    pub(super) expiring: Vec<Expiring>,
     /// The target may have keys of the task that are older than the last full sync: until they are reconciled.
     pub(super) is_unreconciled: AtomicBool,
     /// The source may leave deletions out of the journal during a snapshot.
     pub(super) omits_deletions: bool,
+    /// The source journals mere reads as ends of keys: see `reread::defects`.
+    pub(super) reads_end_keys: bool,
+    /// What was taken from lists and put into lists.
+    pub(super) moves: Arc<Moves>,
     /// Flows whose snapshot is in the target, whole.
     pub(super) copied: watch::Sender<u32>,
     /// The global command, and its database, that arrived before some flow's snapshot had ended.
@@ -105,12 +112,14 @@ impl Context {
 
     /// Counts what was copied with less than it had.
     pub(super) fn note(&self, log: &Logger, db: u32, what: &str, note: Note) {
-        self.status.reduced.fetch_add(1, Ordering::Relaxed);
         let name = match note {
             Note::MemberExpiryDropped => "expiry of single members was dropped",
             Note::StreamIdChosen => "the target chose a stream entry's id",
             Note::PassedOn => "a command that df2redis does not know was passed on as it came",
+            // Nothing is lost: see `reread::expiring`.
+            Note::MemberExpiryDue(_) => return,
         };
+        self.status.reduced.fetch_add(1, Ordering::Relaxed);
         if self.losses.first(name) {
             warn!(log, "copied with less than the source has, and counted from now on";
                 fields::REASON => name, fields::DB => db, fields::WHAT => what.to_owned());
@@ -235,6 +244,7 @@ impl Context {
 /// The policy, in the words of the room that applies it.
 pub(super) fn member_expiry(policy: MemberExpiry) -> commands::MemberExpiry {
     match policy {
+        MemberExpiry::Emulate => commands::MemberExpiry::Emulate,
         MemberExpiry::Drop => commands::MemberExpiry::Drop,
         MemberExpiry::Stop => commands::MemberExpiry::Stop,
     }

@@ -4,7 +4,7 @@
 //! several slots, `policy.on_cross_slot` decides; to `fetch`, the keys that it writes are withheld from it on and read
 //! again, which is exact: see [`reread`](super::reread).
 
-use crate::commands::{self, Kind, Reason, Slots, Unsupported};
+use crate::commands::{self, Kind, Plan, Reason, Slots, Unsupported};
 use crate::config::CrossSlot;
 use crate::entry::{Args, Batch, Command};
 use crate::target::{self, TargetError};
@@ -41,7 +41,10 @@ impl Applier {
                 Ok(Took::Whole)
             }
             Slots::Across => {
-                self.across_slots(command, args, foreign)?;
+                // Some are, wherever their keys are.
+                let reads_again = matches!(self.plan(batch, command, args), Plan::ReadAgain(_))
+                    || self.context.task.policy.on_cross_slot == CrossSlot::Fetch;
+                self.across_slots(command, args, reads_again, foreign)?;
                 Ok(Took::Whole)
             }
         }
@@ -51,6 +54,7 @@ impl Applier {
         &mut self,
         command: &Command,
         args: &Args<'_>,
+        reads_again: bool,
         foreign: &mut Foreign,
     ) -> Result<(), TaskError> {
         if commands::keys(args).any(|used| used.key.starts_with(OWN_KEYS))
@@ -59,12 +63,9 @@ impl Applier {
         {
             return Ok(());
         }
-        if self.context.task.policy.on_cross_slot == CrossSlot::Fetch {
-            let since = command.lsn.unwrap_or_default();
-            for used in commands::keys(args).filter(|used| used.written) {
-                self.withhold(command.db, used.key, since);
-                self.list.touch(command.db, used.key, command.lsn);
-            }
+        if reads_again {
+            // Of those that do not fit on the list it counts how many they are.
+            self.distrust(command, args);
             return Ok(());
         }
         let crosses = Unsupported {

@@ -24,7 +24,7 @@ fn the_smallest_file_gets_every_default() {
     assert_eq!(task.policy.on_error, Reaction::Stop);
     assert_eq!(task.policy.on_unsupported.json, Reaction::Stop);
     assert_eq!(task.policy.on_unsupported.command, Reaction::Stop);
-    assert_eq!(task.policy.on_member_expiry, MemberExpiry::Drop);
+    assert_eq!(task.policy.on_member_expiry, MemberExpiry::Emulate);
     assert_eq!(task.policy.on_cross_slot, CrossSlot::Fetch);
     assert_eq!(task.limits.memory, 64 << 20);
     let expected = Spool {
