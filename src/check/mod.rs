@@ -46,9 +46,14 @@
 //! either before `L`, and the key was put there by 4, or excluded by (a). Nor does a full sync leave the target without
 //! keys that the source deleted before, until the task has removed them: until then a key of the target only is open.
 //!
-//! A target without positions, or with positions of another history of the source, proves nothing, and neither does a
-//! cluster, whose positions are in many places. Then a difference is what stays as it is on both sides in all rounds:
-//! good for two servers that nobody writes to.
+//! In a cluster no transaction has both `k` and the positions. There `P` is the least of what all nodes say, read before
+//! and after `w`, and must be at or behind `L` both times, of the same nodes in the same life. On each node a position
+//! says that all entries before it are there, so `w` shows all of `k` before `L`. It may show later ones: by (a) there
+//! is none before 6. Had a node failed over to a replica that lacks some of it, the second reading would be of another
+//! node, or of less.
+//!
+//! A target without positions, or with positions of another history of the source, proves nothing. Then a difference
+//! is what stays as it is on both sides in all rounds: good for two servers that nobody writes to.
 //!
 //! Invariants: the source is sent nothing but `SCAN`, `WATCH`, commands that read, and `DFLY REPLICAOFFSET`, at no more
 //!   than the rate that was asked for; no reply is asked for that is much larger than `Sizes::row`.
@@ -140,8 +145,7 @@ pub async fn check(
     let open_source = async || Access::open(&settings.source, pace.clone(), None).await;
     let open_target = async || {
         let lists = settings.lists.as_ref();
-        let positions = lists.map(|lists| (lists.db, lists.positions.clone()));
-        Target::open(&settings.target, positions).await
+        Target::open(&settings.target, lists).await
     };
     let mut rounds = Rounds {
         source: open_source().await?,

@@ -61,10 +61,6 @@ enum Look {
 impl Rounds {
     /// How differences can be told now.
     pub async fn method(&mut self) -> Result<Method, CheckError> {
-        if matches!(self.target, Target::Cluster(_)) {
-            let why = "the positions of a cluster are in many places";
-            return Ok(Method::Persistence(why));
-        }
         let Some(stored) = self.target.stored().await? else {
             return Ok(Method::Persistence("the task keeps no positions"));
         };
@@ -291,11 +287,12 @@ impl Rounds {
             return Ok(all(Look::Open(Open::Behind), group));
         }
         let withheld = self.withheld(group, &reached).await?;
-        self.target.guard(reached);
+        self.target.guard(reached).await?;
         let read = self.read_target(group).await;
-        let held = self.target.release();
-        let reconciling = self.target.is_reconciling();
+        let held = self.target.release().await;
         read?;
+        let held = held?;
+        let reconciling = self.target.is_reconciling();
         let unchanged = self.is_unchanged(db, group).await?;
         Ok(match (unchanged, held) {
             (true, true) => {
@@ -360,10 +357,20 @@ impl Rounds {
             Some(lists) => (lists.db, lists.withheld.clone()),
             None => return Ok(vec![false; group.len()]),
         };
-        let Some(target) = self.target.server() else {
-            return Ok(vec![false; group.len()]);
+        let found = match &mut self.target {
+            Target::Server(access) => {
+                let set = kept.1.as_bytes();
+                access.members(kept.0, set, &members).await?
+            }
+            target @ Target::Cluster(_) => {
+                let mut found = Vec::with_capacity(group.len());
+                for (suspect, members) in group.iter().zip(members.chunks(flows.max(1))) {
+                    let (db, set) = (kept.0, &kept.1);
+                    found.push(target.lists(db, set, &suspect.key, members).await?);
+                }
+                return Ok(found);
+            }
         };
-        let found = target.members(kept.0, kept.1.as_bytes(), &members).await?;
         let by_key = found.chunks(flows.max(1));
         Ok(by_key.map(|flows| flows.contains(&true)).collect())
     }
@@ -376,7 +383,8 @@ impl Rounds {
         let (db, list) = (lists.db, lists.foreign.clone());
         let member = foreign_member(suspect.target_db, &suspect.key);
         let target = &mut self.target;
-        target.lists(db, &list, &suspect.key, member).await
+        let members = [member];
+        target.lists(db, &list, &suspect.key, &members).await
     }
 
     async fn watch(&mut self, db: u32, group: &[Suspect]) -> Result<(), CheckError> {

@@ -126,6 +126,8 @@ pub struct Lists {
     pub db: u32,
     /// The key of the record with positions.
     pub positions: String,
+    /// In a cluster, what the keys with the positions of each node begin with.
+    pub stamps: String,
     /// The set of keys that are to be read again.
     pub withheld: String,
     /// The set of keys that were there first.

@@ -5,6 +5,7 @@
 //! seen, and so never equal.
 //!
 //! Invariant: nothing is written.
+//! Facts: the record and the stamps, see `target::cluster`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,14 +13,14 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::net::Endpoint;
-use crate::target::{Control, Owners, Scan, Stored, slot_of, slot_tag};
+use crate::target::{Control, Owners, RECONCILE, Scan, Stored, slot_of, slot_tag};
 
-use super::access::{Access, Reached};
+use super::access::{Access, Reached, stored};
 use super::batch::{self, Found, Sizes};
 use super::error::CheckError;
 use super::pace::Pace;
 use super::pieces;
-use super::settings::{Mode, Server};
+use super::settings::{Lists, Mode, Server};
 
 /// How often keys are read again whose slots were elsewhere.
 const ATTEMPTS: usize = 20;
@@ -38,15 +39,26 @@ pub(super) struct Nodes {
     control: Control,
     owners: Owners,
     open: HashMap<Endpoint, Access>,
+    lists: Option<Lists>,
+    guard: Option<(Reached, Stamps)>,
+    reconciling: bool,
+}
+
+/// How far the task has come on every node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamps {
+    stored: Stored,
+    /// The task may still have to remove keys that the source deleted before its full sync.
+    reconciling: bool,
+    /// Whose they are: one more life of a node, or another owner of slots, shows here.
+    of: Vec<String>,
 }
 
 impl Target {
     /// Connects; to the nodes of a cluster when they are needed.
-    pub async fn open(
-        server: &Server,
-        positions: Option<(u32, String)>,
-    ) -> Result<Self, CheckError> {
+    pub async fn open(server: &Server, lists: Option<&Lists>) -> Result<Self, CheckError> {
         let Some(settings) = &server.cluster else {
+            let positions = lists.map(|lists| (lists.db, lists.positions.clone()));
             let access = Access::open(server, Pace::new(None), positions).await?;
             return Ok(Self::Server(Box::new(access)));
         };
@@ -57,6 +69,9 @@ impl Target {
             control,
             owners,
             open: HashMap::new(),
+            lists: lists.cloned(),
+            guard: None,
+            reconciling: false,
         })))
     }
 
@@ -110,24 +125,22 @@ impl Target {
         }
     }
 
-    /// Whether a key is in a set that the task keeps of such keys.
+    /// Whether one of these stands for a key in a set that the task keeps.
     pub async fn lists(
         &mut self,
         db: u32,
         set: &str,
         key: &[u8],
-        member: Vec<u8>,
+        members: &[Vec<u8>],
     ) -> Result<bool, CheckError> {
         let set = match self {
             Self::Server(_) => set.to_owned(),
-            Self::Cluster(_) => format!("{set}:{{{}}}", slot_tag(slot_of(key))),
+            Self::Cluster(_) => of_slot(set, slot_of(key)),
         };
         for _ in 0..ATTEMPTS {
             let access = self.of(key).await?;
             match (
-                access
-                    .members(db, set.as_bytes(), std::slice::from_ref(&member))
-                    .await,
+                access.members(db, set.as_bytes(), members).await,
                 &mut *self,
             ) {
                 (Err(error), Self::Cluster(nodes)) if is_elsewhere(&error) => {
@@ -159,33 +172,47 @@ impl Target {
     pub async fn stored(&mut self) -> Result<Option<Stored>, CheckError> {
         match self {
             Self::Server(access) => access.stored().await,
-            Self::Cluster(_) => Ok(None),
+            Self::Cluster(nodes) => {
+                let stamps = nodes.stamps().await?;
+                Ok(stamps.map(|stamps| stamps.stored))
+            }
         }
     }
 
-    /// The server, for what is only asked where there are positions.
-    pub fn server(&mut self) -> Option<&mut Access> {
+    /// See [`Access::guard`]. In a cluster no transaction has both a key and the positions: those of all nodes are read
+    /// before and after.
+    pub async fn guard(&mut self, reached: Reached) -> Result<(), CheckError> {
         match self {
-            Self::Server(access) => Some(access),
-            Self::Cluster(_) => None,
+            Self::Server(access) => access.guard(reached),
+            Self::Cluster(nodes) => {
+                nodes.reconciling = false;
+                let stamps = nodes.stamps().await?;
+                nodes.guard = stamps.map(|stamps| (reached, stamps));
+            }
         }
-    }
-
-    /// See [`Access::guard`].
-    pub fn guard(&mut self, reached: Reached) {
-        if let Self::Server(access) = self {
-            access.guard(reached);
-        }
+        Ok(())
     }
 
     /// See [`Access::release`].
-    pub fn release(&mut self) -> bool {
-        self.server().is_some_and(Access::release)
+    pub async fn release(&mut self) -> Result<bool, CheckError> {
+        let nodes = match self {
+            Self::Server(access) => return Ok(access.release()),
+            Self::Cluster(nodes) => nodes,
+        };
+        let (Some((reached, before)), Some(after)) = (nodes.guard.take(), nodes.stamps().await?)
+        else {
+            return Ok(false);
+        };
+        nodes.reconciling = before.reconciling || after.reconciling;
+        Ok(reached.holds(&before.stored) && reached.holds(&after.stored) && before.of == after.of)
     }
 
     /// See [`Access::is_reconciling`].
-    pub fn is_reconciling(&mut self) -> bool {
-        self.server().is_some_and(|access| access.is_reconciling())
+    pub fn is_reconciling(&self) -> bool {
+        match self {
+            Self::Server(access) => access.is_reconciling(),
+            Self::Cluster(nodes) => nodes.reconciling,
+        }
     }
 
     /// Ends the connections in order.
@@ -227,6 +254,70 @@ impl Nodes {
         sleep(PAUSE).await;
         self.owners = self.control.owners().await?;
         Ok(())
+    }
+
+    /// What all nodes say of how far the task has come: the least of it. None if the task keeps no positions.
+    async fn stamps(&mut self) -> Result<Option<Stamps>, CheckError> {
+        let Some(lists) = self.lists.clone() else {
+            return Ok(None);
+        };
+        for _ in 0..ATTEMPTS {
+            let place = self.place_of(lists.positions.as_bytes());
+            match self.stamps_of(&lists).await {
+                Err(error) if is_elsewhere(&error) => self.look_around(&place).await?,
+                stamps => return stamps.map(Some),
+            }
+        }
+        Ok(Some(Stamps {
+            stored: Stored::Damaged {
+                what: "its slot is on the move",
+            },
+            reconciling: false,
+            of: Vec::new(),
+        }))
+    }
+
+    async fn stamps_of(&mut self, lists: &Lists) -> Result<Stamps, CheckError> {
+        let place = self.place_of(lists.positions.as_bytes());
+        let record = lists.positions.as_bytes();
+        let mut fields = self.on(&place).await?.fields(lists.db, record).await?;
+        let epoch = fields.get("epoch").cloned().unwrap_or_default();
+        let flows: u32 = fields
+            .get("flows")
+            .and_then(|flows| flows.parse().ok())
+            .unwrap_or(0);
+        let mut of = Vec::new();
+        // Without a stamp of every flow on every node there is no position.
+        let mut least: Option<HashMap<u32, u64>> = Some(HashMap::new());
+        for (place, first) in self.owners.first_slots() {
+            let key = of_slot(&lists.stamps, first);
+            let stamp = self
+                .on(&place)
+                .await?
+                .fields(lists.db, key.as_bytes())
+                .await?;
+            let text = |name: &str, flow: u32| stamp.get(&format!("{name}:{flow}:{epoch}"));
+            for flow in (0..flows).take(stamp.len()) {
+                of.extend(text("at", flow).cloned());
+                let lsn: Option<u64> = text("lsn", flow).and_then(|lsn| lsn.parse().ok());
+                least = least.zip(lsn).map(|(mut least, lsn)| {
+                    let at = least.entry(flow).or_insert(lsn);
+                    *at = lsn.min(*at);
+                    least
+                });
+            }
+            if stamp.is_empty() {
+                least = None;
+            }
+        }
+        for (flow, lsn) in least.into_iter().flatten() {
+            fields.insert(format!("lsn:{flow}"), lsn.to_string());
+        }
+        Ok(Stamps {
+            stored: stored(&fields),
+            reconciling: fields.contains_key(RECONCILE),
+            of,
+        })
     }
 
     async fn read<K: AsRef<[u8]>>(
@@ -278,6 +369,11 @@ impl Nodes {
         }
         Ok(found)
     }
+}
+
+/// The name of what a task keeps in a slot.
+fn of_slot(name: &str, slot: u16) -> String {
+    format!("{name}:{{{}}}", slot_tag(slot))
 }
 
 /// Whether a node says that it is another one's turn, or nobody's just now.

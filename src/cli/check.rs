@@ -19,7 +19,7 @@ use crate::check::{
 };
 use crate::config::{Conflict, MemberExpiry, Positions, Reaction, Task};
 use crate::process::{Exit, Signals, Stop};
-use crate::target::{PREFIX, foreign_key, position_key, withheld_key};
+use crate::target::{PREFIX, foreign_key, position_key, stamp_key, withheld_key};
 use crate::task::{chain, source_settings, target_settings};
 
 /// Threads that read and digest.
@@ -183,6 +183,7 @@ fn settings(task: &Task, arguments: &Comparison) -> Settings {
         lists: (task.target.positions == Positions::Transaction).then(|| Lists {
             db: task.target.position_db,
             positions: position_key(&task.name),
+            stamps: stamp_key(&task.name),
             withheld: withheld_key(&task.name),
             foreign: foreign_key(&task.name),
             keeps_foreign: task.policy.conflict == Conflict::Skip,

@@ -81,6 +81,11 @@ pub fn position_key(task: &str) -> String {
     format!("{POSITIONS}{task}")
 }
 
+/// What the keys of a task's stamps begin with: positions on each node of a cluster.
+pub fn stamp_key(task: &str) -> String {
+    format!("df2redis:stamp:{task}")
+}
+
 /// The key of the set of a task's keys that were there first.
 pub fn foreign_key(task: &str) -> String {
     Names::of(task).foreign

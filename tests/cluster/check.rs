@@ -9,7 +9,7 @@ use crate::asked::{Checked, IDLE};
 use crate::df2redis::Task;
 use crate::server::{establish, wanted};
 use crate::support::cluster::{Move, Shape, slot_of};
-use crate::support::{Cluster, RedisServer, Target};
+use crate::support::{Cluster, RedisServer, SimulatedDragonfly, Target};
 
 const MASTERS: Shape<'_> = Shape {
     masters: 3,
@@ -113,7 +113,7 @@ fn a_comparison_goes_on_while_slots_move_and_what_is_between_two_nodes_is_not_ca
             }
             moved
         });
-        for _ in 0..5 {
+        for _ in 0..3 {
             Checked::of(&task, IDLE).assert_equal();
         }
         over.store(true, Ordering::Relaxed);
@@ -164,4 +164,86 @@ async fn keys_that_were_there_first_and_stay_are_no_difference() {
     );
     assert!(found.text.contains("but for foreign"), "{}", found.text);
     drop(source);
+}
+
+/// Writes the positions of a task by hand: the record, and on each master the stamp of every flow.
+fn stamp(cluster: &Cluster, master_id: &str, node: usize, lsns: &[u64]) {
+    let record = "df2redis:position:copy";
+    let flows = lsns.len().to_string();
+    let fields = [
+        "format", "1", "phase", "stable", "epoch", "e", "replid", master_id,
+    ];
+    cluster.ok(&[&["HSET", record], &fields[..], &["flows", &flows]].concat());
+    let first = *cluster.slots_of(node)[0].start();
+    let key = format!("df2redis:stamp:copy:{{{}}}", tag_in(first));
+    for (flow, lsn) in lsns.iter().enumerate() {
+        let (at, field) = (format!("at:{flow}:e"), format!("lsn:{flow}:e"));
+        cluster.ok(&[
+            "HSET",
+            &key,
+            &field,
+            &lsn.to_string(),
+            &at,
+            cluster.id(node),
+        ]);
+    }
+}
+
+#[test]
+fn a_difference_is_proved_by_the_positions_on_every_node() {
+    let source = SimulatedDragonfly::options()
+        .flows(2)
+        .backing_store()
+        .start();
+    // So that there is a journal.
+    let elsewhere = RedisServer::start();
+    let other = Task::between(&source.address(), &elsewhere.address());
+    let running = other.start_stable();
+    let cluster = Cluster::start_shaped(Target::Redis70, MASTERS);
+    let mut client = source.client();
+    for n in 0..30 {
+        client.ok(&["SET", &format!("same:{n}"), "v"]);
+        cluster.ok(&["SET", &format!("same:{n}"), "v"]);
+        client.ok(&["SET", &format!("differs:{n}"), "v"]);
+        cluster.ok(&["SET", &format!("differs:{n}"), "w"]);
+    }
+    source.wait_acked();
+    let lsns: Vec<u64> = (0..2).map(|flow| source.next_lsn(flow)).collect();
+    let master = source.master_id().to_owned();
+    for node in 0..3 {
+        stamp(&cluster, &master, node, &lsns);
+    }
+    let task = Task::into_cluster(&source.address(), &cluster.addresses());
+    let found = Checked::of(&task, &["--rounds", "1", "--interval", "100ms"]);
+    assert_eq!(found.events("different").len(), 30, "{}", found.text);
+    assert_eq!(found.summary()["unsettled"], 0, "{}", found.text);
+    assert!(!found.text.contains("rounds"), "proved: {}", found.text);
+
+    // A key that the task is about to read again, and one node that is not there yet.
+    let tag = tag_in(slot_of(b"differs:7"));
+    cluster.ok(&[
+        "SADD",
+        &format!("df2redis:reread:copy:{{{tag}}}"),
+        "1:0:differs:7",
+    ]);
+    let found = Checked::of(&task, &["--rounds", "1", "--interval", "100ms"]);
+    assert_eq!(found.events("different").len(), 29, "{}", found.text);
+    let open = found.events("unsettled");
+    assert_eq!(
+        open["differs:7"],
+        "value the task is about to read it again"
+    );
+    stamp(&cluster, &master, 1, &[lsns[0], lsns[1] - 1]);
+    let found = Checked::of(&task, &["--rounds", "1", "--interval", "100ms"]);
+    assert_eq!(found.events("different").len(), 0, "{}", found.text);
+    let open = found.events("unsettled");
+    assert_eq!(open.len(), 30);
+    assert_eq!(open["differs:8"], "value the target is behind");
+    running.stop();
+}
+
+/// The first hexadecimal number in a slot, as the task makes its tags.
+fn tag_in(slot: u16) -> String {
+    let mut words = (0_u32..).map(|n| format!("{n:x}"));
+    words.find(|word| slot_of(word.as_bytes()) == slot).unwrap()
 }

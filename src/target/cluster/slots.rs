@@ -64,6 +64,17 @@ impl Owners {
         slots.contains(&slot).then_some(owner)
     }
 
+    /// Every owner with the first of its slots.
+    pub fn first_slots(&self) -> Vec<(Endpoint, u16)> {
+        let mut firsts: Vec<(Endpoint, u16)> = Vec::new();
+        for (slots, owner) in &self.0 {
+            if !firsts.iter().any(|(known, _)| known == owner) {
+                firsts.push((owner.clone(), *slots.start()));
+            }
+        }
+        firsts
+    }
+
     /// A slot that nobody owns.
     pub(super) fn gap(&self) -> Option<u16> {
         let mut next = 0;
@@ -78,13 +89,8 @@ impl Owners {
 
     /// Every owner, once.
     pub fn masters(&self) -> Vec<Endpoint> {
-        let mut masters: Vec<Endpoint> = Vec::new();
-        for (_, owner) in &self.0 {
-            if !masters.contains(owner) {
-                masters.push(owner.clone());
-            }
-        }
-        masters
+        let firsts = self.first_slots().into_iter();
+        firsts.map(|(owner, _)| owner).collect()
     }
 }
 
