@@ -22,6 +22,7 @@ mod profile;
 mod settings;
 mod slot;
 mod walk;
+mod way;
 mod writer;
 
 pub use answer::{Refusal, Tolerate};
@@ -43,4 +44,5 @@ pub use profile::Profile;
 pub use settings::{Seeds, Settings};
 pub use slot::slot_of;
 pub use walk::Walk;
-pub use writer::{Counters, Fenced, Kind, Limits, Missed, Notice, Writer};
+pub use way::Writer;
+pub use writer::{Counters, Fenced, Kind, Limits, Missed, Notice};

@@ -6,6 +6,7 @@ mod df2redis;
 mod support;
 
 mod itself;
+mod lanes;
 mod ownership;
 mod preflight;
 mod server;
