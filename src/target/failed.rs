@@ -199,7 +199,7 @@ impl Failed {
         control: &mut Control,
         settings: &Settings,
     ) -> Result<Vec<Self>, TargetError> {
-        let names = Names::of(&settings.task);
+        let names = Names::for_target(settings);
         control.select(settings.position_db).await?;
         let read = cmd("HGETALL").arg(&names.failed).take();
         let fields = control.ask("reading the failed entries", &read).await?;

@@ -22,6 +22,7 @@ mod profile;
 mod settings;
 mod slot;
 mod walk;
+mod way;
 mod writer;
 
 pub use answer::{Refusal, Tolerate};
@@ -44,4 +45,5 @@ pub use profile::Profile;
 pub use settings::{Seeds, Settings};
 pub use slot::{slot_of, tag_of as slot_tag};
 pub use walk::{Scan, Walk};
-pub use writer::{ANSWERS_MISSING, Counters, Fenced, Kind, Limits, Missed, Notice, Writer};
+pub use way::Writer;
+pub use writer::{ANSWERS_MISSING, Counters, Fenced, Kind, Limits, Missed, Notice};

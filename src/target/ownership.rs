@@ -91,7 +91,7 @@ impl Ownership {
         wanted: Wanted,
         now_ms: i64,
     ) -> Result<Self, TargetError> {
-        let names = Names::of(&settings.task);
+        let names = Names::for_target(settings);
         let mut ownership = Self {
             owned: wanted.owned,
             position_db: settings.position_db,

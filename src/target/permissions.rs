@@ -404,7 +404,7 @@ impl Permissions {
         let mut control = Node::connect(settings, endpoint).await?;
         let mut found = Self::default();
         // Before MULTI there is nothing to execute.
-        let names = Names::of(&settings.task);
+        let names = Names::for_target(settings);
         let fence = names.fence.as_bytes();
         for words in ["EXEC", "SELECT 0", "WATCH K", "UNWATCH", "MULTI"] {
             let row = row(words);

@@ -132,6 +132,7 @@ impl Context {
             features: &self.features,
             on_member_expiry: member_expiry(self.task.policy.on_member_expiry),
             task: &self.task.name,
+            of_cluster: self.task.target.cluster.is_some(),
             now_ms,
             limits: form::Limits {
                 word: self.longest_word,
@@ -229,7 +230,7 @@ impl Context {
         }
         fail_point::pass(Place::FlushApplied);
         if let Some(fence) = fence {
-            fence.move_all(&mut control, positions).await?;
+            fence.move_all(&mut control, positions, concerns).await?;
         }
         fail_point::pass(Place::FlushPassed);
         if !concerns {

@@ -185,7 +185,6 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     let task = &setup.task;
     let source = settings::source(task);
     let target = settings::target(task);
-    settings::refuse_cluster(task)?;
     let mut control = Control::connect(&target).await?;
     let profile = Profile::read(&mut control).await?;
     setup.reporter.target_is(&profile.features.to_string());

@@ -9,6 +9,7 @@ mod support;
 
 mod check;
 mod itself;
+mod lanes;
 mod ownership;
 mod preflight;
 mod server;

@@ -45,7 +45,7 @@ pub(super) fn endpoint(host: &str, port: u16, asked: &Endpoint) -> Option<Endpoi
 }
 
 /// The first key of a command; `None` if it has none, and any node will do.
-pub(super) fn first_key(command: &Cmd) -> Option<&[u8]> {
+pub(in crate::target) fn first_key(command: &Cmd) -> Option<&[u8]> {
     let word = |n: usize| match command.args_iter().nth(n) {
         Some(Arg::Simple(word)) => Some(word),
         _ => None,

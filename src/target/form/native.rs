@@ -12,6 +12,8 @@
 use crate::commands::Form;
 use crate::rdb::{Elements, Halt};
 use crate::target::Outgoing;
+use crate::target::position::of_slot;
+use crate::target::slot_of;
 
 use super::chunk::Chunk;
 use super::window::Window;
@@ -57,8 +59,12 @@ impl<'a> Build<'a> {
         let key = if direct {
             job.value.key.to_vec()
         } else {
-            let name = format!("df2redis:tmp:{}:", job.settings.task);
-            [name.as_bytes(), job.value.key].concat()
+            let name = format!("df2redis:tmp:{}", job.settings.task);
+            let name = match job.settings.of_cluster {
+                true => of_slot(&name, slot_of(job.value.key)),
+                false => name,
+            };
+            [name.as_bytes(), b":", job.value.key].concat()
         };
         let mut build = Self {
             job,
