@@ -41,7 +41,10 @@ fn apart(source: &SimulatedDragonfly, prefix: &str) -> [String; 2] {
 
 #[test]
 fn commands_over_several_slots_end_as_at_the_source() {
-    let source = SimulatedDragonfly::options().flows(2).backing_store().start();
+    let source = SimulatedDragonfly::options()
+        .flows(2)
+        .backing_store()
+        .start();
     let cluster = Cluster::start_shaped(Target::Redis70, MASTERS);
     let task = Task::into_cluster(&source.address(), &cluster.addresses());
     let running = task.start_stable();
@@ -53,7 +56,10 @@ fn commands_over_several_slots_end_as_at_the_source() {
     for round in 0..20 {
         let pairs: Vec<_> = (0..30).map(|n| format!("many:{n} {round}:{n}")).collect();
         run(&format!("MSET {}", pairs.join(" ")));
-        let keys: Vec<_> = (0..30).filter(|n| n % 7 == round % 7).map(|n| format!("many:{n}")).collect();
+        let keys: Vec<_> = (0..30)
+            .filter(|n| n % 7 == round % 7)
+            .map(|n| format!("many:{n}"))
+            .collect();
         run(&format!("DEL {}", keys.join(" ")));
         let [one, other] = apart(&source, &format!("string:{round}"));
         run(&format!("SET {one} v"));
@@ -80,7 +86,10 @@ fn commands_over_several_slots_end_as_at_the_source() {
 
 #[test]
 fn a_flush_empties_every_master_of_what_the_task_owns_and_of_nothing_else() {
-    let source = SimulatedDragonfly::options().flows(2).backing_store().start();
+    let source = SimulatedDragonfly::options()
+        .flows(2)
+        .backing_store()
+        .start();
     let cluster = Cluster::start_shaped(Target::Valkey91, MASTERS);
     for n in 0..40 {
         cluster.ok(&["SET", &format!("theirs:{n}"), "v"]);
@@ -104,7 +113,10 @@ fn a_flush_empties_every_master_of_what_the_task_owns_and_of_nothing_else() {
 
 #[test]
 fn a_task_that_is_to_stop_at_a_command_over_several_slots_does() {
-    let source = SimulatedDragonfly::options().flows(1).backing_store().start();
+    let source = SimulatedDragonfly::options()
+        .flows(1)
+        .backing_store()
+        .start();
     let cluster = Cluster::start_shaped(Target::Redis70, MASTERS);
     let task = Task::into_cluster(&source.address(), &cluster.addresses());
     let stopping = task.with("policy.on_cross_slot = \"stop\"");
@@ -115,7 +127,10 @@ fn a_task_that_is_to_stop_at_a_command_over_several_slots_does() {
     client.ok(&["RENAME", &one, &other]);
     assert_eq!(running.exit_code(), 65);
     let said = running.messages();
-    assert!(said.contains("combines keys that are in different slots"), "{said}");
+    assert!(
+        said.contains("combines keys that are in different slots"),
+        "{said}"
+    );
 
     let skipping = stopping.with("policy.on_cross_slot = \"skip\"");
     let mut running = skipping.start_stable();
@@ -125,5 +140,50 @@ fn a_task_that_is_to_stop_at_a_command_over_several_slots_does() {
         cluster.cmd(&["GET", "behind"]) == "v"
     });
     assert_eq!(cluster.ok(&["GET", &one]), "v", "left out whole");
+    running.stop();
+}
+
+/// What an operator's command said.
+fn asked(task: &Task, command: &str, arguments: &[&str]) -> (i32, String) {
+    let output = task.asked(command).args(arguments).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
+}
+
+#[test]
+fn an_entry_that_a_node_refuses_waits_for_an_operator_and_is_run_again_once() {
+    let source = SimulatedDragonfly::options()
+        .flows(1)
+        .backing_store()
+        .start();
+    let cluster = Cluster::start_shaped(Target::Redis70, MASTERS);
+    let task = Task::into_cluster(&source.address(), &cluster.addresses());
+    let mut running = task.start_stable();
+    let mut client = source.client();
+    for n in 0..30 {
+        client.ok(&["RPUSH", &format!("list:{n}"), "first"]);
+    }
+    source.wait_acked();
+    cluster.ok(&["SET", "list:7", "x"]);
+    client.ok(&["RPUSH", "list:7", "second"]);
+    assert_eq!(running.exit_code(), 65, "{}", running.messages());
+    let (code, listed) = asked(&task, "skip", &[]);
+    assert_eq!(code, 0, "{listed}");
+    assert!(listed.contains("list:7"), "{listed}");
+    let (code, said) = asked(&task, "retry", &[]);
+    assert_ne!(code, 0, "{said}");
+    assert!(said.contains("WRONGTYPE"), "{said}");
+    cluster.ok(&["DEL", "list:7"]);
+    cluster.ok(&["RPUSH", "list:7", "first"]);
+    let (code, said) = asked(&task, "retry", &[]);
+    assert_eq!(code, 0, "{said}");
+    let (_, listed) = asked(&task, "skip", &[]);
+    assert!(!listed.contains("list:7"), "{listed}");
+    let running = task.start_stable();
+    client.ok(&["RPUSH", "list:7", "third"]);
+    assert_copied(&source, &cluster);
     running.stop();
 }
