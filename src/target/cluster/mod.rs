@@ -6,7 +6,9 @@
 
 mod lane;
 mod nodes;
+mod parked;
 mod redirect;
+mod refresh;
 mod replies;
 mod round;
 mod slots;
@@ -19,5 +21,5 @@ pub(super) use nodes::Nodes;
 pub(super) use redirect::first_key;
 pub(super) use stamp::FieldNames;
 pub(super) use sweep::Sweep;
-pub(super) use takeover::{Found, Master, Resumed, Topology, connection_name};
+pub(super) use takeover::{Found, Resumed, Topology, connection_name, stamps};
 pub(super) use writer::Writer;
