@@ -38,7 +38,7 @@ fmt:
 	$(CARGO) fmt --all --check
 
 clippy:
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --all-targets --features real-dragonfly -- -D warnings
 
 doc:
 	$(CARGO) doc --locked --no-deps --document-private-items

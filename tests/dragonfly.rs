@@ -9,6 +9,8 @@ mod support;
 mod captures;
 #[path = "dragonfly/copy.rs"]
 mod copy;
+#[path = "dragonfly/defects.rs"]
+mod defects;
 #[path = "dragonfly/flush.rs"]
 mod flush;
 #[path = "dragonfly/half_open.rs"]

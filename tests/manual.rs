@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use df2redis::commands::{self, Keys};
 use df2redis::config::{self, schema};
 use df2redis::process::Exit;
 
@@ -130,6 +131,26 @@ fn what_the_full_sample_says_of_a_cluster_is_correct_too() {
     let tasks = config::load(&[path], &[]).unwrap_or_else(|errors| panic!("{errors}"));
     let nodes = tasks[0].target.cluster.as_ref().unwrap();
     assert!(nodes.addresses.len() > 1 && !nodes.address_map.is_empty());
+}
+
+#[test]
+fn the_manual_says_what_a_cluster_makes_of_every_command_with_several_keys() {
+    let page = read("man/df2redis.toml.5");
+    let (_, section) = page
+        .split_once("\n.SH COMMANDS OVER SEVERAL SLOTS\n")
+        .unwrap();
+    let section = &section[..section.find("\n.SH").unwrap()];
+    let named: Vec<&str> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix(".B "))
+        .flat_map(|line| line.split(", "))
+        .collect();
+    for name in commands::names() {
+        let spec = commands::lookup(name.as_bytes()).unwrap();
+        // STICK goes nowhere.
+        let is_single = matches!(spec.keys, Keys::None | Keys::At(_)) || name == "STICK";
+        assert!(is_single || named.contains(&name), "{name}");
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use bytes::Bytes;
-use df2redis::commands::{Context, Features, MemberExpiry, Nothing, Plan, plan};
+use df2redis::commands::{Circumstances, Context, Features, MemberExpiry, Nothing, Plan, plan};
 use df2redis::entry::{Args, ArgsWriter, unix_ms};
 use df2redis::rdb::Cursor;
 use df2redis::target::Outgoing;
@@ -30,6 +30,7 @@ fn context(features: &Features) -> Context<'_> {
         on_member_expiry: MemberExpiry::Drop,
         db: 0,
         txid: 0,
+        circumstances: Circumstances::default(),
         map_db: &Some,
     }
 }
@@ -64,6 +65,7 @@ fn execute(server: &mut Server, args: &Args<'_>, context: &Context<'_>) -> Optio
         Plan::Nothing(Nothing::PerhapsLost) => return Some("lost"),
         Plan::Nothing(_) => {}
         Plan::Global(global) => panic!("{global:?} in a journal without any"),
+        Plan::ReadAgain(defect) => panic!("{defect:?} where nothing can be read again"),
         Plan::Unsupported(what) => return Some(what.kind.as_str()),
     }
     server.run(&out);

@@ -19,7 +19,7 @@ use crate::check::{
 };
 use crate::config::{Conflict, MemberExpiry, Positions, Reaction, Task};
 use crate::process::{Exit, Signals, Stop};
-use crate::target::{PREFIX, foreign_key, position_key, withheld_key};
+use crate::target::{PREFIX, foreign_key, position_key, stamp_key, withheld_key};
 use crate::task::{chain, source_settings, target_settings};
 
 /// Threads that read and digest.
@@ -152,6 +152,7 @@ fn settings(task: &Task, arguments: &Comparison) -> Settings {
         source: Server {
             side: Side::Source,
             endpoint: source.endpoint,
+            cluster: None,
             tls: source.tls,
             username: source.username,
             password: source.password,
@@ -159,6 +160,7 @@ fn settings(task: &Task, arguments: &Comparison) -> Settings {
         },
         target: Server {
             side: Side::Target,
+            cluster: target.cluster.is_some().then(|| target.clone()),
             endpoint: target.endpoint,
             tls: target.tls,
             username: target.username,
@@ -181,12 +183,13 @@ fn settings(task: &Task, arguments: &Comparison) -> Settings {
         lists: (task.target.positions == Positions::Transaction).then(|| Lists {
             db: task.target.position_db,
             positions: position_key(&task.name),
+            stamps: stamp_key(&task.name),
             withheld: withheld_key(&task.name),
             foreign: foreign_key(&task.name),
             keeps_foreign: task.policy.conflict == Conflict::Skip,
         }),
         losses: Losses {
-            member_expiry: task.policy.on_member_expiry == MemberExpiry::Drop,
+            member_expiry: task.policy.on_member_expiry != MemberExpiry::Stop,
             json: skips(unsupported.json),
             bloom: skips(unsupported.bloom),
             cms: skips(unsupported.cms),

@@ -1,23 +1,48 @@
 //! Commands about the expiry of single hash fields and set members.
 //!
 //! Redis 7.4 and Valkey 9 let hash fields expire; nothing lets set members expire. Where the
-//! target cannot, the members are written without it: noted, or not supported, by policy.
+//! target cannot, the members are written without it: noted, with the time or as dropped, or not supported, by policy.
 //! All times go out absolute. A time that is past deletes the field, as it should.
 
-use super::plan::{Commands, Context, Kind, MemberExpiry, Note, Nothing, Plan, Reason};
-use super::translate::{absolute, integer, is};
+use super::plan::{Commands, Context, Defect, Kind, MemberExpiry, Note, Nothing, Plan, Reason};
+use super::translate::{integer, is, member_expires_in};
 use crate::entry::{Args, ArgsIter};
 
 /// What the policy makes of an expiry that the target cannot keep, where the rest of the command
 /// is `command`, or nothing.
-fn without_expiry<'a>(context: &Context<'_>, command: Option<Commands<'a>>) -> Plan<'a> {
+fn without_expiry<'a>(
+    context: &Context<'_>,
+    at_ms: i64,
+    command: Option<Commands<'a>>,
+) -> Plan<'a> {
     match (context.on_member_expiry, command) {
         (MemberExpiry::Stop, _) => Plan::unsupported(Kind::MemberExpiry, Reason::MemberExpiry),
+        (MemberExpiry::Emulate, None) => Plan::Nothing(Nothing::MemberExpiryDue(at_ms)),
+        (MemberExpiry::Emulate, Some(command)) => {
+            Plan::Words(command, Some(Note::MemberExpiryDue(at_ms)))
+        }
         (MemberExpiry::Drop, None) => Plan::Nothing(Nothing::MemberExpiryDropped),
         (MemberExpiry::Drop, Some(command)) => {
             Plan::Words(command, Some(Note::MemberExpiryDropped))
         }
     }
+}
+
+/// Whether what a command does to a hash depends on whether a field is there: late, it may have expired on the target.
+pub fn depends_on_field(args: &Args<'_>) -> bool {
+    ["HINCRBY", "HINCRBYFLOAT", "HSETNX"]
+        .iter()
+        .any(|name| is(args.name(), name))
+}
+
+/// When members expire that have so many seconds to live.
+fn expires_in(context: &Context<'_>, seconds: i64) -> i64 {
+    member_expires_in(context, seconds.saturating_mul(1000))
+}
+
+/// Whether a time that the target is to keep cannot be told from the entry.
+fn is_vague(context: &Context<'_>) -> bool {
+    context.circumstances.reads_again && context.circumstances.is_vague
 }
 
 /// The words from this index on.
@@ -35,12 +60,13 @@ pub(super) fn saddex<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
     let Some(key) = words.next() else {
         return Plan::malformed("SADDEX without a key");
     };
-    let seconds = words.find(|word| !is(word, "KEEPTTL"));
-    if seconds.and_then(integer).is_none() || words.clone().next().is_none() {
+    let seconds = words.find(|word| !is(word, "KEEPTTL")).and_then(integer);
+    let seconds = seconds.filter(|_| words.clone().next().is_some());
+    let Some(seconds) = seconds else {
         return Plan::malformed("SADDEX without a time and members");
-    }
+    };
     let command = Commands::new(b"SADD", args.len()).word(key).words(words);
-    without_expiry(context, Some(command))
+    without_expiry(context, expires_in(context, seconds), Some(command))
 }
 
 /// Sets the expiry of hash fields, and leaves a set alone, whose members cannot expire.
@@ -52,7 +78,8 @@ const UNPACK_LIMIT: usize = 4096;
 
 /// `FIELDEXPIRE k seconds f…`, of a hash or a set: the entry does not say which.
 ///
-/// Under [`MemberExpiry::Drop`] the target looks, and does nothing for a set. Under
+/// The target looks, and does nothing for a set: only under
+/// [`MemberExpiry::Emulate`] somebody else sees to that. Under
 /// [`MemberExpiry::Stop`] a set makes it answer `WRONGTYPE`, for the error policy.
 pub(super) fn fieldexpire<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
     let (Some(key), Some(seconds)) = (args.get(1), args.get(2).and_then(integer)) else {
@@ -63,10 +90,13 @@ pub(super) fn fieldexpire<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a
     if count == 0 {
         return Plan::malformed("FIELDEXPIRE without a field");
     }
+    let at = expires_in(context, seconds);
     if !context.features.hash_field_expiry() {
-        return without_expiry(context, None);
+        return without_expiry(context, at, None);
     }
-    let at = absolute(context, seconds, 1000);
+    if is_vague(context) {
+        return Plan::ReadAgain(Defect::VagueTime);
+    }
     if context.on_member_expiry == MemberExpiry::Stop || count > UNPACK_LIMIT {
         return Plan::words(expire_fields(key, at, None, fields, count));
     }
@@ -74,7 +104,10 @@ pub(super) fn fieldexpire<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a
         .words([EXPIRE_IF_HASH, b"1", key])
         .number(at)
         .words(fields);
-    Plan::words(command)
+    match context.on_member_expiry {
+        MemberExpiry::Emulate => Plan::Words(command, Some(Note::MemberExpiryDue(at))),
+        _ => Plan::words(command),
+    }
 }
 
 /// `HPEXPIREAT key ms [condition] FIELDS count field…`.
@@ -120,14 +153,17 @@ pub(super) fn hexpire<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
         // Gone at once: no clock has to agree.
         return Plan::words(Commands::new(b"HDEL", count + 2).word(key).words(words));
     }
-    if !context.features.hash_field_expiry() {
-        return without_expiry(context, None);
-    }
     let at = if seconds <= 0 {
         1
     } else {
-        absolute(context, seconds, 1000)
+        expires_in(context, seconds)
     };
+    if !context.features.hash_field_expiry() {
+        return without_expiry(context, at, None);
+    }
+    if is_vague(context) {
+        return Plan::ReadAgain(Defect::VagueTime);
+    }
     Plan::words(expire_fields(key, at, condition, words, count))
 }
 
@@ -158,13 +194,13 @@ fn expiry(
         return Ok(Some(Expiry::Persist));
     }
     let time: fn(&Context<'_>, i64) -> i64 = if is(word, "EX") {
-        |context, time| absolute(context, time, 1000)
+        expires_in
     } else if is(word, "PX") {
-        |context, time| absolute(context, time, 1)
+        member_expires_in
     } else if is(word, "EXAT") {
         |_, time| time.saturating_mul(1000)
     } else if is(word, "PXAT") {
-        |_, time| time
+        |context, time| member_expires_in(context, time.saturating_sub(context.received_at_ms))
     } else {
         return Ok(None);
     };
@@ -202,7 +238,9 @@ pub(super) fn hgetex<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
         Expiry::Persist if !context.features.hash_field_expiry() => {
             Plan::Nothing(Nothing::NoEffect)
         }
-        Expiry::At(_) if !context.features.hash_field_expiry() => without_expiry(context, None),
+        Expiry::At(at) if !context.features.hash_field_expiry() => {
+            without_expiry(context, at, None)
+        }
         Expiry::Persist => {
             let command = Commands::new(b"HPERSIST", count + 4)
                 .words([key, b"FIELDS"])
@@ -210,6 +248,7 @@ pub(super) fn hgetex<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
                 .words(words);
             Plan::words(command)
         }
+        Expiry::At(_) if is_vague(context) => Plan::ReadAgain(Defect::VagueTime),
         Expiry::At(time) => Plan::words(expire_fields(key, time, None, words, count)),
     }
 }
@@ -283,7 +322,7 @@ fn read_hsetex<'a>(args: &Args<'a>, context: &Context<'_>) -> Result<HSetEx<'a>,
             if left == 0 || !left.is_multiple_of(2) {
                 return Err(Plan::malformed("HSETEX with odd fields"));
             }
-            let at_ms = Some(absolute(context, seconds, 1000));
+            let at_ms = Some(expires_in(context, seconds));
             return Ok(HSetEx {
                 key,
                 when,
@@ -328,8 +367,11 @@ pub(super) fn hsetex<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
         // Nothing can have an expiry here: without a new one there is nothing to drop.
         return match set.at_ms {
             None => Plan::words(command),
-            Some(_) => without_expiry(context, Some(command)),
+            Some(at) => without_expiry(context, at, Some(command)),
         };
+    }
+    if set.at_ms.is_some() && is_vague(context) {
+        return Plan::ReadAgain(Defect::VagueTime);
     }
     let plain = !set.keep && set.when != When::EachAbsent;
     Plan::words(match (set.when, set.at_ms) {

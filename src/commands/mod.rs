@@ -14,6 +14,7 @@ mod known;
 mod plan;
 #[cfg(test)]
 mod recorded;
+mod slots;
 mod table;
 #[cfg(test)]
 mod testing;
@@ -24,10 +25,12 @@ mod translate;
 pub use end::end_of;
 pub use features::{Features, Flavour, Form};
 pub use grace::with_grace;
+pub use hash::depends_on_field;
 pub use keys::{Filtered, KeyIter, KeyUse, filtered, keys};
 pub use known::Known;
 pub use plan::{
-    Commands, Context, Global, Kind, MemberExpiry, Note, Nothing, Plan, Reason, Restore,
-    Unsupported, Word, plan,
+    Circumstances, Commands, Context, Defect, Global, Kind, MemberExpiry, Note, Nothing, Plan,
+    Reason, Restore, Unsupported, Word, plan,
 };
+pub use slots::{Slots, by_slot};
 pub use table::{Keys, Needs, Roles, Spec, Tolerates, lookup, names};

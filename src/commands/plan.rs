@@ -19,6 +19,8 @@ pub type Word<'a> = Cow<'a, [u8]>;
 /// What becomes of the expiry of single members where the target has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemberExpiry {
+    /// The members are written without it, and it is told when the first of them expires.
+    Emulate,
     /// The members are written without it, and counted.
     Drop,
     /// It counts as not supported.
@@ -38,8 +40,21 @@ pub struct Context<'c> {
     pub db: u32,
     /// The entry's transaction id.
     pub txid: u64,
+    /// What else is known of when and by whom it was journalled.
+    pub circumstances: Circumstances,
     /// The target's database for one of the source; `None` for one that is not copied.
     pub map_db: &'c dyn Fn(u32) -> Option<u32>,
+}
+
+/// In which circumstances an entry was journalled and received.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Circumstances {
+    /// The source can be asked again where the entry does not tell the truth. Else the best is made of it.
+    pub reads_again: bool,
+    /// Its times count from a moment that is not known to the second: it was received late, or about when a second ended.
+    pub is_vague: bool,
+    /// The source journals a `GETEX` that only reads as an end of the key at that moment: before v1.40.
+    pub reads_end_keys: bool,
 }
 
 /// A type of thing that can be unsupported, for policies and counts.
@@ -61,6 +76,8 @@ pub enum Kind {
     MemberExpiry,
     /// A result that the source's journal does not carry.
     Lost,
+    /// A command with keys in several slots of a cluster.
+    CrossSlot,
     /// Any other command.
     Command,
     /// A value, of a type or size that the target does not take.
@@ -69,7 +86,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Json,
         Self::Bloom,
         Self::Cms,
@@ -78,6 +95,7 @@ impl Kind {
         Self::Search,
         Self::MemberExpiry,
         Self::Lost,
+        Self::CrossSlot,
         Self::Command,
         Self::Value,
     ];
@@ -93,6 +111,7 @@ impl Kind {
             Self::Search => "search",
             Self::MemberExpiry => "member_expiry",
             Self::Lost => "lost",
+            Self::CrossSlot => "cross_slot",
             Self::Command => "command",
             Self::Value => "value",
         }
@@ -120,6 +139,8 @@ pub enum Reason {
     OtherDatabase,
     /// It combines a key that is copied with one that is not.
     CrossesFilter,
+    /// It combines keys of several slots, and the target is a cluster.
+    CrossesSlots,
     /// A value of so many bytes is more than the target takes.
     Size(u64),
     /// A value of this RDB type has no counterpart.
@@ -142,6 +163,9 @@ impl fmt::Display for Reason {
             Self::Malformed(what) => write!(out, "malformed: {what}"),
             Self::CrossesFilter => {
                 out.write_str("combines a key that is copied with one that the filter leaves out")
+            }
+            Self::CrossesSlots => {
+                out.write_str("combines keys that are in different slots of the cluster")
             }
             Self::OtherDatabase => {
                 out.write_str("moves a key between a database that is copied and one that is not")
@@ -173,6 +197,8 @@ impl fmt::Display for Unsupported {
 pub enum Note {
     /// The expiry of single members was left out.
     MemberExpiryDropped,
+    /// Members of the key, which is word 1, expire at this time, and the target does not see to it.
+    MemberExpiryDue(i64),
     /// The stream chooses the entry's id anew: it differs from the source's.
     StreamIdChosen,
     /// The command is not in the table, and went to the target as it came, because that has one of this name.
@@ -191,6 +217,28 @@ pub enum Nothing {
     /// It may stand for a result that the journal does not carry (`SORT … STORE` over several
     /// shards), or for a mere read inside a transaction: the journal does not tell them apart.
     PerhapsLost,
+    /// It only sets the expiry of single members of the key, which is word 1: at this time. The target does not see to
+    /// it.
+    MemberExpiryDue(i64),
+}
+
+/// Why an entry cannot be trusted: see the head of `reread::defects` in the task's room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Defect {
+    /// Only the keys of the command are journalled, not what came of it.
+    ResultLost,
+    /// The target would compute it anew, and may order equal elements or round otherwise.
+    ComputedAnew,
+    /// A read may have been journalled as the end of the key.
+    ReadEndsKey,
+    /// The stream entry's id is left to whoever applies it.
+    IdOpen,
+    /// A time that counts from a moment not known to the second.
+    VagueTime,
+    /// Scores may be cut to six digits.
+    ScoresCut,
+    /// More elements may have been taken than are journalled.
+    CountLost,
 }
 
 /// A command that concerns more than single keys: all flows meet at it, and it runs once.
@@ -286,6 +334,9 @@ pub enum Plan<'a> {
     Global(Global),
     /// Send this value in the form that the target can load.
     Restore(Restore<'a>),
+    /// Send nothing: the keys that it writes, or if it names none that it writes all its keys, are to be read again from
+    /// the source.
+    ReadAgain(Defect),
     /// Ask the policy.
     Unsupported(Unsupported),
 }
@@ -299,6 +350,20 @@ impl<'a> Plan<'a> {
     /// A command that cannot be had.
     pub(super) fn unsupported(kind: Kind, reason: Reason) -> Self {
         Self::Unsupported(Unsupported { kind, reason })
+    }
+
+    /// Asks the source again, where that can be; else `otherwise`.
+    pub(super) fn again(context: &Context<'_>, defect: Defect, otherwise: Self) -> Self {
+        match context.circumstances.reads_again {
+            true => Self::ReadAgain(defect),
+            false => otherwise,
+        }
+    }
+
+    /// Only the keys of the command are there.
+    pub(super) fn result_lost(context: &Context<'_>) -> Self {
+        let lost = Self::unsupported(Kind::Lost, Reason::Lost);
+        Self::again(context, Defect::ResultLost, lost)
     }
 
     /// A command whose words are not as they must be.
@@ -363,12 +428,14 @@ fn planned<'a>(spec: &Spec, args: &Args<'a>, context: &Context<'_>) -> Plan<'a> 
         How::Move => translate::move_key(args, context),
         How::Copy => translate::copy(args, context),
         How::Restore => translate::restore(args, context),
+        How::ExpireAt => translate::expire_at(args, context),
         How::Sort => translate::sort(args, context),
-        How::Geo { words } => translate::geo(args, usize::from(words)),
+        How::Geo { words } => translate::geo(args, context, usize::from(words)),
         How::Pop => translate::pop(args, context),
         How::MPop { least, most } => translate::mpop(args, context, least, most),
-        How::StoreCounted => translate::store_counted(args),
-        How::ZRangeStore => translate::zrangestore(args),
+        How::StoreCounted => translate::store_counted(args, context),
+        How::CmsMerge => translate::cms_merge(args),
+        How::ZRangeStore => translate::zrangestore(args, context),
         How::ZAdd | How::GeoAdd => translate::add_with_options(args, context),
         How::XAdd => translate::xadd(args, context),
         How::XTrim => translate::xtrim(args, context),

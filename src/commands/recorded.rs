@@ -70,6 +70,7 @@ fn every_command_of_the_recorded_journals_is_known() {
                 on_member_expiry: MemberExpiry::Drop,
                 db: 0,
                 txid: *txid,
+                circumstances: Circumstances::default(),
                 map_db: &Some,
             };
             let planned = plan(&args, &context);

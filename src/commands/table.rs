@@ -113,6 +113,7 @@ pub(super) enum How {
     Move,
     Copy,
     Restore,
+    ExpireAt,
     Sort,
     Geo {
         words: u8,
@@ -123,6 +124,7 @@ pub(super) enum How {
         most: &'static [u8],
     },
     StoreCounted,
+    CmsMerge,
     ZRangeStore,
     ZAdd,
     GeoAdd,
@@ -261,7 +263,7 @@ pub(super) static COMMANDS: &[Spec] = &[
     one("EXPIRE").how(How::ExpireIn { unit_ms: 1000 }),
     one("PEXPIRE").how(How::ExpireIn { unit_ms: 1 }),
     one("EXPIREAT"),
-    one("PEXPIREAT"),
+    one("PEXPIREAT").how(How::ExpireAt),
     one("PERSIST"),
     one("RENAME")
         .keys(Keys::Two)
@@ -408,7 +410,7 @@ pub(super) static COMMANDS: &[Spec] = &[
     bloom("CMS.MERGE")
         .keys(Keys::CountedInto)
         .roles(Roles::Into)
-        .how(How::StoreCounted),
+        .how(How::CmsMerge),
     bloom("TOPK.RESERVE"),
     bloom("TOPK.ADD"),
     bloom("TOPK.INCRBY"),

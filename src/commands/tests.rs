@@ -70,6 +70,7 @@ fn show(plan: &Plan<'_>) -> String {
             String::from_utf8_lossy(restore.payload),
             restore.expire_at_ms
         ),
+        Plan::ReadAgain(defect) => format!("again: {defect:?}"),
         Plan::Unsupported(what) => format!("{}: {}", what.kind.as_str(), what.reason),
     }
 }
@@ -82,6 +83,7 @@ fn planned_in(line: &str, on: &str, change: impl Fn(&mut Context<'_>)) -> String
         on_member_expiry: MemberExpiry::Drop,
         db: 0,
         txid: 0,
+        circumstances: Circumstances::default(),
         map_db: &map_db,
     };
     change(&mut context);
@@ -259,6 +261,118 @@ fn results_that_the_journal_does_not_carry_are_told_from_what_it_carries() {
 }
 
 #[test]
+fn what_the_journal_does_not_tell_is_asked_for_where_that_can_be() {
+    let planned = |line: &str, on, txid, circumstances: (bool, bool)| {
+        planned_in(line, on, |context| {
+            context.txid = txid;
+            context.received_at_ms = NOW + 3;
+            context.circumstances = Circumstances {
+                reads_again: true,
+                is_vague: circumstances.0,
+                reads_end_keys: circumstances.1,
+            };
+        })
+    };
+    for (line, defect) in [
+        ("GEORADIUS d", "ResultLost"),
+        ("GEORADIUSBYMEMBER d", "ResultLost"),
+        ("ZUNIONSTORE k1 k0", "ResultLost"),
+        ("ZRANGESTORE d", "ResultLost"),
+        ("LMPOP k", "ResultLost"),
+        ("COPY k", "ResultLost"),
+        ("SORT k", "ResultLost"),
+        ("SORT a LIMIT 0 5 STORE b", "ComputedAnew"),
+        ("GEORADIUS a 13 38 200 km STOREDIST b", "ComputedAnew"),
+        ("XADD k * a b", "IdOpen"),
+        ("RESTORE k 500 payload", "VagueTime"),
+    ] {
+        for on in ALL {
+            let expected = format!("again: {defect}");
+            assert_eq!(planned(line, on, 5, (false, false)), expected, "{line}");
+        }
+    }
+    for line in [
+        "ZUNIONSTORE d 1 k",
+        "XADD k 1-1 a b",
+        "PEXPIREAT k 1000000000003",
+    ] {
+        assert_eq!(planned(line, "7.0", 0, (false, false)), "as is", "{line}");
+    }
+    let none = "nothing: NoEffect";
+    assert_eq!(planned("SORT k", "7.0", 0, (false, false)), none);
+    let whole = "restore k payload None";
+    assert_eq!(
+        planned("RESTORE k 0 payload", "7.0", 0, (true, true)),
+        whole
+    );
+    for (at, expected) in [
+        (NOW - 9, "again: ReadEndsKey"),
+        (NOW + 400, "again: ReadEndsKey"),
+        (NOW + 600, "as is"),
+    ] {
+        let line = format!("PEXPIREAT k {at}");
+        assert_eq!(planned(&line, "7.0", 0, (false, true)), expected);
+    }
+    for line in [
+        "HEXPIRE k 100 FIELDS 1 f",
+        "FIELDEXPIRE k 100 f",
+        "HSETEX k 100 f v",
+        "HGETEX k EX 100 FIELDS 1 f",
+    ] {
+        let vague = planned(line, "8.2", 0, (true, false));
+        assert_eq!(vague, "again: VagueTime", "{line}");
+        let clear = planned(line, "8.2", 0, (false, false));
+        assert!(clear.contains(" 1000000100000 "), "{clear}");
+        // What the target does not keep need not be known to the second.
+        let dropped = planned(line, "7.0", 0, (true, false));
+        assert!(dropped.contains("MemberExpiryDropped"), "{dropped}");
+    }
+    let lost = planned("CMS.MERGE d a", "8.2", 0, (false, false));
+    assert_eq!(lost, "lost: its result is lost by the source's journal");
+}
+
+#[test]
+fn members_live_for_whole_seconds_from_a_whole_second_on() {
+    let at = |line: &str, received| {
+        let planned = planned_in(line, "8.2", |context| context.received_at_ms = received);
+        let words: Vec<_> = planned.split(' ').collect();
+        words
+            .iter()
+            .find_map(|word| word.parse::<i64>().ok().filter(|at| *at > 1_000_000_000))
+    };
+    for (line, received, expected) in [
+        (
+            "HEXPIRE k 2 FIELDS 1 f",
+            1_795_647_590_641,
+            1_795_647_592_000,
+        ),
+        ("HSETEX k 100 x 1", 1_795_647_523_900, 1_795_647_623_000),
+        (
+            "HSETEX k PX 1500 FIELDS 1 y 1",
+            1_795_647_588_383,
+            1_795_647_590_000,
+        ),
+        (
+            "HSETEX k PX 1999 FIELDS 1 y 1",
+            1_795_647_588_835,
+            1_795_647_590_000,
+        ),
+        (
+            "HSETEX k PXAT 1895647524999 FIELDS 1 z 1",
+            1_795_647_588_990,
+            1_895_647_525_000,
+        ),
+        (
+            "HSETEX k EXAT 1895647524 FIELDS 1 z 1",
+            1_795_647_588_990,
+            1_895_647_524_000,
+        ),
+    ] {
+        assert_eq!(at(line, received), Some(expected), "{line}");
+    }
+}
+
+#[test]
 fn restored_values_get_an_absolute_expiry() {
     row(
         "RESTORE k 0 payload REPLACE ABSTTL",
@@ -375,8 +489,8 @@ fn hash_fields_expire_at_an_absolute_time_where_they_can() {
         "HSETEX k FNX PX 100 FIELDS 1 f v",
         &[
             ("6.2 7.0", "EVAL … 1 k FNX 0  f v [MemberExpiryDropped]"),
-            ("7.4", "EVAL … 1 k FNX 0 1000000000100 f v"),
-            ("*", "HSETEX k FNX PXAT 1000000000100 FIELDS 1 f v"),
+            ("7.4", "EVAL … 1 k FNX 0 1000000001000 f v"),
+            ("*", "HSETEX k FNX PXAT 1000000001000 FIELDS 1 f v"),
         ],
     );
     row(
@@ -447,6 +561,49 @@ fn hash_fields_expire_at_an_absolute_time_where_they_can() {
         "SADDEX k KEEPTTL 100 a",
         &[("*", "SADD k a [MemberExpiryDropped]")],
     );
+}
+
+#[test]
+fn expiry_that_somebody_else_sees_to_is_told_with_its_time() {
+    let emulated = |line: &str, on| {
+        planned_in(line, on, |context| {
+            context.on_member_expiry = MemberExpiry::Emulate;
+        })
+    };
+    let (due, set) = (
+        "nothing: MemberExpiryDue(1000000100000)",
+        "HSET k f v [MemberExpiryDue(1000000100000)]",
+    );
+    for (line, old, new) in [
+        (
+            "SADDEX k 100 a b",
+            "SADD k a b [MemberExpiryDue(1000000100000)]",
+            "SADD k a b [MemberExpiryDue(1000000100000)]",
+        ),
+        (
+            "HSETEX k 100 f v",
+            set,
+            "HSETEX k PXAT 1000000100000 FIELDS 1 f v",
+        ),
+        (
+            "HGETEX k EX 100 FIELDS 1 f",
+            due,
+            "HPEXPIREAT k 1000000100000 FIELDS 1 f",
+        ),
+        (
+            "HEXPIRE k 100 FIELDS 1 f",
+            due,
+            "HPEXPIREAT k 1000000100000 FIELDS 1 f",
+        ),
+        (
+            "FIELDEXPIRE k 100 f",
+            due,
+            "EVAL … 1 k 1000000100000 f [MemberExpiryDue(1000000100000)]",
+        ),
+    ] {
+        assert_eq!(emulated(line, "7.0"), old, "{line}");
+        assert_eq!(emulated(line, "8.2"), new, "{line}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! refuses the rest says so itself.
 
 use super::keys::{counted, geo_store, sort_store};
-use super::plan::{Commands, Context, Global, Kind, Note, Nothing, Plan, Reason, Restore};
+use super::plan::{Commands, Context, Defect, Global, Kind, Note, Nothing, Plan, Reason, Restore};
 use crate::entry::Args;
 
 /// Whether a word is this option, whatever its case.
@@ -120,6 +120,14 @@ pub(super) fn absolute(context: &Context<'_>, time: i64, unit_ms: i64) -> i64 {
         .max(1)
 }
 
+/// When a member of a set or a hash expires that has `ms` to live: the source counts whole seconds, from the whole second
+/// in which it executes the command.
+pub(super) fn member_expires_in(context: &Context<'_>, ms: i64) -> i64 {
+    let now = context.received_at_ms.div_euclid(1000);
+    let seconds = ms.div_euclid(1000) + i64::from(ms.rem_euclid(1000) > 0);
+    now.saturating_add(seconds).saturating_mul(1000).max(1)
+}
+
 /// `MOVE`: the database is renumbered. It is journalled even when it moved nothing, so a key that
 /// goes to a database that is not copied cannot simply be deleted.
 pub(super) fn move_key<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
@@ -144,7 +152,7 @@ fn database(word: &[u8]) -> Option<u32> {
 /// `COPY`: as it is, unless it names a database.
 pub(super) fn copy<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
     if args.len() < 3 {
-        return Plan::unsupported(Kind::Lost, Reason::Lost);
+        return Plan::result_lost(context);
     }
     let mut command = Commands::new(b"COPY", args.len()).words(args.iter().skip(1).take(2));
     let mut named = false;
@@ -181,6 +189,7 @@ pub(super) fn restore<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
     let expire_at_ms = match time {
         0 => None,
         _ if words.any(|word| is(word, "ABSTTL")) => Some(time),
+        _ if context.circumstances.reads_again => return Plan::ReadAgain(Defect::VagueTime),
         _ => Some(absolute(context, time, 1)),
     };
     Plan::Restore(Restore {
@@ -190,24 +199,40 @@ pub(super) fn restore<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
     })
 }
 
+/// `PEXPIREAT`: an end that is past when it comes may be what the source journals for a mere `GETEX`.
+pub(super) fn expire_at<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
+    /// By how much the source's clock may be taken for slower than it is.
+    const CLOCK_MS: i64 = 500;
+    let is_past = || {
+        let at = args.get(2).and_then(integer);
+        at.is_some_and(|at| at <= context.received_at_ms.saturating_add(CLOCK_MS))
+    };
+    if context.circumstances.reads_end_keys && is_past() {
+        Plan::again(context, Defect::ReadEndsKey, Plan::AsIs(None))
+    } else {
+        Plan::AsIs(None)
+    }
+}
+
 /// `SORT`: matters only with `STORE`. With nothing but a key inside a transaction, it may be what
 /// the source journals for a `SORT … STORE` over several shards.
 pub(super) fn sort<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
     if sort_store(args).is_some() {
-        Plan::AsIs(None)
+        Plan::again(context, Defect::ComputedAnew, Plan::AsIs(None))
     } else if args.len() == 2 && context.txid != 0 {
-        Plan::Nothing(Nothing::PerhapsLost)
+        let perhaps = Plan::Nothing(Nothing::PerhapsLost);
+        Plan::again(context, Defect::ResultLost, perhaps)
     } else {
         Plan::Nothing(Nothing::NoEffect)
     }
 }
 
 /// `GEORADIUS` and the like, `words` at least: matters only with `STORE`.
-pub(super) fn geo<'a>(args: &Args<'a>, words: usize) -> Plan<'a> {
+pub(super) fn geo<'a>(args: &Args<'a>, context: &Context<'_>, words: usize) -> Plan<'a> {
     if args.len() < words {
-        Plan::unsupported(Kind::Lost, Reason::Lost)
+        Plan::result_lost(context)
     } else if geo_store(args, words).is_some() {
-        Plan::AsIs(None)
+        Plan::again(context, Defect::ComputedAnew, Plan::AsIs(None))
     } else {
         Plan::Nothing(Nothing::NoEffect)
     }
@@ -230,7 +255,7 @@ pub(super) fn mpop<'a>(
     most: &'static [u8],
 ) -> Plan<'a> {
     let Some(keys) = counted(args, 1) else {
-        return Plan::unsupported(Kind::Lost, Reason::Lost);
+        return Plan::result_lost(context);
     };
     if context.features.at_least(7, 0) {
         return Plan::AsIs(None);
@@ -255,7 +280,16 @@ pub(super) fn mpop<'a>(
 }
 
 /// `ZUNIONSTORE d n k…` and the like: over several shards the source journals only keys.
-pub(super) fn store_counted<'a>(args: &Args<'a>) -> Plan<'a> {
+pub(super) fn store_counted<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
+    if counted(args, 2).is_some() {
+        Plan::AsIs(None)
+    } else {
+        Plan::result_lost(context)
+    }
+}
+
+/// `CMS.MERGE d n k…`: likewise, and a sketch that is read again cannot be converted.
+pub(super) fn cms_merge<'a>(args: &Args<'a>) -> Plan<'a> {
     if counted(args, 2).is_some() {
         Plan::AsIs(None)
     } else {
@@ -264,11 +298,11 @@ pub(super) fn store_counted<'a>(args: &Args<'a>) -> Plan<'a> {
 }
 
 /// `ZRANGESTORE d k min max`: likewise.
-pub(super) fn zrangestore<'a>(args: &Args<'a>) -> Plan<'a> {
+pub(super) fn zrangestore<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
     if args.len() >= 5 {
         Plan::AsIs(None)
     } else {
-        Plan::unsupported(Kind::Lost, Reason::Lost)
+        Plan::result_lost(context)
     }
 }
 
@@ -314,7 +348,13 @@ pub(super) fn xadd<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a> {
             if recent && !context.features.at_least(6, 2) {
                 return Plan::release(6, 2);
             }
-            return Plan::AsIs(word.ends_with(b"*").then_some(Note::StreamIdChosen));
+            return match word.ends_with(b"*") {
+                true => {
+                    let chosen = Plan::AsIs(Some(Note::StreamIdChosen));
+                    Plan::again(context, Defect::IdOpen, chosen)
+                }
+                false => Plan::AsIs(None),
+            };
         }
     }
     Plan::malformed("XADD without an id")

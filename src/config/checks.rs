@@ -14,7 +14,7 @@ use super::glob::Glob;
 use super::load::check_name;
 use super::servers;
 use super::task::{
-    Conflict, Console, Filter, Limits, Log, LogFormat, MaxDelete, MemberExpiry, OnFull,
+    Conflict, Console, CrossSlot, Filter, Limits, Log, LogFormat, MaxDelete, MemberExpiry, OnFull,
     OnUnsupported, Policy, Reaction, Resync, Retry, Rotate, Severity, Spool, SpoolSync, Target,
     Task,
 };
@@ -311,7 +311,19 @@ fn policy(section: &Section<'_>) -> Option<Policy> {
     let on_unsupported = on_unsupported(section);
     let on_member_expiry = section.choice(
         "on_member_expiry",
-        &[("drop", MemberExpiry::Drop), ("stop", MemberExpiry::Stop)],
+        &[
+            ("emulate", MemberExpiry::Emulate),
+            ("drop", MemberExpiry::Drop),
+            ("stop", MemberExpiry::Stop),
+        ],
+    );
+    let on_cross_slot = section.choice(
+        "on_cross_slot",
+        &[
+            ("fetch", CrossSlot::Fetch),
+            ("stop", CrossSlot::Stop),
+            ("skip", CrossSlot::Skip),
+        ],
     );
     let resync = section.choice(
         "resync",
@@ -322,6 +334,7 @@ fn policy(section: &Section<'_>) -> Option<Policy> {
     });
     let expiry_grace = section.duration("expiry_grace", Duration::ZERO, DAY);
     Some(Policy {
+        on_cross_slot: on_cross_slot?,
         resync: resync?,
         max_delete: max_delete?,
         expiry_grace: expiry_grace?,

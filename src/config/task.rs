@@ -179,12 +179,25 @@ pub struct Policy {
     pub on_unsupported: OnUnsupported,
     /// What happens to expiry times of single members of sets and hashes.
     pub on_member_expiry: MemberExpiry,
+    /// What happens to commands with keys in several slots of a cluster.
+    pub on_cross_slot: CrossSlot,
     /// How a full sync deals with what the target has already.
     pub resync: Resync,
     /// Most keys that are removed after a full sync without being asked.
     pub max_delete: MaxDelete,
     /// By how much longer keys live on the target.
     pub expiry_grace: Duration,
+}
+
+/// What happens to commands whose keys are in several slots of a cluster, and that are not of one key each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrossSlot {
+    /// The keys that they write are read again from the source.
+    Fetch,
+    /// The task stops.
+    Stop,
+    /// They are left out and counted.
+    Skip,
 }
 
 /// How a full sync deals with what the target has already.
@@ -260,6 +273,8 @@ pub struct OnUnsupported {
 /// What happens to expiry times of single members of sets and hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemberExpiry {
+    /// The members are copied, and gone from the target when they are from the source.
+    Emulate,
     /// The members are copied and never expire on the target by themselves.
     Drop,
     /// The task stops.

@@ -77,7 +77,7 @@ pub struct Scanner {
     kept: Vec<u8>,
     errors: Vec<ElementError>,
     error_bytes: usize,
-    /// Whether elements that are 0 are noted.
+    /// Whether elements that are 0, or have an element -2, are noted.
     note_zeros: bool,
     zeros: Vec<u64>,
 }
@@ -110,14 +110,15 @@ impl Scanner {
         self.keep = most;
     }
 
-    /// From the next reply on, it is noted which elements of an array itself are the integer 0, or no longer.
+    /// From the next reply on, it is noted which elements of an array are the integer 0, or an array with an element -2;
+    /// or no longer.
     #[inline]
     pub fn note_zeros(&mut self, wanted: bool) {
         self.note_zeros = wanted;
         self.zeros.clear();
     }
 
-    /// The elements of the last array that were 0, in order, the first being 0. At most 2^20.
+    /// The elements of the last array that were so, in order, the first being 0. At most 2^20.
     pub fn take_zeros(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.zeros)
     }
@@ -278,16 +279,17 @@ impl Scanner {
     /// A value is complete; with it, perhaps, what it is part of.
     fn complete(&mut self, value: Reply) -> Option<Reply> {
         let depth = self.stack.len();
+        if self.note_zeros
+            && matches!(
+                (depth, &value),
+                (1, Reply::Integer(0)) | (2, Reply::Integer(-2))
+            )
+        {
+            self.note_element();
+        }
         let Some(parent) = self.stack.last_mut() else {
             return Some(value);
         };
-        if self.note_zeros
-            && depth == 1
-            && value == Reply::Integer(0)
-            && self.zeros.len() < ERROR_COUNT
-        {
-            self.zeros.push(parent.len - parent.left);
-        }
         if let Reply::Error(text) = value
             && depth == 1
             && matches!(parent.sigil, b'*' | b'~' | b'%')
@@ -319,6 +321,16 @@ impl Scanner {
             }
         }
         None
+    }
+
+    /// Notes the element of the outermost array that is being read, once.
+    fn note_element(&mut self) {
+        if let Some(outermost) = self.stack.first() {
+            let element = outermost.len - outermost.left;
+            if self.zeros.len() < ERROR_COUNT && self.zeros.last() != Some(&element) {
+                self.zeros.push(element);
+            }
+        }
     }
 
     fn garbage(&self, what: &'static str) -> Garbage {

@@ -5,7 +5,7 @@
 
 use redis::{FromRedisValue, RedisError, Value, cmd};
 
-use super::cluster::Nodes;
+use super::cluster::{Nodes, Owners};
 use super::error::TargetError;
 use super::node::{Node, name_of};
 use super::settings::Settings;
@@ -50,6 +50,17 @@ impl Control {
         match &self.0 {
             Reached::Server(node) => node.addr(),
             Reached::Cluster(nodes) => nodes.addr(),
+        }
+    }
+
+    /// Asks who owns which slots of a cluster; nobody, of one server.
+    pub async fn owners(&mut self) -> Result<Owners, TargetError> {
+        match &mut self.0 {
+            Reached::Server(_) => Ok(Owners::default()),
+            Reached::Cluster(nodes) => {
+                nodes.refresh().await?;
+                Ok(nodes.owners().clone())
+            }
         }
     }
 

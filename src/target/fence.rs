@@ -14,6 +14,7 @@
 //!   [`Control`] behind that very fence changes it, as long as neither reports an error; after an error everything
 //!   is read again, behind a new fence.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -92,6 +93,8 @@ pub struct Taken {
     pub stored: Stored,
     /// Keys that were withheld when the positions were stored, of all flows.
     pub withheld: Vec<Withheld>,
+    /// Keys of which members expire, and when the first does: Unix milliseconds by the source's clock.
+    pub members: Vec<(Withheld, i64)>,
     /// What is left to do about keys that the source may have deleted unseen.
     pub reconcile: Reconcile,
     /// Entries the target has refused and nobody has settled, in the order of flows and LSNs. With
@@ -109,15 +112,21 @@ impl Fence {
         control.select(settings.position_db).await?;
         // An unfinished transaction of this connection may have left something watched.
         () = control.ask(DOING, &cmd("UNWATCH")).await?;
+        // Of a cluster's lists, one for each slot, all are read below, this one only to have as many answers.
+        let listed = |list: &str| match settings.cluster {
+            None => list.to_owned(),
+            Some(_) => of_slot(list, slot_of(names.position.as_bytes())),
+        };
         let commands = [
             cmd("SET").arg(&names.fence).arg(&token).take(),
             cmd("HGETALL").arg(&names.position).take(),
             cmd("HGETALL").arg(&names.failed).take(),
-            cmd("SMEMBERS")
-                .arg(match settings.cluster {
-                    None => names.reread.clone(),
-                    Some(_) => of_slot(&names.reread, slot_of(names.position.as_bytes())),
-                })
+            cmd("SMEMBERS").arg(listed(&names.reread)).take(),
+            cmd("ZRANGE")
+                .arg(listed(&names.members))
+                .arg(0)
+                .arg(-1)
+                .arg("WITHSCORES")
                 .take(),
             cmd("INFO").arg("server").take(),
             cmd("INFO").arg("replication").take(),
@@ -133,7 +142,7 @@ impl Fence {
         })?;
         control.first_error(DOING, &commands, &answers)?;
         let read: Result<Answers, _> = redis::from_redis_value(Value::Array(answers));
-        let ((), record, failed, mut withheld, server, replication) =
+        let ((), record, failed, mut withheld, mut members, server, replication) =
             read.map_err(|error| control.error(DOING, "HGETALL", error.into()))?;
         let mut record = texts(record);
         if settings.cluster.is_some() {
@@ -166,7 +175,7 @@ impl Fence {
                 }
             }
             let stale = found.stale(&settings.task);
-            withheld = found.withheld;
+            (withheld, members) = (found.withheld, found.members);
             clustered = Some(Clustered {
                 task: settings.task.clone(),
                 stale,
@@ -192,10 +201,20 @@ impl Fence {
             key: fence.names().reread.clone(),
             what: "a member is not of the form <flow>:<database>:<key>".to_owned(),
         })?;
+        let members = members
+            .iter()
+            .map(|(member, at)| Some((Withheld::read(member)?, *at as i64)));
+        let members = members.collect::<Option<Vec<_>>>();
+        let members = members.ok_or_else(|| TargetError::Record {
+            addr: control.addr().to_owned(),
+            key: fence.names().members.clone(),
+            what: "a member is not of the form <flow>:<database>:<key>".to_owned(),
+        })?;
         Ok(Taken {
             fence,
             stored,
             withheld,
+            members,
             reconcile,
             failed,
         })
@@ -241,7 +260,7 @@ impl Fence {
         };
         let mut settled = cmd("UNLINK").arg(&names.failed).take();
         match &self.0.cluster {
-            None => drop(settled.arg(&names.reread)),
+            None => drop(settled.arg(&names.reread).arg(&names.members)),
             Some(clustered) => {
                 let epoch = format!("{:08x}", rand::random::<u32>());
                 phase.arg(position::EPOCH).arg(&epoch);
@@ -310,15 +329,44 @@ impl Fence {
     }
 
     fn list(&self, out: &mut Outgoing, command: &[u8], flow: u32, db: u32, key: &[u8]) {
-        let (slot, key) = (slot_of(key), key.to_vec());
+        let list = self.list_of(&self.0.names.reread, key);
+        let key = key.to_vec();
         let member = Withheld { flow, db, key }.member();
         out.command(3, None);
         out.word(command);
-        let list = &self.0.names.reread;
+        out.word(list.as_bytes());
+        out.word(&member);
+    }
+
+    /// The list in which a key stands: in a cluster, that of its slot.
+    fn list_of<'n>(&self, list: &'n str, key: &[u8]) -> Cow<'n, str> {
         match self.0.cluster {
-            None => out.word(list.as_bytes()),
-            Some(_) => out.word(of_slot(list, slot).as_bytes()),
+            None => list.into(),
+            Some(_) => of_slot(list, slot_of(key)).into(),
         }
+    }
+
+    /// Appends the command that notes when the first member of a flow's key expires: Unix milliseconds. It belongs in
+    /// an item of the position database, in the transaction that passes the entry which says so.
+    pub fn schedule(&self, out: &mut Outgoing, flow: u32, db: u32, key: &[u8], at_ms: i64) {
+        let list = self.list_of(&self.0.names.members, key);
+        let key = key.to_vec();
+        let member = Withheld { flow, db, key }.member();
+        out.command(4, None);
+        out.word(b"ZADD");
+        out.word(list.as_bytes());
+        out.int(at_ms);
+        out.word(&member);
+    }
+
+    /// Appends the command that ends that. It belongs in the transaction that withholds the key.
+    pub fn unschedule(&self, out: &mut Outgoing, flow: u32, db: u32, key: &[u8]) {
+        let list = self.list_of(&self.0.names.members, key);
+        let key = key.to_vec();
+        let member = Withheld { flow, db, key }.member();
+        out.command(3, None);
+        out.word(b"ZREM");
+        out.word(list.as_bytes());
         out.word(&member);
     }
 
@@ -522,7 +570,15 @@ impl Fence {
 }
 
 type Fields = HashMap<Vec<u8>, Vec<u8>>;
-type Answers = ((), Fields, Fields, Vec<Vec<u8>>, String, String);
+type Answers = (
+    (),
+    Fields,
+    Fields,
+    Vec<Vec<u8>>,
+    Vec<(Vec<u8>, f64)>,
+    String,
+    String,
+);
 
 /// The fence was written to, and holds the same token again: the dataset was replaced by a copy of itself.
 pub(super) fn rewritten(addr: &str) -> TargetError {

@@ -16,8 +16,8 @@ use super::walk::Scan;
 
 /// Kinds of keys, in the order in which they go. Without its record, and in a cluster without a stamp of every node, the
 /// task has nothing; the fence is last, so that a process that still runs is kept out of what was removed.
-const KINDS: [&str; 7] = [
-    "stamp", "position", "failed", "reread", "foreign", "tmp", "fence",
+const KINDS: [&str; 8] = [
+    "stamp", "position", "failed", "reread", "members", "foreign", "tmp", "fence",
 ];
 
 const DOING: &str = "looking for the task's keys";

@@ -135,10 +135,23 @@ pub struct Settings<'s> {
 pub struct Notes {
     /// Members whose expiry the target cannot keep.
     pub expiry_dropped: u64,
+    /// When the first member expires whose expiry the target does not keep.
+    pub due_ms: Option<i64>,
     /// Members that had expired already and were not sent.
     pub members_expired: u64,
     /// The key had expired already; it was deleted on the target instead.
     pub key_expired: bool,
+}
+
+/// A member that was left out because its time had passed here is looked for once more so much later: the source's clock
+/// may be slower.
+pub const LATER_MS: i64 = 2_000;
+
+impl Notes {
+    /// A member, or what may be left of one, has to be looked at by then.
+    fn due(&mut self, at_ms: i64) {
+        self.due_ms = Some(self.due_ms.map_or(at_ms, |due| due.min(at_ms)));
+    }
 }
 
 /// What came of a value.

@@ -27,6 +27,7 @@ mod writer;
 
 pub use answer::{Refusal, Tolerate};
 pub use claim::{Matches, Owned};
+pub use cluster::Owners;
 pub use control::Control;
 pub use dead_letter::{DeadLetter, ErrorPolicy};
 pub use error::TargetError;
@@ -38,11 +39,11 @@ pub use ownership::{Conflict, Ownership, Wanted};
 pub use permissions::{Lack, Missing, Permissions, Purpose};
 pub use position::{
     PREFIX, RECONCILE, Reconcile, Stored, UnknownFormat, Withheld, foreign_key, foreign_member,
-    position_key, withheld_key,
+    position_key, stamp_key, withheld_key,
 };
 pub use profile::Profile;
 pub use settings::{Seeds, Settings};
-pub use slot::slot_of;
-pub use walk::Walk;
+pub use slot::{slot_of, tag_of as slot_tag};
+pub use walk::{Scan, Walk};
 pub use way::Writer;
-pub use writer::{Counters, Fenced, Kind, Limits, Missed, Notice};
+pub use writer::{ANSWERS_MISSING, Counters, Fenced, Kind, Limits, Missed, Notice};

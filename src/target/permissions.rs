@@ -112,6 +112,9 @@ const RECORDS: &[Row] = &[
     row("SREM K m"),
     row("SCARD K"),
     row("SMEMBERS K"),
+    row("ZADD K 1 m"),
+    row("ZREM K m"),
+    row("ZRANGE K 0 -1"),
     since("SMISMEMBER K m", 6, 2),
     row("UNLINK K"),
 ];

@@ -7,6 +7,7 @@
 //!  df2redis:position:<task>   hash    claim and positions                      below
 //!  df2redis:failed:<task>     hash    entries the target refused, as JSON      see `failed`
 //!  df2redis:reread:<task>     set     keys to be read again, `<flow>:<db>:<key>` with the source's database
+//!  df2redis:members:<task>    sorted set  keys of which members expire, as in `reread`; the score is when, in Unix ms
 //!  df2redis:foreign:<task>    set     keys that were there first, `<db>:<key>` see `ownership`
 //!  df2redis:tmp:<task>:<key>  a value that is being built                      see `form`
 //! ```
@@ -69,6 +70,7 @@ pub(super) struct Names {
     pub position: String,
     pub failed: String,
     pub reread: String,
+    pub members: String,
     pub foreign: String,
     /// What the names of temporary keys begin with.
     pub tmp: String,
@@ -81,6 +83,7 @@ impl Names {
             position: position_key(task),
             failed: format!("df2redis:failed:{task}"),
             reread: format!("df2redis:reread:{task}"),
+            members: format!("df2redis:members:{task}"),
             foreign: format!("df2redis:foreign:{task}"),
             tmp: format!("df2redis:tmp:{task}:"),
         }
@@ -107,6 +110,11 @@ pub(super) fn of_slot(name: &str, slot: u16) -> String {
 /// The key of a task's record.
 pub fn position_key(task: &str) -> String {
     format!("{POSITIONS}{task}")
+}
+
+/// What the keys of a task's stamps begin with: positions on each node of a cluster.
+pub fn stamp_key(task: &str) -> String {
+    format!("df2redis:stamp:{task}")
 }
 
 /// The key of the set of a task's keys that were there first.

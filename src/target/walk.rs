@@ -60,7 +60,7 @@ impl<'a> Walk<'a> {
 
 /// All keys of a database, of all masters of a cluster, some at a time; a key may come twice.
 #[derive(Debug)]
-pub(super) struct Scan<'a> {
+pub struct Scan<'a> {
     db: u32,
     pattern: Option<&'a str>,
     cursor: Option<u64>,
@@ -68,7 +68,8 @@ pub(super) struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    pub(super) fn of(db: u32, pattern: Option<&'a str>) -> Self {
+    /// Of the keys that match a glob pattern, if there is one.
+    pub fn of(db: u32, pattern: Option<&'a str>) -> Self {
         Self {
             db,
             pattern,
@@ -77,7 +78,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    pub(super) async fn next(
+    /// The next keys, perhaps none of them; nothing at the end.
+    pub async fn next(
         &mut self,
         control: &mut Control,
     ) -> Result<Option<Vec<Vec<u8>>>, TargetError> {

@@ -33,8 +33,8 @@ use super::ghosts::GhostFilter;
 use super::items::{Foreign, Took, show};
 use super::millis;
 use super::reread::{
-    Answer, Baselines, Expiring, LATE, Late, List, MARGIN, MOST_BYTES, MOST_ITEMS, Settling,
-    Suspects,
+    Answer, Baselines, Before, Expiring, LATE, Late, List, MARGIN, MOST_BYTES, MOST_ITEMS,
+    Schedule, Settling, Suspects, Suspicion,
 };
 
 /// How often the applied position is acknowledged when nothing else asks for it.
@@ -87,6 +87,16 @@ enum Taken {
     Meeting(Meeting, Global, Option<u64>),
 }
 
+/// Where a flow is in the target.
+pub(super) struct Resumed<'a> {
+    /// The entry it goes on with. Everything before is there but the keys that are withheld.
+    pub(super) next: u64,
+    /// Those of all flows.
+    pub(super) withheld: &'a [Withheld],
+    /// Keys of all flows of which members expire, and when the first one does: Unix milliseconds by the source's clock.
+    pub(super) members: &'a [(Withheld, i64)],
+}
+
 /// One flow's applier.
 pub(super) struct Applier {
     pub(super) flow: u32,
@@ -116,8 +126,14 @@ pub(super) struct Applier {
     pub(super) late: Late,
     /// The snapshot's keys, where it matters which of them have been seen.
     pub(super) baselines: Option<Baselines>,
-    /// Keys that may expire on the target; none where that is not known, since the session was resumed.
+    /// Keys that may expire on the target, where that is known.
     pub(super) expiring: Option<Expiring>,
+    /// Keys of which members expire that the target does not let expire.
+    pub(super) members: Schedule,
+    /// What is remembered of the entries before.
+    pub(super) before: Before,
+    /// What is thought of the present entry, by those before.
+    pub(super) suspicion: Option<Suspicion>,
     /// The answer to what was asked about withheld keys.
     pub(super) asking: Option<oneshot::Receiver<Answer>>,
     /// Keys that others do not trust.
@@ -140,6 +156,7 @@ impl Applier {
     ) -> Self {
         let looks = context.is_unreconciled.load(Ordering::Relaxed) || context.omits_deletions;
         let flows = context.status.flows.len() as u32;
+        let expiring = context.expiring.get(flow as usize).cloned();
         Self {
             flow,
             ghosts: GhostFilter::new(context.ghosts.clone(), flow, flows),
@@ -159,7 +176,10 @@ impl Applier {
             list: List::default(),
             late: Late::default(),
             baselines: looks.then(Baselines::new),
-            expiring: Some(Expiring::new()),
+            expiring,
+            members: Schedule::default(),
+            before: Before::default(),
+            suspicion: None,
             asking: None,
             suspects,
             settling: Vec::new(),
@@ -167,17 +187,17 @@ impl Applier {
         }
     }
 
-    /// Nothing is copied: the flow goes on with the entry `next`, before which everything is in the target but the keys
-    /// that are withheld.
-    pub(super) fn resumes_at(&mut self, next: u64, withheld: &[Withheld]) {
+    /// Nothing is copied.
+    pub(super) fn resumes_at(&mut self, there: &Resumed<'_>) {
+        let next = there.next;
         self.snapshot_ended();
         self.copied = true;
         self.next = Some(next);
         self.forget_baselines();
-        self.expiring = None;
-        for key in withheld.iter().filter(|key| key.flow == self.flow) {
+        for key in there.withheld.iter().filter(|key| key.flow == self.flow) {
             self.list.add(key.db, &key.key, next);
         }
+        self.resume_schedule(there.members);
         if let Some(counters) = self.context.status.flows.get(self.flow as usize) {
             // A session that has counted before counts on.
             if counters.base.load(Ordering::Relaxed) == 0 {
@@ -218,6 +238,7 @@ impl Applier {
                 self.context.barrier.leave();
                 return Ok(FlowEnd::Drained);
             }
+            let due = self.until_due();
             tokio::select! {
                 biased;
                 // The sender lives in the context, so this fails never.
@@ -232,6 +253,7 @@ impl Applier {
                 }
                 answer = answered(&mut self.asking) => self.answered(answer)?,
                 Some(suspects) = self.suspects.recv() => self.suspect(suspects),
+                () = passed(due) => self.expire_members(),
                 batch = batches.next(), if open && pending.is_empty() && self.writer.has_room() => {
                     match batch.map_err(TaskError::Unspooling)? {
                         Some(batch) => pending.push_back(Pending::new(batch)),
@@ -240,6 +262,7 @@ impl Applier {
                 }
                 _ = timer.tick() => {
                     self.acknowledge().await;
+                    self.judge_pops();
                     self.keep_alive();
                 }
             }
@@ -309,6 +332,7 @@ impl Applier {
 
     /// Takes items of the first batch. `false` if the flow ends before a global command that not all flows reach.
     async fn take_next(&mut self, pending: &mut VecDeque<Pending>) -> Result<bool, TaskError> {
+        self.expire_members();
         let Some(current) = pending.front_mut() else {
             return Ok(true);
         };
@@ -614,6 +638,14 @@ impl Applier {
         if let Some(counters) = self.context.status.flows.get(self.flow as usize) {
             counter(counters).fetch_add(by, Ordering::Relaxed);
         }
+    }
+}
+
+/// This time has passed; never if there is none. Cancel safe.
+async fn passed(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -8,7 +8,7 @@ use slog::{Logger, info, warn};
 use tokio::sync::{mpsc, watch};
 
 use crate::commands::{self, Features, Global, Kind, Known, Note, Reason, Unsupported};
-use crate::config::{Conflict, MemberExpiry, OnUnsupported, Reaction, Task};
+use crate::config::{Conflict, CrossSlot, MemberExpiry, Policy, Reaction, Task};
 use crate::fail_point::{self, Place};
 use crate::logging::fields;
 use crate::target::{Control, Fence, Ownership, Reconcile, form};
@@ -16,7 +16,7 @@ use crate::target::{Control, Fence, Ownership, Reconcile, form};
 use super::barrier::Barrier;
 use super::error::TaskError;
 use super::ghosts::Ghosts;
-use super::reread::Ask;
+use super::reread::{Ask, Expiring, Moves};
 use super::settings;
 use super::status::Status;
 
@@ -41,10 +41,17 @@ pub(super) struct Context {
     pub(super) losses: Losses,
     /// Where flows ask for keys to be read again. Holds a question of each.
     pub(super) asks: mpsc::Sender<Ask>,
+    /// By flow, the keys that may expire on the target: those that got an end since this session's full sync. Empty
+    /// where there was none, so that nothing is known.
+    pub(super) expiring: Vec<Expiring>,
     /// The target may have keys of the task that are older than the last full sync: until they are reconciled.
     pub(super) is_unreconciled: AtomicBool,
     /// The source may leave deletions out of the journal during a snapshot.
     pub(super) omits_deletions: bool,
+    /// The source journals mere reads as ends of keys: see `reread::defects`.
+    pub(super) reads_end_keys: bool,
+    /// What was taken from lists and put into lists.
+    pub(super) moves: Arc<Moves>,
     /// Flows whose snapshot is in the target, whole.
     pub(super) copied: watch::Sender<u32>,
     /// The global command, and its database, that arrived before some flow's snapshot had ended.
@@ -76,7 +83,7 @@ impl Context {
         what: &str,
         unsupported: &Unsupported,
     ) -> Result<(), TaskError> {
-        if reaction(&self.task.policy.on_unsupported, unsupported.kind) == Reaction::Stop {
+        if reaction(&self.task.policy, unsupported.kind) == Reaction::Stop {
             return Err(TaskError::Unsupported {
                 what: what.to_owned(),
                 db,
@@ -96,6 +103,8 @@ impl Context {
     /// nothing depends on which of its words are keys.
     pub(super) fn passes_on(&self, name: &[u8], unsupported: &Unsupported) -> bool {
         unsupported.reason == Reason::Unknown
+            // Which of its words is a key decides where it goes.
+            && self.task.target.cluster.is_none()
             && self.known.has(name)
             && self.task.filter.allows_everything()
             && self.task.policy.conflict == Conflict::Overwrite
@@ -103,12 +112,14 @@ impl Context {
 
     /// Counts what was copied with less than it had.
     pub(super) fn note(&self, log: &Logger, db: u32, what: &str, note: Note) {
-        self.status.reduced.fetch_add(1, Ordering::Relaxed);
         let name = match note {
             Note::MemberExpiryDropped => "expiry of single members was dropped",
             Note::StreamIdChosen => "the target chose a stream entry's id",
             Note::PassedOn => "a command that df2redis does not know was passed on as it came",
+            // Nothing is lost: see `reread::expiring`.
+            Note::MemberExpiryDue(_) => return,
         };
+        self.status.reduced.fetch_add(1, Ordering::Relaxed);
         if self.losses.first(name) {
             warn!(log, "copied with less than the source has, and counted from now on";
                 fields::REASON => name, fields::DB => db, fields::WHAT => what.to_owned());
@@ -234,14 +245,20 @@ impl Context {
 /// The policy, in the words of the room that applies it.
 pub(super) fn member_expiry(policy: MemberExpiry) -> commands::MemberExpiry {
     match policy {
+        MemberExpiry::Emulate => commands::MemberExpiry::Emulate,
         MemberExpiry::Drop => commands::MemberExpiry::Drop,
         MemberExpiry::Stop => commands::MemberExpiry::Stop,
     }
 }
 
 /// What the policy says of this kind.
-pub(super) fn reaction(policy: &OnUnsupported, kind: Kind) -> Reaction {
+pub(super) fn reaction(policy: &Policy, kind: Kind) -> Reaction {
+    let (across, policy) = (policy.on_cross_slot, &policy.on_unsupported);
     match kind {
+        Kind::CrossSlot => match across {
+            CrossSlot::Skip => Reaction::Skip,
+            CrossSlot::Fetch | CrossSlot::Stop => Reaction::Stop,
+        },
         Kind::Json => policy.json,
         Kind::Bloom => policy.bloom,
         Kind::Cms => policy.cms,
@@ -258,6 +275,7 @@ pub(super) fn reaction(policy: &OnUnsupported, kind: Kind) -> Reaction {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::OnUnsupported;
 
     #[test]
     fn each_kind_follows_its_own_policy() {
@@ -271,13 +289,15 @@ mod tests {
             Kind::Command,
             Kind::Value,
             Kind::Lost,
+            Kind::CrossSlot,
         ];
+        let task = super::super::preflight::task_with("");
         for skipped in kinds {
             let of = |kind: Kind| match kind == skipped {
                 true => Reaction::Skip,
                 false => Reaction::Stop,
             };
-            let policy = OnUnsupported {
+            let on_unsupported = OnUnsupported {
                 json: of(Kind::Json),
                 bloom: of(Kind::Bloom),
                 cms: of(Kind::Cms),
@@ -287,6 +307,14 @@ mod tests {
                 command: of(Kind::Command),
                 value: of(Kind::Value),
                 lost: of(Kind::Lost),
+            };
+            let policy = Policy {
+                on_unsupported,
+                on_cross_slot: match of(Kind::CrossSlot) {
+                    Reaction::Skip => CrossSlot::Skip,
+                    Reaction::Stop => CrossSlot::Stop,
+                },
+                ..Policy::clone(&task.policy)
             };
             for kind in kinds {
                 assert_eq!(reaction(&policy, kind), of(kind), "{kind:?}");

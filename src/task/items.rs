@@ -5,7 +5,9 @@ use std::collections::HashSet;
 
 use slog::Logger;
 
-use crate::commands::{self, Filtered, Global, KeyUse, Kind, Plan, Reason, Unsupported};
+use crate::commands::{
+    self, Circumstances, Filtered, Global, KeyUse, Kind, Nothing, Plan, Reason, Unsupported,
+};
 use crate::entry::{Args, Batch, Body, Command, Item, Record, Share, Span, Spill, Text};
 use crate::rdb;
 use crate::target::form::{self, Bytes, FormError, Formed, Notes, Step, Value};
@@ -17,9 +19,10 @@ use super::context::member_expiry;
 use super::error::TaskError;
 use super::ghosts::Verdict;
 use super::large::{Large, LargeError};
+use super::reread::Suspicion;
 
 /// Keys that are df2redis' own are never copied, whatever the filter says.
-const OWN_KEYS: &[u8] = b"df2redis:";
+pub(super) const OWN_KEYS: &[u8] = b"df2redis:";
 
 /// Keys of a batch that the target had before this task: database there, and key.
 pub(super) type Foreign = HashSet<(u32, Vec<u8>)>;
@@ -46,6 +49,7 @@ impl Applier {
         if key.starts_with(OWN_KEYS) || !self.context.task.filter.allows(record.db, key) {
             return Ok(Took::Whole);
         }
+        self.refuse_database(record.db)?;
         match self.ghosts.judge(key, || is_hyperloglog(batch, record)) {
             Verdict::Keep => self.settle_doubts(false)?,
             Verdict::Drop => return Ok(Took::Whole),
@@ -70,8 +74,8 @@ impl Applier {
         }
         if let Some(expiring) = self
             .expiring
-            .as_mut()
-            .filter(|_| record.expire_at_ms.is_some())
+            .as_ref()
+            .filter(|_| record.expire_at_ms.is_some() || record.kind == rdb::kind::HASH_EXPIRING)
         {
             expiring.note(key);
         }
@@ -103,12 +107,16 @@ impl Applier {
         let spilled = matches!(record.value, Body::Spilled(_));
         let out = self.writer.begin(repeatable, db, Tolerate::Nothing);
         let formed = blocking_if(spilled, || form::form(&value, &settings, None, out));
-        match formed {
-            Ok(Formed::Whole(notes)) => {
+        let whole = formed.map(|formed| match formed {
+            Formed::Whole(notes) => Some(notes),
+            Formed::Steps(_) => None,
+        });
+        match whole {
+            Ok(Some(notes)) => {
                 self.noted(record.db, key, notes);
                 Ok(Took::Whole)
             }
-            Ok(Formed::Steps(_)) => Ok(Took::Steps),
+            Ok(None) => Ok(Took::Steps),
             Err(error) => self.unformed(record.db, key, error).map(|()| Took::Whole),
         }
     }
@@ -170,6 +178,7 @@ impl Applier {
         match &command.args {
             Body::Inline(span) => {
                 let args = self.checked(batch.slice(*span), command.words)?;
+                self.look_back(&args, command);
                 self.apply(batch, command, &args, None, foreign)
             }
             Body::Spilled(spill) => {
@@ -177,6 +186,7 @@ impl Applier {
                 let large = blocking_if(true, || Large::read(spill, command.words))
                     .map_err(|error| large_error(flow, &self.context.task, error))?;
                 let args = large.args().map_err(|cause| malformed(flow, cause))?;
+                self.look_back(&args, command);
                 if large.cut_short {
                     return self.apply_cut_short(batch, command, spill, &args, foreign);
                 }
@@ -204,6 +214,7 @@ impl Applier {
             if !self.context.task.filter.allows(command.db, key)
                 || key.starts_with(OWN_KEYS)
                 || self.withholds(batch, command, head)
+                || self.distrusts(command, head)
             {
                 return Ok(Took::Whole);
             }
@@ -247,7 +258,7 @@ impl Applier {
                 Filtered::Nothing => return Ok(Took::Whole),
                 Filtered::Part(packed, words) => {
                     let args = self.checked(&packed, words)?;
-                    return self.send(batch, command, &args, large, foreign);
+                    return self.route(batch, command, &args, large, foreign);
                 }
                 Filtered::Crosses(key) => {
                     let crosses = Unsupported {
@@ -261,10 +272,10 @@ impl Applier {
                 }
             }
         }
-        self.send(batch, command, args, large, foreign)
+        self.route(batch, command, args, large, foreign)
     }
 
-    fn send(
+    pub(super) fn send(
         &mut self,
         batch: &Batch,
         command: &Command,
@@ -276,6 +287,7 @@ impl Applier {
             || self.is_ghost(args)
             || !self.settle_foreign(command, args, foreign)
             || self.withholds(batch, command, args)
+            || self.distrusts(command, args)
         {
             return Ok(Took::Whole);
         }
@@ -293,15 +305,29 @@ impl Applier {
             None => None,
         };
         let args = put_off.as_ref().unwrap_or(args);
-        match self.plan(batch, command, args) {
+        self.follow_members(command, args);
+        let planned = match self.plan(batch, command, args) {
+            Plan::ReadAgain(_) if self.distrust(command, args) => return Ok(Took::Whole),
+            // No more keys can be withheld: what can be had from the entry itself.
+            Plan::ReadAgain(_) => self.plan_in(batch, command, args, Circumstances::default()),
+            planned => planned,
+        };
+        match planned {
             Plan::AsIs(note) => {
+                let name = self.name_of(args);
                 let out = self.begin(db);
                 out.command(args.len(), command.lsn);
-                for word in args.iter() {
+                out.word(name);
+                for word in args.iter().skip(1) {
                     put(out, word, large);
                 }
-                self.watch(args.name());
+                self.watch(name);
                 self.note(command.db, args, note);
+                if self.suspicion == Some(Suspicion::Pop)
+                    && let Some(key) = args.get(1)
+                {
+                    self.popped(command, key);
+                }
             }
             Plan::Words(planned, note) => {
                 let out = self.begin(db);
@@ -316,7 +342,12 @@ impl Applier {
                 }
                 self.note(command.db, args, note);
             }
-            Plan::Nothing(_) => {}
+            Plan::Nothing(Nothing::MemberExpiryDue(at_ms)) => {
+                if let Some(key) = args.get(1) {
+                    self.expires(command.db, key, at_ms);
+                }
+            }
+            Plan::Nothing(_) | Plan::ReadAgain(_) => {}
             Plan::Global(global) => {
                 let meeting = Meeting {
                     words: args.iter().map(<[u8]>::to_vec).collect(),
@@ -393,6 +424,7 @@ impl Applier {
                 Err(error) => return self.damaged(source_db, restore.key, &error.to_string()),
             },
         };
+        let bytes = value.bytes.len();
         let mut settings = context.form_settings(now_ms);
         // A RESTORE of the journal is an entry like any other: one transaction.
         settings.limits.whole = u64::MAX;
@@ -411,15 +443,29 @@ impl Applier {
             }
         });
         match formed {
-            Ok(notes) => self.noted(source_db, restore.key, notes),
+            Ok(notes) => self.noted_apart(source_db, restore.key, notes, bytes),
             Err(error) => self.unformed(source_db, restore.key, error)?,
         }
         Ok(())
     }
 
-    fn plan<'a>(&self, batch: &Batch, command: &Command, args: &Args<'a>) -> Plan<'a> {
+    pub(super) fn plan<'a>(&self, batch: &Batch, command: &Command, args: &Args<'a>) -> Plan<'a> {
+        self.plan_in(batch, command, args, self.circumstances(batch))
+    }
+
+    fn plan_in<'a>(
+        &self,
+        batch: &Batch,
+        command: &Command,
+        args: &Args<'a>,
+        circumstances: Circumstances,
+    ) -> Plan<'a> {
         let task = &self.context.task;
-        let map_db = |db| task.filter.allows_db(db).then(|| task.target.db(db));
+        let is_there = |db: &u32| *db == 0 || task.target.cluster.is_none();
+        let map_db = |db| {
+            let mapped = task.filter.allows_db(db).then(|| task.target.db(db));
+            mapped.filter(is_there)
+        };
         commands::plan(
             args,
             &commands::Context {
@@ -428,15 +474,27 @@ impl Applier {
                 on_member_expiry: member_expiry(task.policy.on_member_expiry),
                 db: command.db,
                 txid: command.txid,
+                circumstances,
                 map_db: &map_db,
             },
         )
     }
 
-    /// Some commands answer 0 when their key is missing, which then has to be read again.
+    /// Some commands answer 0, or -2 for a field, when what they are about is missing, which then has to be read again.
     fn watch(&mut self, name: &[u8]) {
-        if matches!(name, b"PEXPIREAT" | b"PERSIST") {
+        if target::ANSWERS_MISSING.contains(&name) {
             self.writer.watch();
+        }
+    }
+
+    /// The name under which a command goes out that is otherwise as it is.
+    fn name_of<'a>(&self, args: &Args<'a>) -> &'a [u8] {
+        let rotates = self.suspicion == Some(Suspicion::PushIfThere);
+        match args.name() {
+            name if !rotates || !args.get(1).is_some_and(|key| self.may_expire(key)) => name,
+            b"LPUSH" => b"LPUSHX",
+            b"RPUSH" => b"RPUSHX",
+            name => name,
         }
     }
 
@@ -466,7 +524,7 @@ impl Applier {
 
     /// Makes way for a command on keys that were on the target first, or says that it must not be
     /// applied.
-    fn settle_foreign(
+    pub(super) fn settle_foreign(
         &mut self,
         command: &Command,
         args: &Args<'_>,
@@ -614,7 +672,15 @@ impl Applier {
             .collect())
     }
 
-    fn noted(&self, db: u32, key: &[u8], notes: Notes) {
+    fn noted(&mut self, db: u32, key: &[u8], notes: Notes) {
+        self.noted_apart(db, key, notes, 0);
+    }
+
+    /// The same of a value of so many bytes that may just have been read from the source.
+    fn noted_apart(&mut self, db: u32, key: &[u8], notes: Notes, bytes: u64) {
+        if let Some(at_ms) = notes.due_ms {
+            self.expires_apart(db, key, at_ms, bytes);
+        }
         if notes.expiry_dropped > 0 {
             let what = show(key);
             self.context
@@ -622,9 +688,13 @@ impl Applier {
         }
     }
 
-    fn note(&self, db: u32, args: &Args<'_>, note: Option<commands::Note>) {
-        if let Some(note) = note {
-            self.context.note(self.log(), db, &describe(args), note);
+    fn note(&mut self, db: u32, args: &Args<'_>, note: Option<commands::Note>) {
+        match (note, args.get(1)) {
+            (None, _) => {}
+            (Some(commands::Note::MemberExpiryDue(at_ms)), Some(key)) => {
+                self.expires(db, key, at_ms);
+            }
+            (Some(note), _) => self.context.note(self.log(), db, &describe(args), note),
         }
     }
 
@@ -656,11 +726,11 @@ impl Applier {
         Ok(())
     }
 
-    fn skipped(&self) {
+    pub(super) fn skipped(&self) {
         self.count(|counters| &counters.skipped, 1);
     }
 
-    fn log(&self) -> &Logger {
+    pub(super) fn log(&self) -> &Logger {
         &self.log
     }
 }
@@ -721,7 +791,7 @@ fn is_global(args: &Args<'_>) -> bool {
 }
 
 /// A command's name and first key.
-fn describe(args: &Args<'_>) -> String {
+pub(super) fn describe(args: &Args<'_>) -> String {
     match commands::keys(args).next() {
         Some(used) => format!("{} of key {}", show(args.name()), show(used.key)),
         None => show(args.name()),

@@ -8,6 +8,7 @@ mod backlog;
 mod backoff;
 mod barrier;
 mod context;
+mod cross_slot;
 mod error;
 mod ghosts;
 mod host;

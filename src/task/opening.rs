@@ -35,7 +35,7 @@ use super::backlog::Backlog;
 use super::barrier::Barrier;
 use super::context::{Context, Losses};
 use super::error::TaskError;
-use super::reread::Ask;
+use super::reread::{Ask, Expiring};
 use super::session::Setup;
 use super::settings;
 use super::sizing::{Conditions, LastFullSync};
@@ -57,6 +57,8 @@ pub(super) struct Opened {
     pub(super) ring: Option<u64>,
     /// Keys that flows withhold from the start.
     pub(super) withheld: Vec<Withheld>,
+    /// Keys of which members expire, and when, if nothing is copied.
+    pub(super) members: Vec<(Withheld, i64)>,
     /// What is left to do about keys that the source may have deleted unseen.
     pub(super) reconcile: Reconcile,
     /// What flows ask to be read again.
@@ -239,9 +241,14 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         Err(reason) => full_sync_needed(setup, reason, &ownership),
     }
 
-    let (fence, mut withheld, mut reconcile) = match taken {
-        Some(taken) => (Some(taken.fence), taken.withheld, taken.reconcile),
-        None => (None, Vec::new(), Reconcile::Nothing),
+    let (fence, mut withheld, mut members, mut reconcile) = match taken {
+        Some(taken) => (
+            Some(taken.fence),
+            taken.withheld,
+            taken.members,
+            taken.reconcile,
+        ),
+        None => (None, Vec::new(), Vec::new(), Reconcile::Nothing),
     };
     let backlog = match (&fence, last_master.filter(|_| decided.is_ok())) {
         (Some(fence), Some(last)) => {
@@ -267,6 +274,7 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         expect_keys(setup, &mut monitor, &status).await?;
         fail_point::pass(Place::FullSyncRecord);
         withheld.clear();
+        members.clear();
         reconcile = prepare_snapshot(setup, &mut control, fence.as_ref(), &ownership).await?;
         fail_point::pass(Place::FullSyncRecorded);
     } else {
@@ -292,8 +300,14 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         control: tokio::sync::Mutex::new(control),
         losses: Losses::default(),
         asks: ask,
+        expiring: match resumed {
+            Some(_) => Vec::new(),
+            None => (0..master.flows).map(|_| Expiring::new()).collect(),
+        },
         is_unreconciled: (reconcile != Reconcile::Nothing).into(),
         omits_deletions: master.omits_deletions(),
+        reads_end_keys: master.reads_end_keys(),
+        moves: Arc::default(),
         copied: watch::Sender::new(0),
         spoilt: watch::Sender::new(None),
         status,
@@ -324,6 +338,7 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         conditions,
         ring,
         withheld,
+        members,
         reconcile,
         asks,
     })

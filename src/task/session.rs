@@ -31,10 +31,10 @@ use crate::source::dragonfly::{
     self, Acknowledger, FailedFlow, ReadSettings, SnapshotEnded, SourceError, Stable, Syncing,
 };
 use crate::spool::{Full, Outlet, Spool};
-use crate::target::{Reconcile, Withheld, Writer};
+use crate::target::{Reconcile, Writer};
 
 use super::Timing;
-use super::applier::{Applier, FlowEnd};
+use super::applier::{Applier, FlowEnd, Resumed};
 use super::backlog::feed;
 use super::context::Context;
 use super::error::{TaskError, chain};
@@ -171,6 +171,7 @@ impl<'a> Running<'a> {
             conditions,
             ring,
             withheld,
+            members,
             reconcile,
             asks,
         } = opened;
@@ -282,7 +283,11 @@ impl<'a> Running<'a> {
                     writer,
                     acknowledger,
                     outlet,
-                    next.map(|next| (next, &*withheld)),
+                    next.map(|next| Resumed {
+                        next,
+                        withheld: &withheld,
+                        members: &members,
+                    }),
                 );
             }
         }
@@ -290,21 +295,21 @@ impl<'a> Running<'a> {
         Ok(running)
     }
 
-    /// Has a flow's way into the target begin; with this entry, and these keys withheld, if its snapshot is there.
+    /// Has a flow's way into the target begin; from there, if its snapshot is there.
     fn apply(
         &mut self,
         writer: Writer,
         acknowledger: Acknowledger,
         outlet: Outlet,
-        next: Option<(u64, &[Withheld])>,
+        there: Option<Resumed<'_>>,
     ) {
         let (flow, log) = (acknowledger.flow(), self.setup.log.clone());
         let (suspect, suspected) = mpsc::channel(1);
         self.suspects.push(suspect);
         let context = self.context.clone();
         let mut applier = Applier::new(flow, context, writer, acknowledger, suspected, log);
-        if let Some((next, withheld)) = next {
-            applier.resumes_at(next, withheld);
+        if let Some(there) = there {
+            applier.resumes_at(&there);
         }
         self.appliers
             .spawn(async move { Ok(Part::Applier(Box::pin(applier.run(outlet)).await?)) });

@@ -77,7 +77,7 @@ fn what_cannot_be_copied_is_named_and_no_difference() {
 /// Collections above what is read in one piece.
 fn large(client: &mut Client) {
     let text = |n: usize| format!("{n:06}{}", "x".repeat(200)).into_bytes();
-    asked::fill(client, 12_000, text, |n| format!("{n}.1"));
+    crate::asked::fill(client, 12_000, text, |n| format!("{n}.1"));
     run(
         client,
         &[

@@ -1,10 +1,13 @@
 //! Clusters as targets.
 
+#[path = "../check/asked.rs"]
+mod asked;
 #[path = "../support/df2redis.rs"]
 mod df2redis;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod check;
 mod itself;
 mod lanes;
 mod ownership;

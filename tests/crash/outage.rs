@@ -4,7 +4,7 @@ use crate::df2redis::Task;
 use crate::pair::{Pair, Way, way_of};
 use crate::scale;
 use crate::support::proxy::BOTH;
-use crate::support::{Proxy, SimulatedDragonfly, eventually};
+use crate::support::{PATIENCE, Proxy, SimulatedDragonfly, eventually, within};
 use std::time::{Duration, Instant};
 
 /// A busy machine may hold up anybody for a moment; a source that waits for its replica's target waits much longer.
@@ -74,7 +74,9 @@ fn a_target_that_does_not_answer_costs_disk_and_neither_writes_at_the_source_nor
         "it is not on disk"
     );
     way.black_hole(&BOTH, false);
-    eventually("everything applied", || pair.source.all_acked());
+    // What took so long to come is not applied at once.
+    let patience = PATIENCE + scale::outage();
+    assert!(within(patience, || pair.source.all_acked()), "not applied");
     pair.equal(&[]);
     let peak = peak_memory_kib(running.pid());
     assert!(peak < MOST_MEMORY_KIB, "{peak} KiB of {MOST_MEMORY_KIB}");

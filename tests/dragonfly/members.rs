@@ -2,7 +2,10 @@
 
 use crate::df2redis::Task;
 use crate::support::dragonfly::{Dataset, Record, Value};
-use crate::support::{Client, RedisServer, SimulatedDragonfly, Target, on_every_target};
+use crate::support::{
+    Client, RedisServer, SimulatedDragonfly, Target, eventually, on_every_target,
+};
+use nix::sys::signal::Signal;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Whole seconds, so long from now.
@@ -45,7 +48,8 @@ fn copied(
         .collect();
     dataset.push(Record::new("big", Value::hash_with_expiry(&many)));
     let source = SimulatedDragonfly::options().dataset(dataset).start();
-    let task = Task::between(&source.address(), &target.address());
+    let task = Task::between(&source.address(), &target.address())
+        .with("policy.on_member_expiry = \"drop\"");
     let running = task.start_stable();
     (source, task, running)
 }
@@ -126,3 +130,160 @@ fn a_field_that_expires_stops_the_task_only_where_it_cannot(target: Target) {
 }
 
 on_every_target!(a_field_that_expires_stops_the_task_only_where_it_cannot);
+
+/// The journal says that a member expires; the source has lost it, and tells nobody.
+#[test]
+fn a_key_is_looked_at_when_its_first_member_expires_also_by_the_next_process() {
+    let (source, target) = (
+        SimulatedDragonfly::options()
+            .backing_store()
+            .flows(1)
+            .start(),
+        RedisServer::start(),
+    );
+    let task = Task::between(&source.address(), &target.address());
+    let mut running = task.start_stable();
+    let (mut client, mut there) = (source.client(), target.client());
+    client.ok(&["SADD", "soon", "goes", "stays"]);
+    client.ok(&["SADD", "moved", "goes", "stays"]);
+    client.ok(&["SADD", "later", "goes", "stays"]);
+    source.journal(0, ["SADDEX", "soon", "2", "goes"]);
+    source.journal(0, ["SADDEX", "moved", "4", "goes"]);
+    client.ok(&["RENAME", "moved", "new"]);
+    source.journal(0, ["SADDEX", "later", "4", "goes"]);
+    source.wait_acked();
+    let mut backing = Client::connect(source.oracle());
+    for key in ["soon", "later", "new"] {
+        assert_eq!(there.ok(&["SCARD", key]), "2", "{key}");
+        backing.ok(&["SREM", key, "goes"]);
+    }
+    let score = there.ok(&["ZCARD", "df2redis:members:copy"]);
+    assert_eq!(score.int(), Some(4), "soon, moved, new and later");
+    eventually("the first one is gone", || {
+        there.ok(&["SCARD", "soon"]) == "1"
+    });
+    assert_eq!(there.ok(&["SCARD", "later"]), "2", "not before its time");
+    running.signal(Signal::SIGKILL);
+    running.wait_killed();
+    eventually("the source has noticed", || source.replicas() == 0);
+    let _ = source.take_violations();
+    running = task.start_stable();
+    for key in ["later", "new"] {
+        eventually("the next process removes it", || {
+            there.ok(&["SCARD", key]) == "1"
+        });
+    }
+    eventually("all times are done with", || {
+        there.ok(&["EXISTS", "df2redis:members:copy"]) == "0"
+    });
+    assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 1));
+    running.stop();
+}
+
+/// A master with the backing store, a target, and the task between them.
+fn followed(target: &RedisServer) -> (SimulatedDragonfly, Task, crate::df2redis::Df2redis) {
+    let source = SimulatedDragonfly::options().backing_store().start();
+    let task = Task::between(&source.address(), &target.address());
+    let running = task.start_stable();
+    (source, task, running)
+}
+
+#[track_caller]
+fn wait_read_again(source: &SimulatedDragonfly, target: &RedisServer) {
+    source.wait_acked();
+    let mut there = target.client();
+    eventually("all is read again", || {
+        there.ok(&["EXISTS", "df2redis:reread:copy"]) == "0"
+    });
+}
+
+fn a_field_that_the_target_let_expire_before_its_expiry_was_put_off_is_there(target: Target) {
+    let server = target.start();
+    let (source, _task, running) = followed(&server);
+    let (mut client, mut there) = (source.client(), server.client());
+    let keys: Vec<String> = (0..20).map(|n| format!("h:{n}")).collect();
+    for key in &keys {
+        client.ok(&["HSET", key, "f", "1", "g", "2"]);
+    }
+    source.wait_acked();
+    for key in &keys {
+        // As if it had expired.
+        there.ok(&["HDEL", key, "f"]);
+        source.journal(0, ["HEXPIRE", key, "1000", "FIELDS", "2", "g", "f"]);
+    }
+    wait_read_again(&source, &server);
+    for key in &keys {
+        let found = there.ok(&["HGET", key, "f"]);
+        match target.lets_fields_expire() {
+            true => assert_eq!(found, "1", "{key}"),
+            // Nothing was missed: what the test did is nobody's business.
+            false => assert_eq!(found, crate::support::Reply::Nil, "{key}"),
+        }
+    }
+    running.stop();
+}
+
+on_every_target!(a_field_that_the_target_let_expire_before_its_expiry_was_put_off_is_there);
+
+fn a_late_count_in_a_field_that_expired_meanwhile_is_the_sources(target: Target) {
+    if !target.lets_fields_expire() {
+        return;
+    }
+    let server = target.start();
+    let (source, _task, running) = followed(&server);
+    let mut client = source.client();
+    for key in ["first", "second"] {
+        client.ok(&["HSET", key, "n", "5", "stays", "1"]);
+        source.journal(0, ["HSETEX", key, "2", "n", "5"]);
+    }
+    source.wait_acked();
+    server.signal(Signal::SIGSTOP);
+    // What is under way when the target stops, and what waits behind it.
+    client.ok(&["HINCRBY", "first", "n", "1"]);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    client.ok(&["HINCRBY", "second", "n", "1"]);
+    // The time in which the target lets the fields expire.
+    std::thread::sleep(std::time::Duration::from_millis(3_000));
+    server.signal(Signal::SIGCONT);
+    wait_read_again(&source, &server);
+    for key in ["first", "second"] {
+        assert_eq!(server.client().ok(&["HGET", key, "n"]), "6", "{key}");
+    }
+    running.stop();
+}
+
+on_every_target!(a_late_count_in_a_field_that_expired_meanwhile_is_the_sources);
+
+fn only_members_that_the_target_cannot_let_expire_are_on_the_schedule(target: Target) {
+    let server = target.start();
+    let (source, _task, running) = followed(&server);
+    source.journal(0, ["HSETEX", "hash", "1000", "f", "1"]);
+    source.journal(1, ["SADDEX", "set", "1000", "m"]);
+    source.wait_acked();
+    let mut there = server.client();
+    let scheduled = |there: &mut Client| {
+        let keys = there.ok(&["ZRANGE", "df2redis:members:copy", "0", "-1"]);
+        let mut keys: Vec<String> = keys.items().iter().map(|key| key.text()).collect();
+        keys.sort();
+        keys
+    };
+    let set = format!("{}:1:set", source.flow_of("set"));
+    let hash = format!("{}:0:hash", source.flow_of("hash"));
+    // A time about the end of a second is asked for, and what the source has then has no expiry: see above.
+    let mut expected = vec![set];
+    if !target.lets_fields_expire() {
+        expected.push(hash);
+    }
+    expected.sort();
+    assert_eq!(scheduled(&mut there), expected);
+    source.journal_global(1, ["FLUSHDB"]);
+    source.wait_acked();
+    expected.retain(|key| !key.ends_with(":1:set"));
+    assert_eq!(scheduled(&mut there), expected);
+    source.journal_global(0, ["FLUSHALL"]);
+    source.wait_acked();
+    assert_eq!(scheduled(&mut there), Vec::<String>::new());
+    running.stop();
+}
+
+on_every_target!(only_members_that_the_target_cannot_let_expire_are_on_the_schedule);

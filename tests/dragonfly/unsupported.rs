@@ -54,7 +54,8 @@ fn types_that_the_target_lacks_are_left_out_and_counted() {
 fn the_expiry_of_single_members_is_dropped_and_told() {
     let source = SimulatedDragonfly::start();
     let target = RedisServer::start();
-    let task = Task::between(&source.address(), &target.address());
+    let task = Task::between(&source.address(), &target.address())
+        .with("policy.on_member_expiry = \"drop\"");
     let mut running = task.start_stable();
     source.journal(0, ["SADDEX", "members", "1000", "a", "b"]);
     let line = running.wait_logged("expiry of single members was dropped");

@@ -12,6 +12,7 @@
 //!   for its first 2 s, so a cluster takes about 3 s to come up.
 
 use super::client::{Client, Reply};
+use super::compare::{Database, read_database};
 use super::eventually;
 use super::redis_server::{RedisServer, free_port};
 use super::target::Target;
@@ -260,6 +261,14 @@ impl Cluster {
         keys.sort();
         keys.dedup();
         keys
+    }
+
+    /// What the masters hold together, but for df2redis' own keys.
+    #[must_use]
+    #[track_caller]
+    pub fn contents(&self) -> Database {
+        let of = |node: usize| read_database(&mut self.node(node).client(), 0);
+        self.masters().into_iter().flat_map(of).collect()
     }
 
     /// Moves slots, whoever owns them, with their keys, while everything goes on.

@@ -105,6 +105,29 @@ impl Expected {
         self
     }
 
+    /// Writes all this to the server on this port, streams and values of modules excepted.
+    #[track_caller]
+    pub fn fill(&self, port: u16) {
+        let mut client = Client::connect(port);
+        for ((db, key), about) in &self.keys {
+            let command: &[u8] = match about.kind.as_str() {
+                "string" => b"SET",
+                "list" => b"RPUSH",
+                "set" => b"SADD",
+                "hash" => b"HSET",
+                "zset" => b"ZADD",
+                _ => continue,
+            };
+            let mut words = vec![command.to_vec(), key.clone().into_bytes()];
+            words.extend(about.words());
+            client.ok(&["SELECT", &db.to_string()]);
+            client.ok(&words);
+            if about.expire_at_ms != -1 {
+                client.ok(&["PEXPIREAT", key, &about.expire_at_ms.to_string()]);
+            }
+        }
+    }
+
     /// How many keys are expected.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -197,6 +220,23 @@ impl ExpectedKey {
             show(&theirs),
             show(&ours)
         ))
+    }
+
+    /// The value as the words of the command that writes it.
+    fn words(&self) -> Vec<Vec<u8>> {
+        let items = self.value.as_array().map(Vec::as_slice).unwrap_or_default();
+        match self.kind.as_str() {
+            "list" | "set" => items.iter().map(bytes).collect(),
+            "hash" => items
+                .iter()
+                .flat_map(|pair| [bytes(&pair[0]), bytes(&pair[1])])
+                .collect(),
+            "zset" => items
+                .iter()
+                .flat_map(|pair| [bytes(&pair[1]), bytes(&pair[0])])
+                .collect(),
+            _ => vec![bytes(&self.value)],
+        }
     }
 
     /// The value as lines of escaped text.

@@ -48,18 +48,21 @@ proptest! {
         on in prop::sample::select(&ALL[..]),
         stop in any::<bool>(),
         txid in 0u64..2,
+        (reads_again, is_vague, reads_end_keys) in any::<(bool, bool, bool)>(),
     ) {
         let name = table::COMMANDS[row].name;
         let words = Words::from(std::iter::once(name).chain(words).map(str::as_bytes));
         let args = words.args();
         let features = target(on);
         let on_member_expiry = if stop { MemberExpiry::Stop } else { MemberExpiry::Drop };
+        let circumstances = Circumstances { reads_again, is_vague, reads_end_keys };
         let context = Context {
             features: &features,
             received_at_ms: NOW,
             on_member_expiry,
             db: 0,
             txid,
+            circumstances,
             map_db: &map_db,
         };
         let planned = plan(&args, &context);
@@ -95,6 +98,7 @@ proptest! {
             on_member_expiry: MemberExpiry::Drop,
             db: 0,
             txid: 0,
+            circumstances: Circumstances::default(),
             map_db: &map_db,
         };
         show(&plan(&words.args(), &context));

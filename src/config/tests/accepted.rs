@@ -24,7 +24,8 @@ fn the_smallest_file_gets_every_default() {
     assert_eq!(task.policy.on_error, Reaction::Stop);
     assert_eq!(task.policy.on_unsupported.json, Reaction::Stop);
     assert_eq!(task.policy.on_unsupported.command, Reaction::Stop);
-    assert_eq!(task.policy.on_member_expiry, MemberExpiry::Drop);
+    assert_eq!(task.policy.on_member_expiry, MemberExpiry::Emulate);
+    assert_eq!(task.policy.on_cross_slot, CrossSlot::Fetch);
     assert_eq!(task.limits.memory, 64 << 20);
     let expected = Spool {
         max_size: 10 << 30,
@@ -90,6 +91,7 @@ conflict = "skip"
 on_error = "skip"
 on_unsupported = { json = "skip", command = "stop" }
 on_member_expiry = "stop"
+on_cross_slot = "skip"
 [limits]
 memory = "1GiB"
 [spool]
@@ -146,6 +148,7 @@ console = "never"
     assert_eq!(task.policy.on_unsupported.json, Reaction::Skip);
     assert_eq!(task.policy.on_unsupported.bloom, Reaction::Stop);
     assert_eq!(task.policy.on_member_expiry, MemberExpiry::Stop);
+    assert_eq!(task.policy.on_cross_slot, CrossSlot::Skip);
     assert_eq!(task.limits.memory, 1 << 30);
     let expected = Spool {
         max_size: 64 << 20,

@@ -47,6 +47,14 @@ impl Master {
     }
 }
 
+impl Master {
+    /// Whether it journals a `GETEX` that only reads as an end of the key at that moment: before v1.40.
+    pub fn reads_end_keys(&self) -> bool {
+        let number = self.release.as_deref().and_then(release_number);
+        number.is_none_or(|number| number < (1, 40))
+    }
+}
+
 /// The major and minor number of a release such as `df-v1.40.1`.
 pub fn release_number(release: &str) -> Option<(u16, u16)> {
     let numbers = release.strip_prefix("df-")?.strip_prefix('v')?;

@@ -41,6 +41,17 @@ pub enum Payload {
     Spilled(Spill),
 }
 
+impl Payload {
+    /// Its bytes.
+    #[expect(clippy::len_without_is_empty, reason = "none is empty")]
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Inline(bytes) => bytes.len() as u64,
+            Self::Spilled(spill) => spill.len(),
+        }
+    }
+}
+
 /// Values, and where the source stood.
 #[derive(Debug)]
 pub struct Reading {

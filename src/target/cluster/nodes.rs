@@ -69,6 +69,11 @@ impl Nodes {
         }
     }
 
+    /// Who owns which slots, by what was heard last.
+    pub(in crate::target) fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
     /// Those that own slots, by their first slot.
     pub(in crate::target) fn masters(&self) -> Vec<Endpoint> {
         self.owners.masters()

@@ -6,11 +6,11 @@ use redis::Value;
 
 use super::redirect::endpoint;
 use crate::net::Endpoint;
-use crate::target::slot::SLOTS;
+use crate::target::slot::{SLOTS, slot_of};
 
 /// The masters and their slots, from the answer to CLUSTER SLOTS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Owners(Vec<(RangeInclusive<u16>, Endpoint)>);
+pub struct Owners(Vec<(RangeInclusive<u16>, Endpoint)>);
 
 impl Owners {
     /// Reads it; `None` if it is something else. `reached` says where an announced address is reached from here.
@@ -52,11 +52,27 @@ impl Owners {
         Some(Self(owners))
     }
 
+    /// The owner of a key's slot.
+    pub fn of_key(&self, key: &[u8]) -> Option<&Endpoint> {
+        self.of(slot_of(key))
+    }
+
     /// The owner of a slot.
-    pub(super) fn of(&self, slot: u16) -> Option<&Endpoint> {
+    pub fn of(&self, slot: u16) -> Option<&Endpoint> {
         let at = self.0.partition_point(|(slots, _)| *slots.end() < slot);
         let (slots, owner) = self.0.get(at)?;
         slots.contains(&slot).then_some(owner)
+    }
+
+    /// Every owner with the first of its slots.
+    pub fn first_slots(&self) -> Vec<(Endpoint, u16)> {
+        let mut firsts: Vec<(Endpoint, u16)> = Vec::new();
+        for (slots, owner) in &self.0 {
+            if !firsts.iter().any(|(known, _)| known == owner) {
+                firsts.push((owner.clone(), *slots.start()));
+            }
+        }
+        firsts
     }
 
     /// A slot that nobody owns.
@@ -72,14 +88,9 @@ impl Owners {
     }
 
     /// Every owner, once.
-    pub(super) fn masters(&self) -> Vec<Endpoint> {
-        let mut masters: Vec<Endpoint> = Vec::new();
-        for (_, owner) in &self.0 {
-            if !masters.contains(owner) {
-                masters.push(owner.clone());
-            }
-        }
-        masters
+    pub fn masters(&self) -> Vec<Endpoint> {
+        let firsts = self.first_slots().into_iter();
+        firsts.map(|(owner, _)| owner).collect()
     }
 }
 

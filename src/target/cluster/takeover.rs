@@ -142,6 +142,8 @@ pub(in crate::target) struct Found {
     positions: HashMap<u16, Fields>,
     /// Members of the lists of keys that are to be read again.
     pub withheld: Vec<Vec<u8>>,
+    /// Members of the lists of keys of which members expire, and when the first does.
+    pub members: Vec<(Vec<u8>, f64)>,
     /// All keys with these.
     pub keys: Vec<String>,
 }
@@ -164,6 +166,7 @@ impl Found {
             stamps: HashMap::new(),
             positions: HashMap::new(),
             withheld: Vec::new(),
+            members: Vec::new(),
             keys: Vec::new(),
         };
         found.read(nodes, names, task).await?;
@@ -182,6 +185,7 @@ impl Found {
                 stamp_key(task, slot),
                 of_slot(&names.position, slot),
                 of_slot(&names.reread, slot),
+                of_slot(&names.members, slot),
             ]
         };
         // Keys of a slot that is being moved may be on both sides, so each is asked for alone.
@@ -210,6 +214,12 @@ impl Found {
             .collect();
         let read = |(_, kind, key): &(u16, usize, String)| match kind {
             2 => cmd("SMEMBERS").arg(key).take(),
+            3 => cmd("ZRANGE")
+                .arg(key)
+                .arg(0)
+                .arg(-1)
+                .arg("WITHSCORES")
+                .take(),
             _ => cmd("HGETALL").arg(key).take(),
         };
         let questions: Vec<_> = there.iter().map(read).collect();
@@ -220,6 +230,9 @@ impl Found {
             if kind == 2 {
                 let members: Vec<Vec<u8>> = nodes.read(DOING, question, answer)?;
                 self.withheld.extend(members);
+            } else if kind == 3 {
+                let members: Vec<(Vec<u8>, f64)> = nodes.read(DOING, question, answer)?;
+                self.members.extend(members);
             } else {
                 let fields: Fields = nodes.read(DOING, question, answer)?;
                 let into = match kind {

@@ -4,7 +4,7 @@ use crate::commands::{Kind, MemberExpiry, Reason};
 use crate::rdb::Element;
 use crate::target::Outgoing;
 
-use super::{FormError, Notes, Settings};
+use super::{FormError, LATER_MS, Notes, Settings};
 
 /// The words of one command to come.
 #[derive(Debug, Default)]
@@ -125,18 +125,27 @@ fn keep(
     let Some(at) = expires else {
         return Ok(true);
     };
-    if i64::try_from(at).is_ok_and(|at| at <= settings.now_ms) {
+    let at_ms = i64::try_from(at).unwrap_or(i64::MAX);
+    if at_ms <= settings.now_ms {
         notes.members_expired += 1;
+        let emulated = !can_expire && settings.on_member_expiry == MemberExpiry::Emulate;
+        let later = at_ms.saturating_add(LATER_MS);
+        if emulated && later > settings.now_ms {
+            notes.due(later);
+        }
         return Ok(false);
     }
     if !can_expire {
-        if settings.on_member_expiry == MemberExpiry::Stop {
-            return Err(FormError::unsupported(
-                Kind::MemberExpiry,
-                Reason::MemberExpiry,
-            ));
+        match settings.on_member_expiry {
+            MemberExpiry::Stop => {
+                return Err(FormError::unsupported(
+                    Kind::MemberExpiry,
+                    Reason::MemberExpiry,
+                ));
+            }
+            MemberExpiry::Drop => notes.expiry_dropped += 1,
+            MemberExpiry::Emulate => notes.due(at_ms),
         }
-        notes.expiry_dropped += 1;
     }
     Ok(true)
 }

@@ -29,6 +29,18 @@ pub struct Missed {
     pub certain: bool,
 }
 
+/// Gives single fields of a hash an end.
+const EXPIRES_FIELDS: &[u8] = b"HPEXPIREAT";
+
+/// Commands whose answer 0 means that their key is missing; `HPEXPIREAT`'s -2, a field.
+pub const ANSWERS_MISSING: [&[u8]; 5] = [
+    b"PEXPIREAT",
+    b"PERSIST",
+    b"LPUSHX",
+    b"RPUSHX",
+    EXPIRES_FIELDS,
+];
+
 impl Writer {
     /// From now on a journal entry that finds its key missing is no error: its keys are noted, and so are those of
     /// entries that have taken effect later than `patience` after they were begun.
@@ -45,7 +57,7 @@ impl Writer {
         at.is_some_and(|at| at.elapsed() > HELD_UP)
     }
 
-    /// The item that was begun is a PEXPIREAT or PERSIST, which answers 0 when the key is missing.
+    /// The item that was begun is one of [`ANSWERS_MISSING`].
     #[inline]
     pub fn watch(&mut self) {
         self.open.watches |= self.notes_missing;
@@ -77,9 +89,7 @@ impl Writer {
                 continue;
             };
             if let Site::Command(command) = self.site(element) {
-                self.note_keys(command, true, |name| {
-                    matches!(name, b"PEXPIREAT" | b"PERSIST")
-                });
+                self.note_keys(command, true, |name| ANSWERS_MISSING.contains(&name));
             }
         }
     }
@@ -146,13 +156,16 @@ pub(in crate::target) fn keys_of(
         return Vec::new();
     };
     let depends = |used: commands::KeyUse<'_>| used.read || !used.whole;
-    if !commands::keys(&args).any(depends) {
+    // The source does not journal it under this name.
+    let of_field = args.get(1).filter(|_| args.name() == EXPIRES_FIELDS);
+    if of_field.is_none() && !commands::keys(&args).any(depends) {
         return Vec::new();
     }
-    let keys = commands::keys(&args).filter(|used| !used.key.starts_with(PREFIX));
-    keys.map(|used| Missed {
+    let keys = commands::keys(&args).map(|used| used.key).chain(of_field);
+    let keys = keys.filter(|key| !key.starts_with(PREFIX));
+    keys.map(|key| Missed {
         db,
-        key: used.key.to_vec(),
+        key: key.to_vec(),
         certain,
     })
     .collect()

@@ -41,7 +41,7 @@ use super::settings::Settings;
 use crate::resp::Scanner;
 
 pub use self::guard::Fenced;
-pub use self::missed::Missed;
+pub use self::missed::{ANSWERS_MISSING, Missed};
 
 /// Unanswered plain batches; more would only split the same bytes into smaller writes.
 const MOST_SENT: usize = 4;

@@ -84,7 +84,7 @@ fn words(features: &Features, kind: u8, policy: Kind, task: &Task) -> String {
         Form::Native => "commands that build the same value",
         Form::None => {
             let name = policy.as_str();
-            return match reaction(&task.policy.on_unsupported, policy) {
+            return match reaction(&task.policy, policy) {
                 Reaction::Stop => format!("none: stops the task (policy.on_unsupported.{name})"),
                 Reaction::Skip => format!("none: left out (policy.on_unsupported.{name})"),
             };
@@ -93,9 +93,13 @@ fn words(features: &Features, kind: u8, policy: Kind, task: &Task) -> String {
     text.to_owned()
 }
 
-/// The target has no expiry for single members: they are written without.
+/// The target has no expiry for single members.
 fn expiring(task: &Task) -> String {
     match task.policy.on_member_expiry {
+        MemberExpiry::Emulate => {
+            "commands that build the same value; the key is read again when members expire"
+                .to_owned()
+        }
         MemberExpiry::Drop => {
             "commands that build the same value, without expiry (policy.on_member_expiry)"
                 .to_owned()
@@ -131,8 +135,11 @@ mod tests {
             "hashes with fields that expire",
             "sets with members that expire",
         );
+        let drop = "[policy]\non_member_expiry = \"drop\"\n";
         let dropped =
             "commands that build the same value, without expiry (policy.on_member_expiry)";
+        let emulated =
+            "commands that build the same value; the key is read again when members expire";
         let restored = "RESTORE as the type that this release has";
         let stops = "none: stops the task (policy.on_member_expiry)";
         for (features, policy, values, form) in [
@@ -151,10 +158,12 @@ mod tests {
                 "RESTORE without what came with Redis 7.0, or RESTORE as it comes",
             ),
             (&new, "", "streams", "RESTORE as it comes"),
-            (&old, "", hashes, dropped),
+            (&old, "", hashes, emulated),
+            (&old, drop, hashes, dropped),
             (&old, stop, hashes, stops),
             (&new, stop, hashes, restored),
-            (&new, "", sets, dropped),
+            (&new, "", sets, emulated),
+            (&new, drop, sets, dropped),
             (&new, stop, sets, stops),
             (
                 &old,

@@ -13,6 +13,7 @@ use super::{Settling, Suspects};
 use crate::commands::{self, KeyUse, Restore};
 use crate::entry::{Args, Batch, Command, Item, unix_ms};
 use crate::fail_point;
+use crate::rdb;
 use crate::source::dragonfly::{Found, Payload};
 use crate::target;
 use crate::task::applier::Applier;
@@ -31,7 +32,7 @@ impl Applier {
         command: &Command,
         args: &Args<'_>,
     ) -> bool {
-        if let Some(expiring) = &mut self.expiring {
+        if let Some(expiring) = &self.expiring {
             expiring.note_of(args);
         }
         if self.next.is_some() {
@@ -46,9 +47,12 @@ impl Applier {
         }
         let db = command.db;
         let depends = |used: &KeyUse<'_>| used.read || !used.whole;
-        let doubted = uses
-            .iter()
-            .any(|used| depends(used) && self.is_doubted(db, used));
+        let counts = self.late.is_late()
+            && self.context.features.hash_field_expiry()
+            && commands::depends_on_field(args);
+        let doubted = uses.iter().any(|used| {
+            depends(used) && (self.is_doubted(db, used) || counts && self.may_expire(used.key))
+        });
         let since = command.lsn.unwrap_or_default();
         if doubted {
             for used in &uses {
@@ -137,7 +141,7 @@ impl Applier {
     }
 
     /// Puts a key on the list on the target, with what is applied next.
-    fn enlist(&mut self, db: u32, key: &[u8]) {
+    pub(super) fn enlist(&mut self, db: u32, key: &[u8]) {
         let (flow, position_db) = (self.flow, self.context.task.target.position_db);
         if let Some(fence) = &self.context.fence {
             let out =
@@ -148,7 +152,7 @@ impl Applier {
     }
 
     /// Takes it off there.
-    fn unlist(&mut self, db: u32, key: &[u8]) {
+    pub(super) fn unlist(&mut self, db: u32, key: &[u8]) {
         let (flow, position_db) = (self.flow, self.context.task.target.position_db);
         if let Some(fence) = &self.context.fence {
             let out =
@@ -172,6 +176,7 @@ impl Applier {
         places
             .iter()
             .for_each(|place| self.enlist(place.db, &place.key));
+        self.schedule_all();
     }
 
     /// A flush has emptied a database, or all of them.
@@ -188,6 +193,7 @@ impl Applier {
         gone.iter()
             .for_each(|place| self.unlist(place.db, &place.key));
         self.list.clear(db);
+        self.forget_schedule(db);
         self.late.end();
     }
 
@@ -305,8 +311,8 @@ impl Applier {
         };
         if let Some(expiring) = self
             .expiring
-            .as_mut()
-            .filter(|_| found.expire_at_ms.is_some())
+            .as_ref()
+            .filter(|_| found.expire_at_ms.is_some() || may_have_fields_that_expire(&found.payload))
         {
             expiring.note(&place.key);
         }
@@ -324,17 +330,22 @@ impl Applier {
     }
 
     /// The source's clock.
-    fn source_now_ms(&self) -> i64 {
+    pub(super) fn source_now_ms(&self) -> i64 {
         let offset = self.context.status.clock_offset_ms.load(Ordering::Relaxed);
         unix_ms().saturating_add(offset)
     }
 
-    /// Whether the entries of a batch are late.
-    pub(in crate::task) fn comes_late(&self, batch: &Batch) -> bool {
+    /// Whether the next entry was written while nobody listened: it was late when it was received.
+    pub(super) fn was_written_unseen(&self) -> bool {
         let behind = self.context.status.flows.get(self.flow as usize);
-        let late_ms = i64::try_from(LATE.as_millis()).unwrap_or(i64::MAX);
         let until = behind.map_or(0, |flow| flow.late_until.load(Ordering::Relaxed));
         self.next.is_some_and(|next| next < until)
+    }
+
+    /// Whether the entries of a batch are late.
+    pub(in crate::task) fn comes_late(&self, batch: &Batch) -> bool {
+        let late_ms = i64::try_from(LATE.as_millis()).unwrap_or(i64::MAX);
+        self.was_written_unseen()
             || self.source_now_ms().saturating_sub(batch.received_at_ms) > late_ms
     }
 
@@ -365,7 +376,7 @@ impl Applier {
         Ok(())
     }
 
-    fn may_expire(&self, key: &[u8]) -> bool {
+    pub(in crate::task) fn may_expire(&self, key: &[u8]) -> bool {
         let known = self.expiring.as_ref();
         known.is_none_or(|expiring| expiring.may_have(key))
     }
@@ -385,6 +396,14 @@ impl Applier {
                 .filter(|used| self.may_expire(used.key));
             keys.extend(asked.map(|used| (command.db, used.key.into())));
         })
+    }
+}
+
+/// Whether a value may be a hash of which fields expire: only those in memory are looked at.
+fn may_have_fields_that_expire(payload: &Payload) -> bool {
+    match payload {
+        Payload::Inline(bytes) => bytes.first() == Some(&rdb::kind::HASH_EXPIRING),
+        Payload::Spilled(_) => true,
     }
 }
 

@@ -1,6 +1,10 @@
-//! Which keys of a flow may expire on the target: those that were given an end in this session.
+//! Which keys of a flow may expire on the target, whole or single fields of them: those that were given an end in this
+//! session.
 //!
 //! Invariant: a key that has an end, and was given it in this session, is always told; of others few are.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use xxhash_rust::xxh64::xxh64;
 
@@ -13,30 +17,33 @@ const WORD: u64 = 64;
 
 /// A Bloom filter with four bits for each key: of a million keys that have no end, with a million that have, about one in
 /// forty is taken for one that has.
-#[derive(Debug)]
-pub(crate) struct Expiring(Vec<u64>);
+///
+/// Clones are the same filter: it outlives the connection to the target, as the keys do.
+#[derive(Debug, Clone)]
+pub(crate) struct Expiring(Arc<[AtomicU64]>);
 
 impl Expiring {
     pub fn new() -> Self {
         let words = usize::try_from(BITS / WORD).unwrap_or_default();
-        Self(vec![0; words])
+        Self((0..words).map(|_| AtomicU64::new(0)).collect())
     }
 
-    pub fn note(&mut self, key: &[u8]) {
+    pub fn note(&self, key: &[u8]) {
         for (word, bit) in places(key) {
-            if let Some(word) = self.0.get_mut(word) {
-                *word |= bit;
+            if let Some(word) = self.0.get(word) {
+                word.fetch_or(bit, Ordering::Relaxed);
             }
         }
     }
 
     pub fn may_have(&self, key: &[u8]) -> bool {
-        places(key).all(|(word, bit)| self.0.get(word).is_some_and(|word| word & bit != 0))
+        let is_set = |word: &AtomicU64, bit: u64| word.load(Ordering::Relaxed) & bit != 0;
+        places(key).all(|(word, bit)| self.0.get(word).is_some_and(|word| is_set(word, bit)))
     }
 
     /// Notes what a command gives an end: by itself, or by handing on that of another key.
     #[inline]
-    pub fn note_of(&mut self, args: &Args<'_>) {
+    pub fn note_of(&self, args: &Args<'_>) {
         match gives(args) {
             Gives::Nothing => {}
             Gives::End => {
@@ -72,6 +79,9 @@ fn gives(args: &Args<'_>) -> Gives {
         Some(b'R') if is("RESTORE") => Gives::End,
         Some(b'R') if is("RENAME") || is("RENAMENX") => Gives::OthersEnd,
         Some(b'C') if is("COPY") => Gives::OthersEnd,
+        // Fields of it.
+        Some(b'H') if is("HSETEX") || is("HEXPIRE") || is("HGETEX") => Gives::End,
+        Some(b'F') if is("FIELDEXPIRE") => Gives::End,
         // It has the same name in another database.
         Some(b'M') if is("MOVE") => Gives::End,
         _ if commands::end_of(args).is_some() => Gives::End,
@@ -96,7 +106,7 @@ mod tests {
     use crate::entry::ArgsWriter;
 
     fn after(commands: &[&str]) -> Expiring {
-        let mut expiring = Expiring::new();
+        let expiring = Expiring::new();
         for command in commands {
             let mut writer = ArgsWriter::default();
             command.split(' ').for_each(|word| {
@@ -118,6 +128,8 @@ mod tests {
             "GETEX k PXAT 1",
             "RESTORE k 1 x",
             "MOVE k 3",
+            "HSETEX k 5 f v",
+            "FIELDEXPIRE k 5 f",
         ] {
             assert!(after(&[command]).may_have(b"k"), "{command}");
         }
@@ -129,7 +141,7 @@ mod tests {
 
     #[test]
     fn few_others_are_told() {
-        let mut expiring = Expiring::new();
+        let expiring = Expiring::new();
         let key = |n: u32| format!("key:{n}");
         (0..1_000_000).for_each(|n| expiring.note(key(n).as_bytes()));
         assert!((0..1_000_000).all(|n| expiring.may_have(key(n).as_bytes())));

@@ -1,5 +1,6 @@
 //! Reading keys again from the source, when what the target has of them is not to be trusted: entries that came after
-//! the target had let a key expire, keys that a full sync may have missed, keys that the source no longer has.
+//! the target had let a key expire, keys that a full sync may have missed, keys that the source no longer has, keys
+//! of which members expire that the target would let stay, keys about which the source's journal does not tell the truth.
 //!
 //! A key is withheld from the entry on that is to blame: it and later entries for the key are not applied, and neither
 //! is one that combines it with other keys, which are withheld too. The value is then read between two positions, and
@@ -11,15 +12,19 @@
 
 mod applier;
 mod baselines;
+mod defects;
 mod expiring;
 mod late;
 mod list;
+mod members;
 mod reader;
 
 pub(super) use baselines::Baselines;
+pub(super) use defects::{Before, Moves, Suspicion};
 pub(super) use expiring::Expiring;
 pub(super) use late::{LATE, Late, MARGIN, MOST_BYTES, MOST_ITEMS};
 pub(super) use list::{Answer, List, Place};
+pub(super) use members::Schedule;
 pub(super) use reader::{Ask, read_again};
 
 /// Keys that somebody else does not trust.

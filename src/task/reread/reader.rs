@@ -13,6 +13,11 @@ use crate::source::dragonfly::{Monitor, Reading, Settings, SourceError};
 /// Keys read between two positions. More would make it likelier that one of them is written meanwhile.
 pub(crate) const AT_ONCE: usize = 128;
 
+/// Bytes of values read at once without a rest, and how fast more of them are read: the source serves nobody else of a
+/// shard while it serialises a large value.
+const WITHOUT_REST: u64 = 1 << 20;
+const BYTES_PER_MS: u64 = 50_000;
+
 /// How long is waited before the source is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -53,11 +58,20 @@ pub(crate) async fn read_again(
             to: position(&reading.to),
             values: ask.places.into_iter().zip(reading.values).collect(),
         };
+        let rest = rest(&answer);
         // A flow that has ended wants no answer.
         drop(ask.answer.send(answer));
+        sleep(rest).await;
     }
     // The sender lives in the context, which outlives every part.
     std::future::pending().await
+}
+
+/// How long the source is left in peace after this.
+fn rest(answer: &Answer) -> Duration {
+    let found = answer.values.iter().filter_map(|(_, found)| found.as_ref());
+    let bytes: u64 = found.map(|found| found.payload.len()).sum();
+    Duration::from_millis(bytes.saturating_sub(WITHOUT_REST) / BYTES_PER_MS)
 }
 
 async fn read(

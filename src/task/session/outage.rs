@@ -22,6 +22,7 @@ use crate::logging::fields;
 use crate::target::{
     Control, Ownership, Profile, Reconcile, Stored, TargetError, Withheld, Writer,
 };
+use crate::task::applier::Resumed;
 use crate::task::backoff::Backoff;
 use crate::task::barrier::Barrier;
 use crate::task::context::{Context, Losses};
@@ -40,6 +41,7 @@ pub(super) struct Reopened {
     lsns: Vec<u64>,
     /// Keys that flows withhold from the start.
     withheld: Vec<Withheld>,
+    members: Vec<(Withheld, i64)>,
     /// What is left to do about keys that the source may have deleted unseen.
     reconcile: Reconcile,
 }
@@ -88,6 +90,7 @@ impl<'a> Running<'a> {
             writers,
             lsns,
             withheld,
+            members,
             reconcile,
         } = reopened;
         self.context = context;
@@ -103,7 +106,16 @@ impl<'a> Running<'a> {
                 .outlet(acknowledger.flow())
                 .map_err(TaskError::Spool)?;
             outlet.read_from(next).map_err(TaskError::Spool)?;
-            self.apply(writer, acknowledger, outlet, Some((next, &withheld)));
+            self.apply(
+                writer,
+                acknowledger,
+                outlet,
+                Some(Resumed {
+                    next,
+                    withheld: &withheld,
+                    members: &members,
+                }),
+            );
         }
         self.stand_by(reconcile);
         self.setup
@@ -189,8 +201,11 @@ async fn attempt(setup: &Setup<'_>, before: &Context) -> Result<Option<Reopened>
         control: tokio::sync::Mutex::new(control),
         losses: Losses::default(),
         asks: before.asks.clone(),
+        expiring: before.expiring.clone(),
         is_unreconciled: (taken.reconcile != Reconcile::Nothing).into(),
         omits_deletions: before.omits_deletions,
+        reads_end_keys: before.reads_end_keys,
+        moves: before.moves.clone(),
         copied: watch::Sender::new(0),
         spoilt: watch::Sender::new(None),
     };
@@ -200,6 +215,7 @@ async fn attempt(setup: &Setup<'_>, before: &Context) -> Result<Option<Reopened>
         writers,
         lsns,
         withheld: taken.withheld,
+        members: taken.members,
         reconcile: taken.reconcile,
     }))
 }

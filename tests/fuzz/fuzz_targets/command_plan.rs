@@ -2,7 +2,7 @@
 #![no_main]
 
 use df2redis::commands::{
-    Context, Features, Filtered, Flavour, MemberExpiry, Plan, filtered, keys, plan,
+    Circumstances, Context, Features, Filtered, Flavour, MemberExpiry, Plan, filtered, keys, plan,
 };
 use df2redis::entry::Args;
 use libfuzzer_sys::fuzz_target;
@@ -50,6 +50,11 @@ fuzz_target!(|input: &[u8]| {
         },
         db: 0,
         txid: 1,
+        circumstances: Circumstances {
+            reads_again: release & 64 == 64,
+            is_vague: release & 128 == 128,
+            reads_end_keys: release & 128 == 128,
+        },
         map_db: &|db| (db < 4).then_some(db + 1),
     };
     if let Plan::Words(commands, _) = plan(&args, &context) {

@@ -149,6 +149,9 @@ fn write_commands(client: &mut Client) -> HashSet<String> {
 /// Executes a client's command and journals what it changed.
 #[must_use]
 pub fn run(hub: &Hub, db: u32, request: &[Vec<u8>]) -> Reply {
+    if let Some(port) = hub.options.holds {
+        return of_other(port, db, request);
+    }
     let Some(front) = &hub.front else {
         let name = request
             .first()
@@ -157,6 +160,21 @@ pub fn run(hub: &Hub, db: u32, request: &[Vec<u8>]) -> Reply {
         return of_dataset(hub, db, &name.to_uppercase(), request);
     };
     one(hub, &mut lock(front), db, request, None)
+}
+
+/// What another Redis has of a key.
+fn of_other(port: u16, db: u32, request: &[Vec<u8>]) -> Reply {
+    let mut client = Client::connect(port);
+    client.ok(&["SELECT", &db.to_string()]);
+    let answer = client.try_cmd(request);
+    let reply = answer.unwrap_or_else(|cause| error(format!("ERR it is gone: {cause}")));
+    match request
+        .first()
+        .is_some_and(|name| name.eq_ignore_ascii_case(b"DUMP"))
+    {
+        true => convert::dump_reply(reply),
+        false => reply,
+    }
 }
 
 /// Without a Redis behind it a master knows the keys it was made with, and nothing of what was journalled since.
@@ -248,7 +266,7 @@ fn one(hub: &Hub, front: &mut Front, db: u32, request: &[Vec<u8>], txid: Option<
         .first()
         .map(|name| String::from_utf8_lossy(name).to_uppercase())
         .unwrap_or_default();
-    if rewrite::is_refused(&name) {
+    if rewrite::is_refused(&name) && !(hub.options.defects && name == "LMPOP") {
         return error(format!(
             "ERR {name} is not offered by the simulated Dragonfly"
         ));
@@ -263,16 +281,17 @@ fn one(hub: &Hub, front: &mut Front, db: u32, request: &[Vec<u8>], txid: Option<
     }
     touch(hub, &name, request);
     let flow_of = |key: &[u8]| hub.flow_of(key);
-    let (reply, entries) =
-        rewrite::execute(front, &flow_of, hub.options.release, db, &name, request);
+    let master = (hub.options.release, hub.options.defects);
+    let (reply, entries) = rewrite::execute(front, &flow_of, master, db, &name, request);
     journal(hub, entries, txid);
     reply
 }
 
-/// Journals what one command changed: several entries share a transaction id, as commands over several shards do.
+/// Journals what one command changed: several entries share a transaction id, as commands over several shards
+/// do.
 fn journal(hub: &Hub, entries: Vec<Entry>, txid: Option<u64>) {
     let flows: HashSet<usize> = entries.iter().map(|entry| entry.flow).collect();
-    let own = if entries.len() > 1 {
+    let own = if entries.len() > 1 || entries.iter().any(|entry| entry.in_hops) {
         hub.next_txid()
     } else {
         0

@@ -41,6 +41,8 @@ pub struct Options {
     pub(super) settings: Vec<(String, String)>,
     pub(super) used_memory: Option<u64>,
     pub(super) clock_ms: Option<i64>,
+    pub(super) defects: bool,
+    pub(super) holds: Option<u16>,
 }
 
 impl Options {
@@ -77,6 +79,8 @@ impl Options {
             settings: Vec::new(),
             used_memory: None,
             clock_ms: None,
+            defects: false,
+            holds: None,
         }
     }
 
@@ -92,6 +96,7 @@ impl Options {
             backing: self.backing,
             users: self.users,
             port: self.port,
+            defects: self.defects,
             ..Self::of(Release::parse(name))
         }
     }
@@ -241,6 +246,24 @@ impl Options {
     pub fn backing_store(self) -> Self {
         Self {
             backing: true,
+            ..self
+        }
+    }
+
+    /// Its journal has the defects of a real one's: see `rewrite`.
+    #[must_use]
+    pub fn defects(self) -> Self {
+        Self {
+            defects: true,
+            ..self
+        }
+    }
+
+    /// Keys read from it are as the Redis on this port has them: what a recorded master came to hold.
+    #[must_use]
+    pub fn holds(self, port: u16) -> Self {
+        Self {
+            holds: Some(port),
             ..self
         }
     }

@@ -1,8 +1,10 @@
 //! From a client's command to the journal entries it leaves, in the forms of v1.40.1.
 //!
 //! Invariants: the entries, applied in order, change a copy as the command changed the original; times are absolute.
-//! Facts: recorded journals of v1.40.1 (`journal`, `journal-flush`). Not imitated are the master's defects there:
-//!   rounded scores of `Z...STORE`, results of `SORT ... STORE` lost across shards, and the like.
+//! Facts: recorded journals of v1.40.1 (`journal`, `journal-flush`). The master's defects are imitated only with
+//!   `Options::defects`, and then the first line does not hold: scores of `Z...STORE` cut to six digits, results of
+//!   `SORT ... STORE` and `GEORADIUS ... STORE` lost across shards, one element for `LMPOP ... COUNT`, ends of keys for
+//!   a `GETEX` that only reads (before v1.40), open ids of stream entries (before v1.27).
 
 use super::super::client::Reply;
 use super::convert;
@@ -20,6 +22,8 @@ pub struct Entry {
     pub args: Vec<Vec<u8>>,
     /// Whether it goes to every flow instead.
     pub global: bool,
+    /// Whether it has a transaction id although it is alone.
+    pub in_hops: bool,
 }
 
 type Words = [Vec<u8>];
@@ -67,7 +71,7 @@ pub fn is_refused(name: &str) -> bool {
 pub fn execute(
     front: &mut Front,
     flow_of: &dyn Fn(&[u8]) -> usize,
-    release: Release,
+    (release, defects): (Release, bool),
     db: u32,
     name: &str,
     request: &Words,
@@ -77,6 +81,8 @@ pub fn execute(
         flow_of,
         db,
         request,
+        release,
+        defects,
         entries: Vec::new(),
     };
     let key = first_key(request).unwrap_or_default().to_vec();
@@ -97,6 +103,7 @@ pub fn execute(
         "SORT" | "GEORADIUS" | "GEORADIUSBYMEMBER" => call.store_option(name),
         "XADD" => call.add_to_stream(&key),
         "XTRIM" => call.trim_stream(&key),
+        "LMPOP" => call.pop_several(),
         _ => call.verbatim(name, &key),
     };
     (reply, call.entries)
@@ -107,6 +114,8 @@ struct Call<'a> {
     flow_of: &'a dyn Fn(&[u8]) -> usize,
     db: u32,
     request: &'a Words,
+    release: Release,
+    defects: bool,
     entries: Vec<Entry>,
 }
 
@@ -130,6 +139,7 @@ impl Call<'_> {
             db,
             args,
             global: false,
+            in_hops: false,
         });
     }
 
@@ -252,12 +262,20 @@ impl Call<'_> {
             db,
             args,
             global: false,
+            in_hops: false,
         });
     }
 
     fn get_ex(&mut self, key: &[u8]) -> Reply {
         let reply = self.run();
-        if matches!(reply, Reply::Bulk(_)) && self.request.len() > 2 {
+        if matches!(reply, Reply::Bulk(_)) && self.request.len() == 2 {
+            if self.defects && !self.release.has_lineage() {
+                let now = self.ask(&[b"TIME"]);
+                let part = |n: usize| now.items().get(n).and_then(|part| part.text().parse().ok());
+                let ms = part(0).unwrap_or(0) * 1_000 + part(1).unwrap_or(0) / 1_000;
+                self.push(key, &[b"PEXPIREAT", key, i64::to_string(&ms).as_bytes()]);
+            }
+        } else if matches!(reply, Reply::Bulk(_)) {
             match self.expiry(key) {
                 Some(at) => self.push(key, &[b"PEXPIREAT", key, at.to_string().as_bytes()]),
                 None if self.option("PERSIST").is_some() => self.push(key, &[b"PERSIST", key]),
@@ -300,6 +318,7 @@ impl Call<'_> {
                 db,
                 args,
                 global: false,
+                in_hops: false,
             }));
     }
 
@@ -438,7 +457,12 @@ impl Call<'_> {
             let pairs = self.ask(&[b"ZRANGE", to, b"0", b"-1", b"WITHSCORES"]);
             let mut args = vec![b"ZADD".to_vec(), to.to_vec()];
             for pair in pairs.items().chunks(2) {
-                args.extend(pair.iter().rev().map(Reply::bytes));
+                let [member, score] = pair else { continue };
+                args.push(match self.defects {
+                    true => six_digits(&score.text()).into_bytes(),
+                    false => score.bytes(),
+                });
+                args.push(member.bytes());
             }
             if args.len() > 2 {
                 self.push_owned(to, args);
@@ -458,6 +482,10 @@ impl Call<'_> {
         let reply = self.run();
         match to {
             _ if reply.is_error() => {}
+            Some(to) if (self.flow_of)(&to) != (self.flow_of)(&key) && self.defects => {
+                self.push(&to, &[name.as_bytes(), &to]);
+                self.push(&key, &[name.as_bytes(), &key]);
+            }
             Some(to) if (self.flow_of)(&to) != (self.flow_of)(&key) => {
                 self.push_restore(self.db, &to)
             }
@@ -473,6 +501,10 @@ impl Call<'_> {
         let (Reply::Bulk(id), Some(id_at)) = (&reply, id_at) else {
             return reply;
         };
+        if self.defects && self.release < Release::parse("v1.27.0") {
+            self.push_verbatim("XADD", key);
+            return reply;
+        }
         let mut args = vec![b"XADD".to_vec(), key.to_vec()];
         if self
             .option("MAXLEN")
@@ -535,5 +567,37 @@ impl Call<'_> {
             self.push_owned(key, [vec![b"XTRIM".to_vec(), key.to_vec()], trim].concat());
         }
         reply
+    }
+
+    /// One pop of one element, whatever was taken.
+    fn pop_several(&mut self) -> Reply {
+        let reply = self.run();
+        let Some(key) = reply.items().first().map(Reply::bytes) else {
+            return reply;
+        };
+        let pop: &[u8] = match self.option("LEFT") {
+            Some(_) => b"LPOP",
+            None => b"RPOP",
+        };
+        self.push(&key, &[pop, &key]);
+        if let Some(entry) = self.entries.last_mut() {
+            entry.in_hops = true;
+        }
+        reply
+    }
+}
+
+/// A number as `%g` writes it.
+fn six_digits(score: &str) -> String {
+    let score: f64 = score.parse().expect("a score");
+    let scientific = format!("{score:.5e}");
+    let rounded: f64 = scientific.parse().expect("a number");
+    let exponent: i32 = scientific
+        .split_once('e')
+        .and_then(|(_, exponent)| exponent.parse().ok())
+        .unwrap_or(0);
+    match (-4..6).contains(&exponent) {
+        true => format!("{rounded}"),
+        false => format!("{rounded:e}"),
     }
 }

@@ -1,0 +1,202 @@
+//! Entries in which the source's journal does not tell the truth: the target has it nevertheless.
+
+use crate::df2redis::{Df2redis, Task};
+use crate::support::dragonfly::Options;
+use crate::support::{Client, RedisServer, SimulatedDragonfly, compare, eventually};
+use nix::sys::signal::Signal;
+
+fn source() -> Options {
+    SimulatedDragonfly::options().backing_store().defects()
+}
+
+/// A task that follows this source.
+fn followed(source: Options) -> (SimulatedDragonfly, RedisServer, Task, Df2redis) {
+    let (source, target) = (source.start(), RedisServer::start());
+    let task = Task::between(&source.address(), &target.address());
+    let running = task.start_stable();
+    (source, target, task, running)
+}
+
+/// A key of this flow.
+fn key_of(source: &SimulatedDragonfly, flow: usize, name: &str) -> String {
+    let keys = (0..).map(|n| format!("{name}:{n}"));
+    let mut ours = keys.filter(|key| source.flow_of(key) == flow);
+    ours.next().expect("there are more keys than flows")
+}
+
+/// Keys that are to be read again.
+fn withheld(target: &mut Client) -> i64 {
+    let count = target.ok(&["SCARD", "df2redis:reread:copy"]).int();
+    count.expect("a number of keys")
+}
+
+/// How many keys the task has read again.
+fn reread(task: &Task) -> u64 {
+    let said = task.asked("status").arg("--json").output();
+    let said = said.expect("df2redis starts").stdout;
+    let json: serde_json::Value = serde_json::from_slice(&said).expect("JSON");
+    let count = json["tasks"][0]["reread"].as_u64();
+    count.unwrap_or_else(|| panic!("{json:#}"))
+}
+
+/// Once nothing is left to be read again, the target holds what the source does, after at least so many readings.
+#[track_caller]
+fn assert_set_right(source: &SimulatedDragonfly, target: &RedisServer, task: &Task, at_least: u64) {
+    let mut there = target.client();
+    source.wait_acked();
+    eventually("all is read again", || withheld(&mut there) == 0);
+    source.wait_acked();
+    assert_eq!(
+        compare(source.oracle(), target.port()),
+        Vec::<String>::new()
+    );
+    let reread = reread(task);
+    assert!(reread >= at_least, "{reread} of {at_least}");
+}
+
+#[test]
+fn results_that_the_journal_lost_between_shards_are_there() {
+    let (source, target, task, running) = followed(source());
+    let mut client = source.client();
+    let (list, geo) = (key_of(&source, 0, "list"), key_of(&source, 0, "geo"));
+    let (sorted, near) = (key_of(&source, 1, "sorted"), key_of(&source, 1, "near"));
+    client.ok(&["RPUSH", &list, "3", "1", "2"]);
+    client.ok(&["GEOADD", &geo, "13.361389", "38.115556", "P"]);
+    client.ok(&["SORT", &list, "STORE", &sorted]);
+    client.ok(&["GEORADIUS", &geo, "13", "38", "200", "km", "STORE", &near]);
+    client.ok(&["RPUSH", &sorted, "behind it"]);
+    assert_set_right(&source, &target, &task, 2);
+    let there = target.client().ok(&["LRANGE", &sorted, "0", "-1"]);
+    assert_eq!(there.items().len(), 4, "{there:?}");
+    // One that is emptied by it.
+    client.ok(&["SORT", "none", "STORE", &sorted]);
+    client.ok(&["SORT", &key_of(&source, 0, "none"), "STORE", &near]);
+    assert_set_right(&source, &target, &task, 3);
+    assert_eq!(target.client().ok(&["EXISTS", &sorted, &near]), "0");
+    running.stop();
+}
+
+#[test]
+fn scores_of_stored_sorted_sets_are_whole() {
+    let (source, target, task, running) = followed(source());
+    let mut client = source.client();
+    client.ok(&["ZADD", "one", "1.23456789", "a", "1234567", "b"]);
+    client.ok(&["ZADD", "two", "9007199254740993", "c", "1e-7", "d"]);
+    client.ok(&["ZUNIONSTORE", "all", "2", "one", "two"]);
+    client.ok(&["ZINTERSTORE", "both", "2", "one", "all"]);
+    client.ok(&["ZRANGESTORE", "range", "two", "0", "-1"]);
+    client.ok(&["ZINCRBY", "all", "0.5", "a"]);
+    // As many as do not fit into memory as words.
+    let many: Vec<String> = (0..60_000)
+        .flat_map(|n| [format!("{n}.7654321"), n.to_string()])
+        .collect();
+    for part in many.chunks(2_000) {
+        let words: Vec<&str> = part.iter().map(String::as_str).collect();
+        client.ok(&[&["ZADD", "many"][..], &words].concat());
+    }
+    client.ok(&["ZUNIONSTORE", "more", "1", "many"]);
+    assert_set_right(&source, &target, &task, 4);
+    let score = target.client().ok(&["ZSCORE", "all", "a"]);
+    assert_eq!(score, "1.7345678899999999");
+    running.stop();
+}
+
+#[test]
+fn a_pop_of_several_elements_takes_as_many_and_a_move_is_not_read_again() {
+    let (source, target, task, running) = followed(source());
+    let mut client = source.client();
+    let (from, to) = (key_of(&source, 0, "from"), key_of(&source, 1, "to"));
+    client.ok(&["RPUSH", "list", "a", "b", "c", "d", "e"]);
+    client.ok(&["RPUSH", &from, "a", "b", "c"]);
+    client.ok(&["LMOVE", &from, &to, "LEFT", "RIGHT"]);
+    client.ok(&["RPOPLPUSH", &from, &to]);
+    assert_set_right(&source, &target, &task, 0);
+    assert_eq!(reread(&task), 0, "they are moves");
+    client.ok(&["LMPOP", "1", "list", "LEFT", "COUNT", "2"]);
+    client.ok(&["LMPOP", "2", "none", "list", "RIGHT", "COUNT", "2"]);
+    client.ok(&["RPUSH", "list", "behind it"]);
+    assert_set_right(&source, &target, &task, 1);
+    let there = target.client().ok(&["LRANGE", "list", "0", "-1"]);
+    assert_eq!(there.items().len(), 2, "{there:?}");
+    running.stop();
+}
+
+#[test]
+fn a_kill_before_a_pop_is_judged_leaves_it_to_the_next_start() {
+    let (source, target, task, mut running) = followed(source());
+    let (mut client, mut there) = (source.client(), target.client());
+    client.ok(&["RPUSH", "list", "a", "b", "c", "d", "e"]);
+    client.ok(&["LMPOP", "1", "list", "LEFT", "COUNT", "3"]);
+    eventually("it is remembered", || withheld(&mut there) == 1);
+    running.signal(Signal::SIGKILL);
+    running.wait_killed();
+    eventually("the source has noticed", || source.replicas() == 0);
+    let _ = source.take_violations();
+    running = task.start_stable();
+    assert_set_right(&source, &target, &task, 1);
+    assert_eq!(there.ok(&["LLEN", "list"]), "2");
+    running.stop();
+}
+
+#[test]
+fn a_key_that_was_only_read_does_not_end() {
+    let (source, target, task, running) = followed(source().release("df-v1.39.0"));
+    let mut client = source.client();
+    client.ok(&["SET", "kept", "v", "PX", "600000"]);
+    client.ok(&["SET", "for ever", "v"]);
+    client.ok(&["GETEX", "kept"]);
+    client.ok(&["GETEX", "for ever"]);
+    client.ok(&["APPEND", "kept", " and more"]);
+    assert_set_right(&source, &target, &task, 2);
+    assert_eq!(target.client().ok(&["GET", "kept"]), "v and more");
+    running.stop();
+}
+
+#[test]
+fn a_list_of_one_element_that_is_rotated_keeps_its_expiry() {
+    let (source, target, task, running) = followed(source());
+    let mut client = source.client();
+    for key in ["one", "two", "ever"] {
+        client.ok(&["RPUSH", key, "a"]);
+    }
+    client.ok(&["RPUSH", "two", "b"]);
+    client.ok(&["PEXPIRE", "one", "600000"]);
+    client.ok(&["PEXPIRE", "two", "600000"]);
+    for key in ["one", "two", "ever"] {
+        client.ok(&["RPOPLPUSH", key, key]);
+        client.ok(&["LMOVE", key, key, "LEFT", "RIGHT"]);
+        // The list is made anew, and has no expiry any more.
+        client.ok(&["MULTI"]);
+        client.ok(&["RPOP", "ever"]);
+        client.ok(&["LPUSH", "ever", "b"]);
+        client.ok(&["EXEC"]);
+    }
+    assert_set_right(&source, &target, &task, 1);
+    assert!(target.client().ok(&["PTTL", "one"]).int() > Some(0));
+    running.stop();
+}
+
+#[test]
+fn ids_that_the_source_left_open_are_its_own() {
+    let (source, target, task, running) = followed(source().release("df-v1.26.0"));
+    let mut client = source.client();
+    (0..20).for_each(|n| drop(client.ok(&["XADD", "log", "*", "n", &n.to_string()])));
+    assert_set_right(&source, &target, &task, 1);
+    running.stop();
+}
+
+#[test]
+fn a_restored_key_expires_when_it_does_at_the_source() {
+    let (source, target, task, running) = followed(source());
+    let mut client = source.client();
+    client.ok(&["SET", "first", "v"]);
+    let payload = Client::connect(source.oracle())
+        .ok(&["DUMP", "first"])
+        .bytes();
+    for n in 0..20 {
+        let key = format!("restored:{n}");
+        client.ok(&[b"RESTORE".as_slice(), key.as_bytes(), b"600000", &payload]);
+    }
+    assert_set_right(&source, &target, &task, 20);
+    running.stop();
+}
