@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use redis::{Value, cmd};
 
-use super::cluster::{self, FieldNames, Found, Master, Resumed, Topology};
+use super::cluster::{self, FieldNames, Found, Resumed, Topology};
 use super::control::Control;
 use super::error::TargetError;
 use super::failed::Failed;
@@ -78,6 +78,8 @@ struct Clustered {
     resumed: Vec<Arc<Resumed>>,
     /// Stamps, positions of slots and lists of withheld keys that were there.
     keys: Vec<String>,
+    /// Stamps of nodes that have others now.
+    stale: Vec<String>,
     /// How often all that was in the cluster was removed at a flush.
     emptied: AtomicU64,
 }
@@ -172,9 +174,11 @@ impl Fence {
                     Err(what) => stored = Stored::Damaged { what },
                 }
             }
+            let stale = found.stale(&settings.task);
             (withheld, members) = (found.withheld, found.members);
             clustered = Some(Clustered {
                 task: settings.task.clone(),
+                stale,
                 topology: Arc::new(found.topology),
                 epoch: Mutex::new(epoch),
                 resumed,
@@ -390,7 +394,7 @@ impl Fence {
             .await
     }
 
-    /// The same in a cluster: on each node all flows move at once, so whatever is lost, a node has all flows on the same
+    /// The same in a cluster: in each stamp all flows move at once, so whatever is lost, a node has all flows on the same
     /// side of the command, and one node before it has all of them run it again. What slots have of their own says nothing
     /// any more once they are empty, and goes first.
     async fn move_stamps(
@@ -408,9 +412,9 @@ impl Fence {
             let _: Vec<u64> = control.ask_each(DOING, &unlink).await?;
         }
         let epoch = self.epoch();
-        let store = |master: &Master| {
+        let store = |stamp: &String| {
             let mut store = cmd("HSET");
-            store.arg(master.stamp_key(&clustered.task));
+            store.arg(stamp);
             for (flow, lsn) in lsns {
                 // What is there already and was not removed is not to be repeated.
                 let known = clustered.resumed.get(*flow as usize);
@@ -420,7 +424,11 @@ impl Fence {
             }
             store
         };
-        let stores: Vec<_> = clustered.topology.masters.iter().map(store).collect();
+        let stamps = match control.nodes() {
+            Some(nodes) => cluster::stamps(nodes, DOING, &clustered.task).await?,
+            None => Vec::new(),
+        };
+        let stores: Vec<_> = stamps.iter().map(store).collect();
         let _: Vec<u64> = control.ask_each(DOING, &stores).await?;
         if emptied {
             clustered.emptied.fetch_add(1, Ordering::Relaxed);
@@ -444,6 +452,12 @@ impl Fence {
     /// The nodes that the fence was taken on; none where the target is one server.
     pub(super) fn topology(&self) -> Option<Arc<Topology>> {
         Some(self.0.cluster.as_ref()?.topology.clone())
+    }
+
+    /// Stamps that no node's is any more.
+    pub(super) fn stale_stamps(&self) -> Vec<String> {
+        let clustered = self.0.cluster.as_ref();
+        clustered.map_or_else(Vec::new, |clustered| clustered.stale.clone())
     }
 
     /// Which full sync stamps belong to.

@@ -11,13 +11,18 @@ use crate::target::settings::Settings;
 use crate::target::writer::batch::Batch;
 use crate::target::writer::link::{Link, WriteError};
 
+use super::stamp::Present;
 use super::takeover::Master;
 
 /// What a command on a lane is, and so what its reply means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// A stamp, a record, or the removal of a position.
-    Ours,
+    /// A stamp.
+    Stamp,
+    /// The removal of what is of no use any more.
+    Removal,
+    /// The record of a refused entry.
+    Record,
     /// A sign of life.
     Ping,
     /// A command of the batch by itself.
@@ -26,8 +31,8 @@ pub(super) enum Role {
     Multi,
     /// A command of the batch in the transaction of a group.
     Queued(u32),
-    /// The position of a slot, in a transaction.
-    Position,
+    /// The position of a slot, in the transaction of the group.
+    Position(u32),
     /// Ends the transaction of the group.
     Exec(u32),
 }
@@ -41,9 +46,10 @@ pub(super) struct Lane {
     pub batch: Batch,
     pub roles: Vec<Role>,
     pub answered: usize,
-    /// The key of the node's stamp, and what it says of the node.
+    /// The node.
+    pub now: Present,
+    /// The key of its stamp.
     pub stamp_key: String,
-    pub at: String,
 }
 
 impl Lane {
@@ -65,7 +71,7 @@ impl Lane {
             roles: Vec::new(),
             answered: 0,
             stamp_key: master.stamp_key(&settings.task),
-            at: master.now.text(),
+            now: master.now.clone(),
             settings,
         })
     }

@@ -6,7 +6,9 @@
 
 mod lane;
 mod nodes;
+mod parked;
 mod redirect;
+mod refresh;
 mod replies;
 mod round;
 mod slots;
@@ -20,5 +22,5 @@ pub(super) use redirect::first_key;
 pub use slots::Owners;
 pub(super) use stamp::FieldNames;
 pub(super) use sweep::Sweep;
-pub(super) use takeover::{Found, Master, Resumed, Topology, connection_name};
+pub(super) use takeover::{Found, Resumed, Topology, connection_name, stamps};
 pub(super) use writer::Writer;

@@ -17,7 +17,14 @@ const QUEUED: &[u8] = b"+QUEUED\r\n";
 
 /// Whether an error says that nothing was executed, and that it may be later, or elsewhere.
 pub(super) fn is_for_now(error: &[u8]) -> bool {
-    Refusal::of(error).is_some() || error.starts_with(b"MOVED ") || error.starts_with(b"ASK ")
+    Refusal::of(error).is_some() || is_redirect(error)
+}
+
+/// Whether an error says that a slot is another node's, or on its way to one.
+fn is_redirect(error: &[u8]) -> bool {
+    [&b"MOVED "[..], b"ASK ", b"TRYAGAIN "]
+        .iter()
+        .any(|code| error.starts_with(code))
 }
 
 impl Writer {
@@ -49,7 +56,7 @@ impl Writer {
             if lane.scanner.is_between() {
                 let usual = match lane.roles.get(lane.answered) {
                     Some(Role::Plain(_) | Role::Multi) => OK,
-                    Some(Role::Queued(_) | Role::Position) => QUEUED,
+                    Some(Role::Queued(_) | Role::Position(_)) => QUEUED,
                     _ => &[],
                 };
                 if !usual.is_empty() && rest.starts_with(usual) {
@@ -83,6 +90,10 @@ impl Writer {
         };
         lane.answered += 1;
         match (role, reply) {
+            (role, Reply::Error(text)) if is_redirect(&text) && role != Role::Record => {
+                self.redirected(role);
+                Ok(())
+            }
             // The state of what else is under way is that after a kill: everything is read again.
             (role, Reply::Error(text)) if is_for_now(&text) && role != Role::Ping => {
                 Err(TargetError::Unready {
@@ -99,7 +110,7 @@ impl Writer {
                 Reply::Queued,
             )),
             (Role::Plain(_), _) | (Role::Multi, Reply::Ok) => Ok(()),
-            (Role::Queued(_) | Role::Position, Reply::Queued) => Ok(()),
+            (Role::Queued(_) | Role::Position(_), Reply::Queued) => Ok(()),
             (Role::Queued(n), Reply::Error(text)) => self.refused(n, &text, true),
             (Role::Exec(group), Reply::Array { len, errors }) => {
                 fail_point::pass(Place::TransactionAnswered);
@@ -109,17 +120,47 @@ impl Writer {
                 let flight = self.flight.as_mut();
                 let group = flight.and_then(|flight| flight.groups.get_mut(group as usize));
                 if let Some(group) = group {
-                    group.again = true;
+                    group.again = !group.redirected;
                 }
                 Ok(())
             }
-            (Role::Ours, Reply::Integer(_)) => Ok(()),
-            (Role::Ours | Role::Position, Reply::Error(text)) => Err(TargetError::Record {
+            (Role::Stamp | Role::Removal | Role::Record, Reply::Integer(_)) => Ok(()),
+            (
+                Role::Stamp | Role::Removal | Role::Record | Role::Position(_),
+                Reply::Error(text),
+            ) => Err(TargetError::Record {
                 addr,
                 key: "a position or stamp of the task".to_owned(),
                 what: String::from_utf8_lossy(&text).into_owned(),
             }),
             (_, reply) => Err(unexpected(&addr, "writing", reply)),
+        }
+    }
+
+    /// A slot is on the move: its commands of this flight are parked when all is answered.
+    fn redirected(&mut self, role: Role) {
+        self.must_look = true;
+        let Some(flight) = &mut self.flight else {
+            return;
+        };
+        let of_command = |n: u32| {
+            let at = flight.order.iter().position(|command| *command == n)?;
+            let mut groups = flight.groups.iter();
+            groups.position(|group| group.commands.contains(&at))
+        };
+        let group = match role {
+            Role::Plain(n) | Role::Queued(n) => of_command(n),
+            Role::Position(group) | Role::Exec(group) => Some(group as usize),
+            // The nodes are told again, where the stamps are then.
+            Role::Stamp => {
+                flight.stamp = None;
+                None
+            }
+            Role::Removal | Role::Record | Role::Ping | Role::Multi => None,
+        };
+        if let Some(group) = group.and_then(|group| flight.groups.get_mut(group)) {
+            group.redirected = true;
+            group.again = false;
         }
     }
 
@@ -226,7 +267,7 @@ impl Writer {
 
     fn is_tolerated(&self, n: u32, text: &[u8]) -> bool {
         let flight = self.flight.as_ref();
-        flight.is_some_and(|flight| flight.tolerate(n as usize).covers(text))
+        flight.is_some_and(|flight| flight.item_of(n as usize).tolerate.covers(text))
     }
 
     /// The error that a refused command ends the task with, if it does.
@@ -298,6 +339,12 @@ impl Writer {
         if !flight.records.is_empty() || flight.groups.iter().any(|group| group.again) {
             self.send(flight, false);
             return Ok(());
+        }
+        for group in flight.groups.iter().filter(|group| group.redirected) {
+            let commands = flight.order.get(group.commands.clone()).unwrap_or_default();
+            let since = flight.since_of(group.slot, self.applied());
+            self.parking.park(group.slot, &flight, commands, since);
+            self.waiting = true;
         }
         let atomic = flight.groups.iter().any(|group| group.atomic);
         fail_point::pass(match atomic {

@@ -37,6 +37,8 @@ pub(super) struct Group {
     pub atomic: bool,
     /// Nothing of its transaction was executed, and what was refused for good is taken out: it is to be sent again.
     pub again: bool,
+    /// It was not executed, or not all of it: the slot is on the move.
+    pub redirected: bool,
 }
 
 /// Whether a command of the journal can be repeated, whatever came behind it, as long as that is repeated too: it reads
@@ -109,6 +111,7 @@ impl Flight {
                     commands: start..end,
                     atomic: part.iter().any(|(.., safe)| !safe),
                     again: true,
+                    redirected: false,
                 });
             }
             start = end;
@@ -169,7 +172,7 @@ impl Writer {
                 let at = itoa::Buffer::new().format(reaches).to_owned();
                 let field = flow.names.slot.as_bytes();
                 lane.words(
-                    Role::Position,
+                    Role::Position(index),
                     &[b"HSET", key.as_bytes(), field, at.as_bytes()],
                 );
                 flow.positions.insert(group.slot, reaches);
@@ -191,11 +194,14 @@ impl Writer {
                 flow.names.lsn.as_bytes(),
                 lsn.as_bytes(),
             ];
-            let at = lane.at.clone();
+            let at = match flow.is_introduced {
+                true => String::new(),
+                false => lane.now.text(),
+            };
             if !flow.is_introduced {
                 words.extend([flow.names.at.as_bytes(), at.as_bytes()]);
             }
-            lane.words(Role::Ours, &words);
+            lane.words(Role::Stamp, &words);
         }
     }
 
@@ -214,7 +220,7 @@ impl Writer {
                 record.id.as_bytes(),
                 json.as_bytes(),
             ];
-            lane.words(Role::Ours, &words);
+            lane.words(Role::Record, &words);
         }
     }
 }

@@ -109,13 +109,13 @@ impl Stamp {
     }
 
     /// Whether the node has been this stamp's all the time, or has taken its dataset over.
-    fn is_of(&self, node: &Present) -> bool {
+    pub fn is_of(&self, node: &Present) -> bool {
         let known = &self.of.server.replication_id;
         self.of.id == node.id || node.before == *known || node.server.replication_id == *known
     }
 
     /// Whether the node was restarted since, or another one was promoted in its place.
-    fn is_of_another_life(&self, node: &Present) -> bool {
+    pub fn is_of_another_life(&self, node: &Present) -> bool {
         self.of.id != node.id || self.of.server != node.server
     }
 }

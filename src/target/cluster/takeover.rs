@@ -6,7 +6,6 @@
 //! gone with it: so nothing of an earlier process takes effect behind what is read here.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::ops::RangeInclusive;
 
 use redis::cmd;
 
@@ -46,6 +45,8 @@ pub(in crate::target) struct Topology {
     pub masters: Vec<Master>,
     /// By slot, the index of its owner.
     pub owners: Vec<u16>,
+    /// Masters without slots: name, and which life.
+    pub bare: Vec<(String, ServerId)>,
     /// Slots that are being moved.
     open: HashSet<u16>,
 }
@@ -54,20 +55,22 @@ impl Topology {
     /// Asks every master. Each slot has one owner, or it is an error that passes.
     pub async fn read(nodes: &mut Nodes) -> Result<Self, TargetError> {
         const DOING: &str = "asking a node of the cluster who it is";
-        let mut masters = Vec::new();
+        let (mut masters, mut bare) = (Vec::new(), Vec::new());
         let mut open = HashSet::new();
         for (endpoint, itself) in nodes.selves().await? {
             open.extend(itself.open.iter().map(|(slot, _)| *slot));
-            if itself.slots.is_empty() {
-                continue;
-            }
             let node = nodes.on(&endpoint).await?;
             let server: String = node.ask(DOING, cmd("INFO").arg("server")).await?;
             let replication: String = node.ask(DOING, cmd("INFO").arg("replication")).await?;
             let before = info_field(&replication, "master_replid2").unwrap_or_default();
+            let server = ServerId::of_info(&server, &replication);
+            if itself.slots.is_empty() {
+                bare.push((itself.id, server));
+                continue;
+            }
             let now = Present {
                 id: itself.id,
-                server: ServerId::of_info(&server, &replication),
+                server,
                 before: before.to_owned(),
                 slots: itself.slots,
             };
@@ -89,6 +92,7 @@ impl Topology {
             false => Ok(Self {
                 masters,
                 owners,
+                bare,
                 open,
             }),
         }
@@ -101,6 +105,25 @@ fn unready(nodes: &Nodes, answer: &str) -> TargetError {
         doing: "looking at the slots of the cluster".to_owned(),
         answer: answer.to_owned(),
     }
+}
+
+/// Every stamp that there is.
+pub(in crate::target) async fn stamps(
+    nodes: &mut Nodes,
+    doing: &str,
+    task: &str,
+) -> Result<Vec<String>, TargetError> {
+    let keys: Vec<_> = (0..SLOTS).map(|slot| stamp_key(task, slot)).collect();
+    let questions: Vec<_> = keys
+        .iter()
+        .map(|key| cmd("EXISTS").arg(key).take())
+        .collect();
+    let answers = nodes.ask_each(doing, &questions).await?;
+    let there = keys.into_iter().zip(answers);
+    Ok(there
+        .filter(|(_, answer)| !matches!(answer, redis::Value::Int(0)))
+        .map(|(key, _)| key)
+        .collect())
 }
 
 /// What begins the names of a task's connections.
@@ -225,29 +248,34 @@ impl Found {
         Ok(())
     }
 
+    /// Keys of stamps that no node's is any more.
+    pub fn stale(&self, task: &str) -> Vec<String> {
+        let masters = self.topology.masters.iter();
+        let current: HashSet<String> = masters.map(|master| master.stamp_key(task)).collect();
+        let keys = self.stamps.keys().map(|slot| stamp_key(task, *slot));
+        keys.filter(|key| !current.contains(key)).collect()
+    }
+
     /// Where each flow goes on, or why nobody can tell.
     pub fn resumed(&self, flows: u32, epoch: &str) -> Result<Vec<Resumed>, &'static str> {
-        let stamp_of = |names: &FieldNames, slots: &[RangeInclusive<u16>]| {
-            // Where its slots have moved, a node may have those of others too.
-            let mut found = None;
-            for (slot, fields) in &self.stamps {
-                if slots.iter().any(|slots| slots.contains(slot))
-                    && let Some(stamp) = Stamp::read(fields, names)
-                {
-                    match found {
-                        Some(_) => return Err("a node has the stamps of several"),
-                        None => found = Some(stamp),
-                    }
-                }
-            }
-            Ok(found)
+        let stamp_of = |names: &FieldNames, master: &Present| {
+            let there = |slot: &u16| master.slots.iter().any(|slots| slots.contains(slot));
+            let stamps = self.stamps.iter().filter_map(|(slot, fields)| {
+                let stamp = Stamp::read(fields, names)?;
+                // One that has moved away with its slot is still the node's, if that has lived on; of several, the last.
+                let is_own = match there(slot) {
+                    true => stamp.is_of(master),
+                    false => !stamp.is_of_another_life(master),
+                };
+                is_own.then_some(stamp)
+            });
+            stamps.max_by_key(|stamp| stamp.lsn)
         };
         let of_flow = |flow| {
             let names = FieldNames::of(flow, epoch);
             let mut nodes = Vec::with_capacity(self.topology.masters.len());
             for master in &self.topology.masters {
-                let stamp = stamp_of(&names, &master.now.slots)?;
-                nodes.push((master.now.clone(), stamp));
+                nodes.push((master.now.clone(), stamp_of(&names, &master.now)));
             }
             let position = |(slot, fields): (&u16, &Fields)| {
                 let text = std::str::from_utf8(fields.get(names.slot.as_bytes())?).ok()?;

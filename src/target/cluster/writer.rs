@@ -30,9 +30,17 @@
 //!    command of a plain group is no harm though later ones of it were executed: the whole group comes again.
 //! 4. *Nobody else writes.* Before anything is read, connections of whoever wrote before are ended on every node; see
 //!    [`super::takeover`]. Nothing of them takes effect later.
-//! 5. *Redirects.* A command that is answered with MOVED, ASK, TRYAGAIN or CLUSTERDOWN was not executed, and neither was any
-//!    of its transaction. The rest of the flight may have been. That is the state after a kill, and is treated like one: the
-//!    session's side of the target ends, and everything is read again. Nothing is sent behind such a flight.
+//! 5. *Redirects.* A command that is answered with MOVED, ASK or TRYAGAIN was not executed, and neither was any of its
+//!    transaction; of a plain group some may have been. The slot's commands are **parked**, whole and in order, and later
+//!    ones of the slot behind them, until the slot has an owner that takes them; nothing of it is sent meanwhile, so none
+//!    overtakes another. Of a plain group, what was executed comes again, see 3. A transaction comes with a position that
+//!    covers what was parked. What is applied, and so every stamp, stays before the oldest parked entry; other slots go
+//!    on. An ASK is not followed: what it is about is on both sides until the slot has moved. Anything else that is
+//!    refused for now leaves a state like that after a kill, and is treated like one: the session's side of the target
+//!    ends, and everything is read again.
+//!    A move changes the stamps of both nodes, which are written again, with the slots they are about now, before the
+//!    slot's next entry; only then the old ones go. That is done only between nodes that have lived on: a node that was
+//!    restarted, or replaced by its replica, may have lost what it had answered for, and everything is read again.
 //! 6. *Slots that moved* while nobody wrote, or between the last stamp and a kill: a slot's `s` is the stamp that names the
 //!    slot. Is that its owner's, see 2. Is it the node's that the slot came from, it holds if neither of the two was
 //!    restarted or replaced since: then the slot's keys left with all that the stamp proves. In every other case nobody
@@ -46,7 +54,7 @@
 //! What this cannot see: a cluster that loses the record and the fence in a failover between a takeover and the old
 //! process' next look. It was cut off everywhere by then, and looks at the fence before it writes again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -54,7 +62,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::lane::Lane;
+use super::lane::{Lane, Role};
+use super::parked::Parking;
+use super::refresh::{self, Fresh};
 use super::round::{Group, Item};
 use super::stamp::FieldNames;
 use super::takeover::{Resumed, Topology};
@@ -67,6 +77,7 @@ use crate::target::failed::Failed;
 use crate::target::fence::Fence;
 use crate::target::outgoing::Outgoing;
 use crate::target::settings::Settings;
+use crate::target::slot_of;
 use crate::target::writer::missed::HELD_UP;
 use crate::target::writer::patience::Patience;
 use crate::target::writer::{Counters, Fenced, Kind, Limits, Missed, Notice};
@@ -75,6 +86,12 @@ use crate::target::writer::{Counters, Fenced, Kind, Limits, Missed, Notice};
 const STAMP_EVERY: Duration = Duration::from_millis(20);
 /// How long is waited for the fence to be read, when a connection was lost.
 const LOOK: Duration = Duration::from_secs(5);
+/// Who owns what is looked at after so many calls of `store`, of which there is one each second and a few more.
+const LOOK_EVERY: u32 = 60;
+/// After so many looks, which is more than a second, a slot is on the move for longer than usual.
+const LONG: u32 = 9;
+/// The first wait for a slot that is on the move, which doubles, and the longest.
+const WAIT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 /// Positions of slots that are removed at a time.
 const REMOVED_AT_ONCE: usize = 512;
 
@@ -95,6 +112,10 @@ pub(super) struct Flow {
     /// Those at or before this one are removed at the next occasion.
     pub removable: Option<u64>,
     emptied: u64,
+    /// Whether the nodes are to be told again of a position that they have.
+    restamps: bool,
+    /// Stamps that no node's is any more.
+    stale: Vec<String>,
     /// The entry that was refused last, and how many of its commands were.
     last_failed: Option<(u64, u32)>,
 }
@@ -115,6 +136,8 @@ impl Flow {
             removable: None,
             resumed,
             emptied: fenced.fence.emptied(),
+            restamps: false,
+            stale: fenced.fence.stale_stamps(),
             fence: fenced.fence,
             last_failed: None,
         }
@@ -135,7 +158,7 @@ impl Flow {
 
     /// Whether all nodes are to be told of this position.
     fn is_due(&self, at: u64) -> bool {
-        self.stored != Some(at) && self.may_stamp(at)
+        (self.restamps || self.stored != Some(at)) && self.may_stamp(at)
     }
 
     /// How many commands of this entry were refused before; counts this one.
@@ -176,6 +199,8 @@ pub(super) struct Flight {
     pub at: Option<Instant>,
     pub begun: Option<(Instant, Duration)>,
     pub watches: bool,
+    /// Slots that were parked, and since which position.
+    pub parked: BTreeMap<u16, Option<u64>>,
     /// Refused entries that are to be recorded.
     pub records: Vec<Failed>,
     /// The error that follows when they are.
@@ -183,14 +208,24 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// The errors that are none for a command.
-    pub fn tolerate(&self, command: usize) -> Tolerate {
+    /// The item of a command.
+    pub fn item_of(&self, command: usize) -> Item {
         let behind = self.items.partition_point(|item| item.first <= command);
         let item = behind.checked_sub(1).and_then(|item| self.items.get(item));
-        item.map_or(Tolerate::Nothing, |item| item.tolerate)
+        item.copied().unwrap_or(Item {
+            first: command,
+            kind: Kind::Entry,
+            tolerate: Tolerate::Nothing,
+        })
+    }
+
+    /// Since when a slot waits, if it was parked before; else since `applied`.
+    pub fn since_of(&self, slot: u16, applied: Option<u64>) -> Option<u64> {
+        self.parked.get(&slot).copied().unwrap_or(applied)
     }
 }
 
+type Refreshing = Pin<Box<dyn Future<Output = Result<Fresh, TargetError>> + Send>>;
 type Looking = Pin<Box<dyn Future<Output = TargetError> + Send>>;
 
 /// A flow's connections to all masters.
@@ -214,6 +249,16 @@ pub(in crate::target) struct Writer {
     overdue: Patience,
     /// What a lost connection means.
     looking: Option<Looking>,
+    /// Slots that are on the move.
+    pub(super) parking: Parking,
+    /// Whether who owns what is to be looked at again.
+    pub(super) must_look: bool,
+    refreshing: Option<Refreshing>,
+    fresh: Option<Fresh>,
+    /// What is parked waits for the next look.
+    pub(super) waiting: bool,
+    looks: u32,
+    ticks: u32,
     pub(super) notices: VecDeque<Notice>,
     pub(super) missed: Vec<Missed>,
     pub(super) notes_missing: bool,
@@ -267,6 +312,13 @@ impl Writer {
             applied: stored,
             last_stamp: None,
             looking: None,
+            parking: Parking::default(),
+            must_look: false,
+            refreshing: None,
+            fresh: None,
+            waiting: false,
+            looks: 0,
+            ticks: 0,
             notices: VecDeque::new(),
             missed: Vec::new(),
             notes_missing: false,
@@ -284,7 +336,7 @@ impl Writer {
     async fn look_at(&mut self, fence: &Fence) -> Result<(), TargetError> {
         const DOING: &str = "looking at the fence";
         let key = fence.names().fence.clone();
-        let slot = crate::target::slot_of(key.as_bytes());
+        let slot = slot_of(key.as_bytes());
         let owner = self.owners.get(usize::from(slot)).copied();
         let lane = owner.and_then(|owner| self.lanes.get_mut(usize::from(owner)));
         let Some(lane) = lane else {
@@ -324,20 +376,23 @@ impl Writer {
     pub fn mark(&mut self, next: u64) {
         self.marked = Some(next);
         if self.open.out.is_empty() && self.flight.is_none() {
-            self.applied = Some(next);
+            self.applied = self.parking.bounded(self.marked);
         }
     }
 
     pub fn has_room(&self) -> bool {
         let sent = self.flight.as_ref();
         let sent = sent.map_or(0, |flight| flight.out.in_memory());
-        sent + self.open.out.in_memory() < self.limits.window
+        sent + self.open.out.in_memory() + self.parking.in_memory() < self.limits.window
             && self.open.out.commands() < self.limits.batch_commands
     }
 
     /// Whether everything pushed was answered, and all nodes know.
     pub fn is_settled(&self) -> bool {
-        self.open.out.is_empty() && self.flight.is_none() && !self.must_stamp()
+        self.open.out.is_empty()
+            && self.flight.is_none()
+            && self.parking.is_empty()
+            && !self.must_stamp()
     }
 
     fn must_stamp(&self) -> bool {
@@ -357,8 +412,11 @@ impl Writer {
         }
     }
 
-    /// Has positions of slots removed that the nodes' stamps have passed. Stamps follow by themselves.
+    /// Has positions of slots removed that the nodes' stamps have passed; who owns what is looked at from time to time.
+    /// Stamps follow by themselves.
     pub fn store(&mut self) {
+        self.ticks = self.ticks.wrapping_add(1);
+        self.must_look |= self.ticks.is_multiple_of(LOOK_EVERY);
         if let Some(flow) = &mut self.flow {
             flow.removable = flow.stored;
         }
@@ -371,6 +429,7 @@ impl Writer {
         self.marked = Some(next);
         if let Some(flow) = &mut self.flow {
             flow.stored = Some(next);
+            flow.restamps = true;
             let emptied = flow.fence.emptied();
             if std::mem::replace(&mut flow.emptied, emptied) != emptied {
                 flow.resumed = None;
@@ -449,6 +508,7 @@ impl Writer {
 
     fn poll_lanes(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TargetError>> {
         loop {
+            self.poll_refresh(cx)?;
             if self.flight.is_none() {
                 self.take_off();
             }
@@ -495,10 +555,81 @@ impl Writer {
         }
     }
 
+    /// Begins to look at who owns what, and goes by what was found when nothing is under way.
+    fn poll_refresh(&mut self, cx: &mut Context<'_>) -> Result<(), TargetError> {
+        if self.must_look && self.refreshing.is_none() && self.fresh.is_none() {
+            let (first, most) = WAIT;
+            let doubled = first.saturating_mul(1 << self.looks.min(10)).min(most);
+            let wait = match self.looks {
+                0 => Duration::ZERO,
+                _ => doubled,
+            };
+            self.looks = self.looks.saturating_add(1);
+            if self.looks == LONG {
+                let slots = self.parking.slots().collect();
+                self.notices.push_back(Notice::Moving { slots });
+                self.stirred = true;
+            }
+            let known = self.lanes.iter().map(|lane| lane.now.clone()).collect();
+            let fence = self.flow.as_ref().map(|flow| flow.fence.clone());
+            let settings = self.settings.clone();
+            self.refreshing = Some(Box::pin(refresh::look(settings, known, fence, wait)));
+        }
+        if let Some(refreshing) = &mut self.refreshing
+            && let Poll::Ready(fresh) = refreshing.as_mut().poll(cx)
+        {
+            self.refreshing = None;
+            self.fresh = Some(fresh?);
+        }
+        if self.flight.is_none()
+            && let Some(fresh) = self.fresh.take()
+        {
+            self.go_by(fresh);
+        }
+        Ok(())
+    }
+
+    /// From now on slots are where they are now. Every node is told so before anything else.
+    fn go_by(&mut self, fresh: Fresh) {
+        self.must_look = false;
+        self.waiting = false;
+        let Fresh { topology, opened } = fresh;
+        let mut lanes: Vec<Lane> = std::mem::take(&mut self.lanes);
+        lanes.extend(opened);
+        for master in &topology.masters {
+            let Some(at) = lanes.iter().position(|lane| lane.now.id == master.now.id) else {
+                continue;
+            };
+            let mut lane = lanes.swap_remove(at);
+            let key = master.stamp_key(&self.settings.task);
+            if lane.now.slots != master.now.slots
+                && let Some(flow) = &mut self.flow
+            {
+                flow.is_introduced = false;
+                flow.restamps = self.applied.is_some();
+                if lane.stamp_key != key {
+                    flow.stale.push(std::mem::replace(&mut lane.stamp_key, key));
+                }
+            }
+            lane.now = master.now.clone();
+            self.lanes.push(lane);
+        }
+        // What a node without slots had is in its slots' new owners.
+        if let Some(flow) = &mut self.flow {
+            flow.stale
+                .extend(lanes.into_iter().map(|lane| lane.stamp_key));
+            let current = |key: &String| self.lanes.iter().any(|lane| lane.stamp_key == *key);
+            flow.stale.retain(|key| !current(key));
+            flow.removable = flow.removable.or(flow.stored);
+        }
+        self.owners = topology.owners;
+    }
+
     /// Sends what was pushed, or what the nodes are to be told, if there is any of it.
     fn take_off(&mut self) {
-        let is_empty = self.open.out.is_empty();
-        let must_stamp = self.must_stamp();
+        let due = !self.waiting && !self.parking.is_empty();
+        let is_empty = self.open.out.is_empty() && !due;
+        let must_stamp = self.must_stamp() && !self.must_look;
         if is_empty && !must_stamp {
             return;
         }
@@ -506,7 +637,11 @@ impl Writer {
             || self
                 .last_stamp
                 .is_none_or(|last| last.elapsed() >= STAMP_EVERY);
-        let open = std::mem::take(&mut self.open);
+        let mut open = std::mem::take(&mut self.open);
+        let parked = match due {
+            true => self.parking.take_into(&mut open.out, &mut open.items),
+            false => BTreeMap::new(),
+        };
         let mut flight = Flight {
             out: open.out,
             items: open.items,
@@ -514,6 +649,7 @@ impl Writer {
             stamp: self.applied.filter(|_| must_stamp && is_time),
             begun: open.begun,
             watches: open.watches,
+            parked,
             at: Some(Instant::now()),
             ..Flight::default()
         };
@@ -521,6 +657,17 @@ impl Writer {
             self.last_stamp = Some(Instant::now());
         }
         let pings = flight.sort(self.flow.as_ref());
+        let mut groups = std::mem::take(&mut flight.groups);
+        groups.retain(|group| {
+            let parked = self.parking.has(group.slot);
+            if parked {
+                let commands = flight.order.get(group.commands.clone()).unwrap_or_default();
+                self.parking
+                    .park(group.slot, &flight, commands, self.applied);
+            }
+            !parked
+        });
+        flight.groups = groups;
         self.send(flight, pings);
     }
 
@@ -545,6 +692,18 @@ impl Writer {
         };
         let old = flow.positions.iter().filter(|(_, at)| **at <= removable);
         let old: Vec<u16> = old.map(|(slot, _)| *slot).take(REMOVED_AT_ONCE).collect();
+        let stale = match flow.is_introduced {
+            true => std::mem::take(&mut flow.stale),
+            false => Vec::new(),
+        };
+        for key in stale {
+            let owner = self.owners.get(usize::from(slot_of(key.as_bytes())));
+            let lane = owner.and_then(|owner| self.lanes.get_mut(usize::from(*owner)));
+            if let Some(lane) = lane {
+                let (lsn, at) = (flow.names.lsn.as_bytes(), flow.names.at.as_bytes());
+                lane.words(Role::Removal, &[b"HDEL", key.as_bytes(), lsn, at]);
+            }
+        }
         for slot in old {
             flow.positions.remove(&slot);
             let owner = self.owners.get(usize::from(slot));
@@ -552,7 +711,7 @@ impl Writer {
             if let Some(lane) = lane {
                 let key = crate::target::position::of_slot(&flow.fence.names().position, slot);
                 let words = [&b"HDEL"[..], key.as_bytes(), flow.names.slot.as_bytes()];
-                lane.words(super::lane::Role::Ours, &words);
+                lane.words(Role::Removal, &words);
             }
         }
     }
@@ -563,14 +722,19 @@ impl Writer {
         let Some(flight) = self.flight.take() else {
             return;
         };
-        self.applied = flight.reaches.or(self.applied);
-        // What was marked since, with nothing to be sent for it.
-        if self.open.out.is_empty() {
-            self.applied = self.marked.or(self.applied);
+        let reached = match self.open.out.is_empty() {
+            // What was marked since, with nothing to be sent for it, too.
+            true => self.marked,
+            false => flight.reaches,
+        };
+        self.applied = self.parking.bounded(reached.or(self.applied));
+        if self.parking.is_empty() {
+            self.looks = 0;
         }
         if let (Some(flow), Some(stamp)) = (&mut self.flow, flight.stamp) {
             flow.stored = Some(stamp);
             flow.is_introduced = true;
+            flow.restamps = false;
         }
         self.counters.commands += flight.order.len() as u64;
         self.counters.bytes += flight.out.len();

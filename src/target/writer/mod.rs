@@ -125,6 +125,11 @@ pub enum Notice {
         /// How many attempts were refused.
         attempts: u32,
     },
+    /// Slots of a cluster are on the move for longer than usual: their entries wait, and nothing else.
+    Moving {
+        /// Which.
+        slots: Vec<u16>,
+    },
     /// A command was refused for good, recorded, and passed over.
     Skipped {
         /// Which.
