@@ -9,6 +9,7 @@ mod support;
 
 mod check;
 mod itself;
+mod kills;
 mod lanes;
 mod ownership;
 mod preflight;
