@@ -249,9 +249,28 @@ impl Failed {
             unknown: true,
             ..self.clone()
         };
-        let answers = fence
-            .commit(control, DOING, self.db, &[again], &[pending.record(fence)])
-            .await;
+        let pending = [pending.record(fence)];
+        let answers = match fence.topology() {
+            None => {
+                fence
+                    .commit(control, DOING, self.db, &[again], &pending)
+                    .await
+            }
+            // The record may be in another slot than the key, so it says first that the answer is not known.
+            Some(_) => {
+                let answers = fence.commit(control, DOING, 0, &[], &pending).await?;
+                control.first_error(DOING, &pending, &answers)?;
+                match fence.commit(control, DOING, self.db, &[again], &[]).await {
+                    // Some are answers, and some errors: both say that it has not taken effect.
+                    Err(
+                        TargetError::Answer { answer, .. }
+                        | TargetError::Unready { answer, .. }
+                        | TargetError::Permission { answer, .. },
+                    ) => return self.refuse_again(fence, control, answer).await,
+                    answers => answers,
+                }
+            }
+        };
         let answer = match answers {
             Ok(answers) => match answers.into_iter().next() {
                 Some(Value::ServerError(error)) => text_of(&error.into()),
@@ -264,6 +283,17 @@ impl Failed {
             Err(TargetError::Answer { answer, .. }) => return Ok(Retried::Refused(answer)),
             Err(error) => return Err(error),
         };
+        self.refuse_again(fence, control, answer).await
+    }
+
+    /// Records that it was refused again, and with which words.
+    async fn refuse_again(
+        &self,
+        fence: &Fence,
+        control: &mut Control,
+        answer: String,
+    ) -> Result<Retried, TargetError> {
+        const DOING: &str = "recording a failed entry";
         let refused = Self {
             answer: answer.clone(),
             ..self.clone()

@@ -82,9 +82,6 @@ pub enum TaskError {
     /// The source has keys in databases that would become others than 0, and the target is a cluster.
     #[error("the target is a cluster, which has only database 0, and the source has {}", databases(.0))]
     OtherDatabases(Vec<(u32, u64)>),
-    /// Writing to a cluster is not finished.
-    #[error("df2redis cannot write to a Redis Cluster yet")]
-    ClusterTarget,
     /// Entries that the target refused wait for an operator's word.
     #[error("entries that the target refused are not settled: {count}, the first: {first}")]
     Unsettled {
@@ -139,7 +136,10 @@ pub(super) const ONLY_DATABASE_0: &str =
 
 fn databases(keyspace: &[(u32, u64)]) -> String {
     let shown = keyspace.iter();
-    let shown = shown.map(|(db, keys)| format!("{keys} keys in database {db}"));
+    let shown = shown.map(|(db, keys)| match keys {
+        1 => format!("1 key in database {db}"),
+        keys => format!("{keys} keys in database {db}"),
+    });
     shown.collect::<Vec<_>>().join(", ")
 }
 
@@ -178,7 +178,6 @@ impl TaskError {
             Self::SpoolFull { in_snapshot, .. } => !in_snapshot,
             Self::Unsupported { .. }
             | Self::OtherDatabases(_)
-            | Self::ClusterTarget
             | Self::Unsettled { .. }
             | Self::TooLarge(_)
             | Self::State { .. }
@@ -218,7 +217,6 @@ impl TaskError {
             ),
             Self::TooLarge(what) => Some(what.hint()),
             Self::OtherDatabases(_) => Some(ONLY_DATABASE_0.to_owned()),
-            Self::ClusterTarget => Some("name one server as the target, with target.type = \"redis\"".to_owned()),
             Self::Unsettled { file, .. } => {
                 let file = file.display();
                 Some(format!(
@@ -243,7 +241,7 @@ impl TaskError {
             Self::Unsupported { .. } | Self::Unsettled { .. } | Self::Damaged { .. } => {
                 Exit::BadInput
             }
-            Self::OtherDatabases(_) | Self::ClusterTarget => Exit::Config,
+            Self::OtherDatabases(_) => Exit::Config,
             Self::Barrier(_) | Self::Malformed { .. } => Exit::Protocol,
             Self::State { .. } => Exit::CannotCreate,
             Self::GaveUp { last, .. } => match last.exit_code() {

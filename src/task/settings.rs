@@ -15,7 +15,7 @@ use crate::net::{Endpoint, Secret, TlsSettings, Verification};
 use crate::source::dragonfly;
 use crate::target::{self, DeadLetter, ErrorPolicy, Owned, Seeds, TargetError, Wanted};
 
-use super::{TaskError, Timing, backoff};
+use super::{Timing, backoff};
 
 /// The port the master shows for this replica when the task names none: easy to recognise.
 const ANNOUNCED_PORT: u16 = 6380;
@@ -97,14 +97,6 @@ pub(crate) fn target(task: &Task) -> target::Settings {
         connect_timeout: target.connect_timeout,
         position_db: target.position_db,
         task: task.name.clone(),
-    }
-}
-
-/// Whoever would write to a cluster asks this first.
-pub(super) fn refuse_cluster(task: &Task) -> Result<(), TaskError> {
-    match task.target.cluster {
-        None => Ok(()),
-        Some(_) => Err(TaskError::ClusterTarget),
     }
 }
 

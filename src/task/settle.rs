@@ -13,7 +13,6 @@ use super::sizing::LastFullSync;
 
 /// The entries that the target refused and nobody has settled, in the order of flows and LSNs. Changes nothing.
 pub async fn failed(task: &Task) -> Result<Vec<Failed>, TaskError> {
-    settings::refuse_cluster(task)?;
     let settings = settings::target(task);
     let mut control = Control::connect(&settings).await?;
     Ok(Failed::recorded(&mut control, &settings).await?)
@@ -67,7 +66,6 @@ impl Settling {
     /// Takes the fence, and reads what there is to settle, in the order of flows and LSNs. A process of the task on
     /// another host stops when it notices.
     pub async fn begin(task: &Task) -> Result<(Self, Vec<Failed>), TaskError> {
-        settings::refuse_cluster(task)?;
         let settings = settings::target(task);
         let mut control = Control::connect(&settings).await?;
         let taken = Fence::take(&mut control, &settings).await?;

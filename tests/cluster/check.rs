@@ -247,3 +247,55 @@ fn tag_in(slot: u16) -> String {
     let mut words = (0_u32..).map(|n| format!("{n:x}"));
     words.find(|word| slot_of(word.as_bytes()) == slot).unwrap()
 }
+
+#[test]
+fn writes_on_their_way_into_a_cluster_are_no_differences() {
+    let source = SimulatedDragonfly::options()
+        .flows(2)
+        .backing_store()
+        .start();
+    let cluster = Cluster::start_shaped(Target::Redis70, MASTERS);
+    let mut client = source.client();
+    for n in 0..50 {
+        client.ok(&["SET", &format!("still:{n}"), "v"]);
+    }
+    let task = Task::into_cluster(&source.address(), &cluster.addresses());
+    let running = task.start_stable();
+    source.wait_acked();
+    cluster.ok(&["SET", "still:7", "w"]);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut client = source.client();
+            let mut rounds = 0;
+            while !over.load(Ordering::Relaxed) {
+                rounds += 1;
+                let lines: Vec<_> = (0..20)
+                    .flat_map(|n| {
+                        [
+                            format!("SET to_and_fro:{n} {}", rounds % 2),
+                            format!("INCR up:{n}"),
+                            format!("HSET hash:{n} f {rounds}"),
+                        ]
+                    })
+                    .collect();
+                client.lines(&lines);
+                // As fast as it can be copied, so that the target is never far behind.
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            rounds
+        });
+        for _ in 0..3 {
+            let found = Checked::of(&task, &["--interval", "500ms", "--rounds", "10"]);
+            let planted = [("still:7".to_owned(), "value".to_owned())];
+            let different = found.events("different");
+            assert_eq!(different, BTreeMap::from(planted), "{}", found.text);
+        }
+        over.store(true, Ordering::Relaxed);
+        assert!(writer.join().unwrap() > 10);
+    });
+    source.wait_acked();
+    cluster.ok(&["SET", "still:7", "v"]);
+    Checked::of(&task, &["--interval", "1s"]).assert_equal();
+    running.stop();
+}

@@ -8,6 +8,7 @@ mod df2redis;
 mod support;
 
 mod check;
+mod commands;
 mod itself;
 mod kills;
 mod lanes;

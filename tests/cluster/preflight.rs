@@ -122,10 +122,11 @@ fn databases_that_a_cluster_does_not_have_are_listed_with_their_keys() {
     assert_eq!(task.check_servers().graded("error"), Vec::<&str>::new());
 }
 
-/// Until it can be written to.
 #[test]
-fn a_task_into_a_cluster_says_plainly_that_it_cannot_run_yet() {
-    let source = source();
+fn a_task_with_keys_in_other_databases_does_not_start_and_names_them() {
+    let mut dataset = Dataset::strings(100, 20);
+    dataset.push(Record::new("elsewhere", Value::string(b"1")).in_db(3));
+    let source = SimulatedDragonfly::options().dataset(dataset).start();
     let cluster = Cluster::start_shaped(
         Target::Redis70,
         Shape {
@@ -138,10 +139,16 @@ fn a_task_into_a_cluster_says_plainly_that_it_cannot_run_yet() {
     assert_eq!(running.exit_code(), 78);
     let said = running.messages();
     assert!(
-        said.contains("df2redis cannot write to a Redis Cluster yet"),
+        said.contains("the source has 1 key in database 3"),
         "{said}"
     );
     assert_eq!(cluster.keys(""), Vec::<String>::new());
+    let task = task
+        .with("filter.databases = [3]")
+        .with("target.db_map = { \"3\" = 0 }");
+    let running = task.start_stable();
+    assert_eq!(cluster.ok(&["GET", "elsewhere"]), "1");
+    running.stop();
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub(in crate::target) fn first_key(command: &Cmd) -> Option<&[u8]> {
         b"PING" | b"INFO" | b"COMMAND" | b"CONFIG" | b"SCRIPT" | b"CLUSTER" | b"CLIENT"
         | b"SCAN" | b"UNWATCH" | b"TIME" | b"DBSIZE" => return None,
         b"EVAL" | b"EVALSHA" => 3,
-        b"XINFO" | b"XGROUP" | b"OBJECT" | b"BITOP" => 2,
+        b"XINFO" | b"XGROUP" | b"OBJECT" | b"BITOP" | b"LMPOP" | b"ZMPOP" => 2,
         _ => 1,
     };
     word(at)
@@ -106,6 +106,7 @@ mod tests {
         assert_eq!(key(&["HSET", "k", "f", "v"]), Some(b"k".to_vec()));
         assert_eq!(key(&["eval", "return 1", "1", "k"]), Some(b"k".to_vec()));
         assert_eq!(key(&["XINFO", "GROUPS", "k"]), Some(b"k".to_vec()));
+        assert_eq!(key(&["LMPOP", "1", "k", "LEFT"]), Some(b"k".to_vec()));
         assert_eq!(key(&["INFO", "server"]), None);
     }
 }
