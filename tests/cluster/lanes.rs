@@ -19,11 +19,11 @@ pub const MASTERS: Shape<'_> = Shape {
     args: &[],
 };
 
-fn source() -> SimulatedDragonfly {
+pub fn source() -> SimulatedDragonfly {
     SimulatedDragonfly::options().backing_store().start()
 }
 
-fn task(source: &SimulatedDragonfly, cluster: &Cluster) -> Task {
+pub fn task(source: &SimulatedDragonfly, cluster: &Cluster) -> Task {
     Task::into_cluster(&source.address(), &cluster.addresses()).with("policy.max_delete = \"100%\"")
 }
 
@@ -39,7 +39,7 @@ fn differences(source: &SimulatedDragonfly, cluster: &Cluster) -> Vec<String> {
 }
 
 #[track_caller]
-fn equal(source: &SimulatedDragonfly, cluster: &Cluster) {
+pub fn equal(source: &SimulatedDragonfly, cluster: &Cluster) {
     source.client().ok(&["WAIT", "1", "30000"]);
     source.wait_acked();
     eventually("no key to be read again", || {
@@ -55,15 +55,16 @@ fn equal(source: &SimulatedDragonfly, cluster: &Cluster) {
 /// Writes that make a difference when they are lost or repeated, in many slots, and safe ones of the same keys between
 /// them; what its counters must come to.
 #[derive(Default)]
-struct Writes {
+pub struct Writes {
     round: usize,
+    flushed_at: usize,
     counts: BTreeMap<String, i64>,
 }
 
 impl Writes {
     const KEYS: usize = 97;
 
-    fn round(&mut self, client: &mut Client) {
+    pub fn round(&mut self, client: &mut Client) {
         let (n, round) = (self.round % Self::KEYS, self.round);
         self.round += 1;
         let lines = [
@@ -89,13 +90,24 @@ impl Writes {
         *self.counts.entry(format!("count:{n}")).or_default() += 2;
     }
 
-    fn rounds(&mut self, client: &mut Client, rounds: usize) {
+    pub fn rounds(&mut self, client: &mut Client, rounds: usize) {
         (0..rounds).for_each(|_| self.round(client));
+    }
+
+    /// Rounds since the last flush.
+    pub fn since_flush(&self) -> usize {
+        self.round - self.flushed_at
+    }
+
+    /// The source was flushed.
+    pub fn flushed(&mut self) {
+        self.flushed_at = self.round;
+        self.counts.clear();
     }
 
     /// Counters that are lower were lost, higher ones were repeated.
     #[track_caller]
-    fn counted(&self, cluster: &Cluster) {
+    pub fn counted(&self, cluster: &Cluster) {
         for (key, count) in &self.counts {
             let there = cluster.ok(&["GET", key]).int();
             assert_eq!(there, Some(*count), "{key}");
@@ -104,14 +116,14 @@ impl Writes {
 }
 
 #[track_caller]
-fn resumed(running: &mut Df2redis) {
+pub fn resumed(running: &mut Df2redis) {
     running.wait_stable();
     assert_eq!(running.count_logged("resuming where the target is"), 1);
     assert_eq!(running.count_logged("full sync needed"), 0);
 }
 
 #[track_caller]
-fn killed(running: Df2redis, source: &SimulatedDragonfly) {
+pub fn killed(running: Df2redis, source: &SimulatedDragonfly) {
     running.signal(Signal::SIGKILL);
     drop(running);
     eventually("the source has noticed", || source.replicas() == 0);
@@ -184,7 +196,7 @@ fn kills_under_load_lose_and_repeat_nothing() {
     running.stop();
 }
 
-/// Moves a third of the slots, the stamps' own among them, while writes are on their way.
+/// Moves slots, those of stamps among them, while writes are on their way.
 #[track_caller]
 fn slots_move_under_load(target: Target, how: Move) {
     let (source, cluster) = (source(), Cluster::start_shaped(target, MASTERS));
@@ -200,9 +212,11 @@ fn slots_move_under_load(target: Target, how: Move) {
                 writes.rounds(&mut client, 10);
             }
         });
+        // Key by key takes its time.
+        let slots = if how == Move::Keys { 59 } else { 599 };
         for part in 0..3_u16 {
-            cluster.move_slots(part * 1000..=part * 1000 + 299, 2, how);
-            cluster.move_slots(6000 + part * 1000..=6200 + part * 1000, 0, how);
+            cluster.move_slots(part * 1000..=part * 1000 + slots, 2, how);
+            cluster.move_slots(6000 + part * 1000..=6000 + part * 1000 + slots, 0, how);
         }
         ending.store(true, Ordering::Relaxed);
         writing.join().unwrap();
@@ -339,7 +353,7 @@ fn a_flush_between_writes_is_passed_by_all_flows_and_nodes_at_once() {
     for _ in 0..3 {
         writes.rounds(&mut client, 60);
         client.ok(&["FLUSHDB"]);
-        writes = Writes::default();
+        writes.flushed();
         writes.rounds(&mut client, 30);
     }
     killed(running, &source);

@@ -10,6 +10,7 @@ mod support;
 mod check;
 mod commands;
 mod itself;
+mod kills;
 mod lanes;
 mod ownership;
 mod preflight;
