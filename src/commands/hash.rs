@@ -94,7 +94,7 @@ pub(super) fn fieldexpire<'a>(args: &Args<'a>, context: &Context<'_>) -> Plan<'a
     if !context.features.hash_field_expiry() {
         return without_expiry(context, at, None);
     }
-    if is_vague(context) {
+    if is_vague(context) || context.circumstances.reads_again && count > UNPACK_LIMIT {
         return Plan::ReadAgain(Defect::VagueTime);
     }
     if context.on_member_expiry == MemberExpiry::Stop || count > UNPACK_LIMIT {

@@ -554,6 +554,9 @@ impl Applier {
             self.tell(notice);
         }
         self.missed();
+        if let Some(applied) = self.writer.applied() {
+            self.pushed(applied);
+        }
         if self.writer.stored().is_some() && !std::mem::replace(&mut self.copied, true) {
             self.context.copied.send_modify(|flows| *flows += 1);
         }

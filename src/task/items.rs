@@ -300,6 +300,13 @@ impl Applier {
             0 => None,
             grace_ms => commands::with_grace(args, grace_ms),
         };
+        // By the time that the source meant.
+        if put_off.is_some()
+            && matches!(self.plan(batch, command, args), Plan::ReadAgain(_))
+            && self.distrust(command, args)
+        {
+            return Ok(Took::Whole);
+        }
         let put_off = match &put_off {
             Some((packed, words)) => Some(self.checked(packed, *words)?),
             None => None,
@@ -322,6 +329,9 @@ impl Applier {
                     put(out, word, large);
                 }
                 self.watch(name);
+                if name != args.name() {
+                    self.rotated(command, args);
+                }
                 self.note(command.db, args, note);
                 if self.suspicion == Some(Suspicion::Pop)
                     && let Some(key) = args.get(1)

@@ -3,6 +3,7 @@
 use crate::df2redis::{Df2redis, Task};
 use crate::support::dragonfly::Options;
 use crate::support::{Client, RedisServer, SimulatedDragonfly, compare, eventually};
+use ::df2redis::fail_point::DIE_AT;
 use nix::sys::signal::Signal;
 
 fn source() -> Options {
@@ -199,4 +200,35 @@ fn a_restored_key_expires_when_it_does_at_the_source() {
     }
     assert_set_right(&source, &target, &task, 20);
     running.stop();
+}
+
+#[test]
+fn a_kill_before_the_answer_to_a_rotation_leaves_the_list_to_the_next_start() {
+    for place in ["transaction_answered"] {
+        let (source, target, task, running) = followed(source());
+        running.stop();
+        let mut client = source.client();
+        client.ok(&["RPUSH", "one", "a"]);
+        client.ok(&["PEXPIRE", "one", "600000"]);
+        for pass in 1..=6 {
+            let mut command = task.command();
+            command.env(DIE_AT, format!("{place} {pass}"));
+            let mut running = task.start_as(command);
+            // Nothing else is written to the list behind the one that it dies at.
+            let mut dead = false;
+            while !dead {
+                client.ok(&["RPOPLPUSH", "one", "one"]);
+                eventually("it dies or goes on", || {
+                    dead = running.ended().is_some();
+                    dead || source.all_acked()
+                });
+            }
+            eventually("the source has noticed", || source.replicas() == 0);
+            let _ = source.take_violations();
+            let running = task.start_stable();
+            assert_set_right(&source, &target, &task, 0);
+            running.stop();
+        }
+        assert_eq!(source.full_syncs(), 1);
+    }
 }

@@ -16,7 +16,7 @@
 //! | `LMPOP … COUNT n`: one element taken | `LPOP k` or `RPOP k` in a transaction, without a push into another list in the same one, which would make it a move | `k` is read again, once the other flows have had time to bring that push |
 //! | `BLMPOP … COUNT n`, if it need not wait: likewise | not: it looks like `LPOP k` | none |
 //! | `GETEX k` that only reads, up to v1.39: the key ends now | `PEXPIREAT` that is past when it comes; a true one in the past is journalled as `DEL`, except that of `GETEX` | `k` is read again: it is there, or it is not |
-//! | rotation of a list of one element: the expiry is lost with the list | a push into the list that the last pop took from | pushed with `LPUSHX`: its answer 0 says that the list had gone, and it is read again. Lists of more elements need nothing |
+//! | rotation of a list of one element: the expiry is lost with the list | a push into the list that the last pop took from | pushed with `LPUSHX`: its answer 0 says that the list had gone, and it is read again, also by whoever resumes before the answer. Lists of more elements need nothing |
 //! | `XADD k *`, up to v1.26: ids of the target's choice | the `*` | `k` is read again |
 //! | relative times (`HEXPIRE`, `HSETEX`, `FIELDEXPIRE`, `RESTORE`): they count from when the source executed them | always | members: the source counts from the whole second, and so does the plan, from the receipt; what comes late, or so shortly after a second's end that it may be of the one before, is read again, the latter at no more than 1 MB/s. Keys of a `RESTORE` are |
 //! | `XCLAIM`, `XAUTOCLAIM` by clients: what they claim depends on times that the entry does not hold | always | none: they are frequent, and reading whole streams again would burden the source |
@@ -82,6 +82,8 @@ impl Last {
 pub(in crate::task) struct Before {
     deleted: Option<Last>,
     popped: Option<Last>,
+    /// Pushes into lists that may have gone, not answered for yet: the position behind each.
+    pushes: VecDeque<(u64, u32, Box<[u8]>)>,
     /// No key is read again for a mere second before.
     rests_until: Option<Instant>,
     /// Pops that may have been more than they say.
@@ -239,6 +241,32 @@ impl Applier {
         });
         if self.before.pops.len() > MOST_POPS {
             self.judge_first();
+        }
+    }
+
+    /// An element was pushed into a list that may have gone, and then is to be read again. That is on the list on the target
+    /// from the same transaction on, since the answer may be lost.
+    pub(in crate::task) fn rotated(&mut self, command: &Command, args: &Args<'_>) {
+        if let (Some(lsn), Some(key)) = (command.lsn, args.get(1)) {
+            self.enlist(command.db, key);
+            let behind = lsn.saturating_add(1);
+            let pushed = (behind, command.db, key.into());
+            self.before.pushes.push_back(pushed);
+        }
+    }
+
+    /// The target has answered for what is before this position, and what it missed is withheld.
+    pub(in crate::task) fn pushed(&mut self, applied: u64) {
+        let is_behind = |pushed: &(u64, u32, Box<[u8]>)| pushed.0 <= applied;
+        while self.before.pushes.front().is_some_and(is_behind)
+            && let Some((_, db, key)) = self.before.pushes.pop_front()
+        {
+            let mut others = self.before.pushes.iter();
+            let again = others.any(|(_, other_db, other)| *other_db == db && *other == key);
+            if !again && !self.list.has(db, &key) {
+                self.unlist(db, &key);
+                self.writer.store();
+            }
         }
     }
 

@@ -291,7 +291,8 @@ fn one(hub: &Hub, front: &mut Front, db: u32, request: &[Vec<u8>], txid: Option<
 /// do.
 fn journal(hub: &Hub, entries: Vec<Entry>, txid: Option<u64>) {
     let flows: HashSet<usize> = entries.iter().map(|entry| entry.flow).collect();
-    let own = if entries.len() > 1 || entries.iter().any(|entry| entry.in_hops) {
+    let told = entries.first().and_then(|entry| entry.has_txid);
+    let own = if told.unwrap_or(entries.len() > 1) {
         hub.next_txid()
     } else {
         0

@@ -22,8 +22,8 @@ pub struct Entry {
     pub args: Vec<Vec<u8>>,
     /// Whether it goes to every flow instead.
     pub global: bool,
-    /// Whether it has a transaction id although it is alone.
-    pub in_hops: bool,
+    /// Whether it has a transaction id; if that is not said, those have one that are not alone.
+    pub has_txid: Option<bool>,
 }
 
 type Words = [Vec<u8>];
@@ -139,7 +139,7 @@ impl Call<'_> {
             db,
             args,
             global: false,
-            in_hops: false,
+            has_txid: None,
         });
     }
 
@@ -262,7 +262,7 @@ impl Call<'_> {
             db,
             args,
             global: false,
-            in_hops: false,
+            has_txid: None,
         });
     }
 
@@ -318,7 +318,7 @@ impl Call<'_> {
                 db,
                 args,
                 global: false,
-                in_hops: false,
+                has_txid: None,
             }));
     }
 
@@ -430,6 +430,12 @@ impl Call<'_> {
         let (element, to) = (element.clone(), to.clone());
         self.push(key, &[pop, key]);
         self.push(&to, &[push, &to, &element]);
+        let flows: Vec<usize> = self.entries.iter().map(|entry| entry.flow).collect();
+        if flows.iter().all(|flow| Some(flow) == flows.first()) {
+            self.entries
+                .iter_mut()
+                .for_each(|entry| entry.has_txid = Some(false));
+        }
         reply
     }
 
@@ -581,7 +587,7 @@ impl Call<'_> {
         };
         self.push(&key, &[pop, &key]);
         if let Some(entry) = self.entries.last_mut() {
-            entry.in_hops = true;
+            entry.has_txid = Some(true);
         }
         reply
     }
