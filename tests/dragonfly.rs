@@ -5,6 +5,8 @@ mod df2redis;
 #[path = "support/mod.rs"]
 mod support;
 
+#[path = "dragonfly/audit.rs"]
+mod audit;
 #[path = "dragonfly/captures.rs"]
 mod captures;
 #[path = "dragonfly/copy.rs"]

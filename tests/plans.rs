@@ -280,6 +280,86 @@ fn scripts_do_what_the_source_did(target: Target) {
         View::Number(9_795_380_000_000)
     );
 
+    // As the source spelt each of them.
+    for (number, by, sum) in [
+        ("0.1", "0.2", "0.30000000000000004"),
+        ("1.0", "0", "1"),
+        ("100", "0.1", "100.1"),
+        ("3", "1e-7", "3.0000001"),
+        ("0.00001", "0", "0.00001"),
+        ("1e-6", "0", "0.000001"),
+        ("0.0000001234", "0", "1.234e-7"),
+        ("5e-324", "0", "5e-324"),
+        ("0.30000000000000004", "1e20", "100000000000000000000"),
+        ("123456789012345680000", "0", "123456789012345680000"),
+        ("1e21", "0", "1e+21"),
+        ("123456789012345678901234", "0", "1.2345678901234569e+23"),
+        ("-0.5", "0.5", "0"),
+        ("5", "+1", "6"),
+        ("-12.5", "0.25", "-12.25"),
+    ] {
+        line(
+            &mut server,
+            target,
+            &format!("SET n {number} PXAT 9795380000000"),
+        );
+        line(&mut server, target, &format!("INCRBYFLOAT n {by}"));
+        assert_eq!(server.ok(&[b"GET", b"n"]), text(sum), "{number} and {by}");
+        line(&mut server, target, &format!("HSET numbers f {number}"));
+        line(&mut server, target, &format!("HINCRBYFLOAT numbers f {by}"));
+        let found = server.ok(&[b"HGET", b"numbers", b"f"]);
+        assert_eq!(found, text(sum), "{number} and {by}");
+    }
+    assert_eq!(server.expire_time(b"n"), 9_795_380_000_000);
+    line(&mut server, target, "INCRBYFLOAT none 3.5e2");
+    assert_eq!(server.ok(&[b"GET", b"none"]), text("350"));
+    line(&mut server, target, "HINCRBYFLOAT numbers none 10");
+    assert_eq!(server.ok(&[b"HGET", b"numbers", b"none"]), text("10"));
+    if target.lets_fields_expire() {
+        line(
+            &mut server,
+            target,
+            "HSETEX numbers PXAT 9795380000000 FIELDS 1 f 1.5",
+        );
+        line(&mut server, target, "HINCRBYFLOAT numbers f 0.1");
+        let at = server.ok(&[b"HPEXPIRETIME", b"numbers", b"FIELDS", b"2", b"f", b"none"]);
+        let never = View::Number(-1);
+        assert_eq!(at, View::List(vec![View::Number(9_795_380_000_000), never]));
+    }
+
+    // And any other in the shortest digits.
+    let digits = |number: &str| {
+        let mantissa = number.split('e').next().unwrap_or_default();
+        let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+        digits.trim_matches('0').to_owned()
+    };
+    let mut bits = 1u64;
+    for _ in 0..300 {
+        bits = bits
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let number = f64::from_bits(bits);
+        if !number.is_finite() {
+            continue;
+        }
+        // A half goes to the even digit, unlike in "{:e}".
+        let spelt = (0..17).map(|digits| format!("{number:.digits$e}"));
+        let mut same = spelt.filter(|text| text.parse() == Ok(number));
+        let shortest = same.next().unwrap();
+        line(&mut server, target, &format!("SET n {shortest}"));
+        line(&mut server, target, "INCRBYFLOAT n 0");
+        let View::Text(sum) = server.ok(&[b"GET", b"n"]) else {
+            panic!("no text");
+        };
+        let sum = String::from_utf8(sum).unwrap();
+        assert_eq!(
+            sum.parse::<f64>().unwrap().to_bits(),
+            bits,
+            "{sum} of {shortest}"
+        );
+        assert_eq!(digits(&sum), digits(&shortest));
+    }
+
     // Fields have no order of their own.
     let hash = |server: &mut Server| {
         let View::List(items) = server.ok(&[b"HGETALL", b"h"]) else {

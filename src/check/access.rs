@@ -13,6 +13,9 @@ use super::link::{Head, Link};
 use super::pace::Pace;
 use super::settings::{Server, Side};
 
+/// Bytes that count as much as a key.
+const KEY: u64 = 16 << 10;
+
 /// What the transactions of a proof must show: positions of this master, none before these.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reached {
@@ -51,6 +54,10 @@ pub(super) struct Access {
     pub link: Link,
     pub abilities: Abilities,
     pace: Pace,
+    /// What large values count against.
+    large: Option<Pace>,
+    /// Bytes that have been counted against it, or are not yet enough for one more key.
+    counted: u64,
     /// Database and key of the record with positions.
     positions: Option<(u32, String)>,
     guard: Option<Reached>,
@@ -78,6 +85,8 @@ impl Access {
                 expiry_times: true,
             },
             pace,
+            large: None,
+            counted: 0,
             positions,
             guard: None,
             held: true,
@@ -110,6 +119,22 @@ impl Access {
         let answered = !matches!(head, Head::Error(_));
         self.link.skip(head).await?;
         Ok(answered)
+    }
+
+    /// From now on what is received counts too, as if every so many bytes were a key.
+    pub fn count_bytes(&mut self, pace: Pace) {
+        self.counted = self.link.received;
+        self.large = Some(pace);
+    }
+
+    async fn pass_bytes(&mut self) {
+        if let Some(pace) = &self.large {
+            let keys = self.link.received.saturating_sub(self.counted) / KEY;
+            self.counted += keys * KEY;
+            if keys > 0 {
+                pace.pass(usize::try_from(keys).unwrap_or(usize::MAX)).await;
+            }
+        }
     }
 
     pub fn side(&self) -> Side {
@@ -160,6 +185,7 @@ impl Access {
         if self.guard.is_some() {
             self.link.queue(&[b"EXEC"]);
         }
+        self.pass_bytes().await;
         self.pace.pass(self.link.queued()).await;
         self.link.flush().await?;
         if self.guard.is_some() {

@@ -54,6 +54,8 @@ pub(super) struct Link {
     output: BytesMut,
     /// Commands queued since the last [`Link::flush`].
     queued: usize,
+    /// Bytes that have come.
+    pub received: u64,
     /// The current database.
     pub db: u32,
 }
@@ -79,6 +81,7 @@ impl Link {
             input: BytesMut::new(),
             output: BytesMut::new(),
             queued: 0,
+            received: 0,
             db: 0,
         };
         if let Some(password) = &server.password {
@@ -119,6 +122,7 @@ impl Link {
         self.queued = 0;
         while !self.output.is_empty() {
             let (stream, output, input) = (&mut self.stream, &mut self.output, &mut self.input);
+            let received = &mut self.received;
             let moved = std::future::poll_fn(|cx| {
                 if let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(cx, output) {
                     return Poll::Ready(written.map(|written| output.advance(written)));
@@ -132,6 +136,7 @@ impl Link {
                     Poll::Ready(Ok(())) => {
                         let read = space.filled().to_vec();
                         input.extend_from_slice(&read);
+                        *received += read.len() as u64;
                         Poll::Ready(Ok(()))
                     }
                     Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -154,7 +159,10 @@ impl Link {
         self.input.reserve(READ);
         match timeout(ANSWER_WITHIN, self.stream.read_buf(&mut self.input)).await {
             Ok(Ok(0)) => Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(read)) => {
+                self.received += read as u64;
+                Ok(())
+            }
             Ok(Err(cause)) => Err(self.lost(cause)),
             Err(_) => Err(self.silent()),
         }

@@ -77,10 +77,11 @@ mod typed;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use crate::process::Stop;
 
@@ -89,7 +90,7 @@ use batch::Sizes;
 use pace::Pace;
 use reading::Rules;
 use rounds::Rounds;
-use sweep::{BATCH, Lane, Looked, Plan, Scanned, Suspect};
+use sweep::{BATCH, Gait, Lane, Looked, Plan, Scanned, Suspect};
 use tally::Ledger;
 use target::{Keys, Target};
 
@@ -97,12 +98,18 @@ pub use digest::Digest;
 pub use error::CheckError;
 pub use reading::{Class, Kind, MemberExpiry, Reading, StreamParts};
 pub use rounds::Method;
-pub use settings::{ALL, Lists, Losses, Mode, Scope, Server, Settings, Side};
+pub use settings::{ALL, Audit, Difference, Lists, Losses, Mode, Scope, Server, Settings, Side};
 pub use sweep::Progress;
 pub use tally::{Open, Tally};
 
 /// Connections to each server that compare at the same time.
 const LANES: usize = 3;
+/// The same, beside replication.
+const AUDIT_LANES: usize = 1;
+/// How long a suspect of an audit waits for others to be looked at again with.
+const GATHER: Duration = Duration::from_secs(1);
+/// After so long the connections for looking again are used, if nothing else has: servers close idle ones.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// What came out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,8 +136,12 @@ pub async fn check(
     stop: watch::Receiver<Stop>,
 ) -> Result<Outcome, CheckError> {
     let began = Instant::now();
-    let mut ledger = Ledger::open(settings.report.as_deref())?;
+    let audit = settings.audit.as_ref();
+    let differences = audit.map(|audit| audit.differences.clone());
+    let mut ledger = Ledger::open(settings.report.as_deref(), differences)?;
     let pace = Pace::new(settings.qps);
+    let gait = gait(settings, &pace);
+    let lanes = audit.map_or(LANES, |_| AUDIT_LANES);
     let sizes = Sizes::of(settings.max_memory, settings.mode);
     let plan = Plan {
         scope: Arc::new(settings.scope.clone()),
@@ -142,7 +153,13 @@ pub async fn check(
             losses: settings.losses,
         },
     };
-    let open_source = async || Access::open(&settings.source, pace.clone(), None).await;
+    let open_source = async || {
+        let mut access = Access::open(&settings.source, pace.clone(), None).await?;
+        if audit.is_some() {
+            access.count_bytes(gait.pace.clone());
+        }
+        Ok::<_, CheckError>(access)
+    };
     let open_target = async || {
         let lists = settings.lists.as_ref();
         Target::open(&settings.target, lists).await
@@ -155,9 +172,9 @@ pub async fn check(
         interval: settings.interval,
         stop: stop.clone(),
         lists: settings.lists.clone(),
+        only_proved: audit.is_some(),
     };
     let method = rounds.method().await?;
-    let batch = pace.batch(BATCH);
     for side in [Side::Source, Side::Target] {
         let keyspace = match side {
             Side::Source => rounds.source.keyspace().await?,
@@ -167,8 +184,8 @@ pub async fn check(
         let keys = keyspace.iter().map(|(_, keys)| keys).sum();
         progress.total.fetch_add(keys, Ordering::Relaxed);
         let mut parts = JoinSet::new();
-        let (give, batches) = mpsc::channel(LANES);
-        let (tell, looked) = mpsc::channel(LANES);
+        let (give, batches) = mpsc::channel(lanes);
+        let (tell, looked) = mpsc::channel(lanes);
         let scanning = match side {
             Side::Source => Scanned::Server(open_source().await?),
             Side::Target => match Keys::of_cluster(&settings.target).await? {
@@ -180,10 +197,10 @@ pub async fn check(
             },
         };
         let scope = Arc::clone(&plan.scope);
-        let scan = sweep::scan(scanning, scope, databases, batch, give, stop.clone());
+        let scan = sweep::scan(scanning, scope, databases, gait.clone(), give, stop.clone());
         parts.spawn(scan);
         let batches = Arc::new(Mutex::new(batches));
-        for _ in 0..LANES {
+        for _ in 0..lanes {
             let lane = Lane {
                 source: open_source().await?,
                 target: open_target().await?,
@@ -192,8 +209,11 @@ pub async fn check(
             parts.spawn(lane.run(Arc::clone(&batches), tell.clone(), stop.clone()));
         }
         drop((tell, batches));
-        let most = usize::try_from(settings.max_memory / 4).unwrap_or(usize::MAX);
-        collect(looked, &mut rounds, &mut ledger, progress, most).await?;
+        let patience = Patience {
+            most: usize::try_from(settings.max_memory / 4).unwrap_or(usize::MAX),
+            longest: audit.map(|_| GATHER),
+        };
+        collect(looked, &mut rounds, &mut ledger, progress, patience).await?;
         while let Some(ended) = parts.join_next().await {
             ended.map_err(|error| CheckError::Internal(error.to_string()))??;
         }
@@ -208,6 +228,34 @@ pub async fn check(
     })
 }
 
+/// How fast keys are walked over.
+fn gait(settings: &Settings, pace: &Pace) -> Gait {
+    match &settings.audit {
+        Some(audit) => {
+            let pace = Pace::new(Some(audit.keys_per_second));
+            Gait {
+                batch: pace.batch(BATCH),
+                pace,
+                may_go: Some(audit.may_go.clone()),
+            }
+        }
+        None => Gait {
+            batch: pace.batch(BATCH),
+            pace: Pace::new(None),
+            may_go: None,
+        },
+    }
+}
+
+/// When suspects are looked at again.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// When they take more bytes than this.
+    most: usize,
+    /// When the first has waited for so long; none if all may wait to the end.
+    longest: Option<Duration>,
+}
+
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
@@ -218,11 +266,31 @@ async fn collect(
     rounds: &mut Rounds,
     ledger: &mut Ledger,
     progress: &Progress,
-    most: usize,
+    patience: Patience,
 ) -> Result<(), CheckError> {
     let mut suspects: Vec<Suspect> = Vec::new();
     let mut bytes = 0;
-    while let Some(batch) = looked.recv().await {
+    let mut used = Instant::now();
+    let mut first = None;
+    loop {
+        let waited = first
+            .zip(patience.longest)
+            .map(|(since, most)| since + most);
+        let due = waited.unwrap_or(used + IDLE);
+        if due <= Instant::now() {
+            match waited {
+                Some(_) => again(&mut suspects, rounds, ledger, progress).await?,
+                None => {
+                    rounds.method().await?;
+                }
+            }
+            (bytes, first, used) = (0, None, Instant::now());
+        }
+        let batch = match timeout_at(due, looked.recv()).await {
+            Ok(Some(batch)) => batch,
+            Ok(None) => break,
+            Err(_) => continue,
+        };
         ledger.tally.equal += batch.equal;
         for lossy in batch.lossy {
             let suspect = &lossy.suspect;
@@ -231,11 +299,12 @@ async fn collect(
         for suspect in batch.suspects {
             bytes += suspect.key.len() + SUSPECT;
             suspects.push(suspect);
+            first = first.or_else(|| Some(Instant::now()));
         }
         progress.looked(batch.keys);
-        if bytes > most {
+        if bytes > patience.most {
             again(&mut suspects, rounds, ledger, progress).await?;
-            bytes = 0;
+            (bytes, first, used) = (0, None, Instant::now());
         }
     }
     again(&mut suspects, rounds, ledger, progress).await

@@ -48,6 +48,8 @@ pub(super) struct Rounds {
     pub interval: Duration,
     pub stop: watch::Receiver<Stop>,
     pub lists: Option<Lists>,
+    /// Nothing but what positions prove is told.
+    pub only_proved: bool,
 }
 
 /// What a look at a suspect has shown.
@@ -111,6 +113,9 @@ impl Rounds {
         let mut open = vec![Open::Stopped; suspects.len()];
         match self.method().await? {
             Method::Positions => self.prove_all(&mut suspects, &mut open, ledger).await?,
+            Method::Persistence(_) | Method::FullSync if self.only_proved => {
+                open.fill(Open::Behind);
+            }
             Method::Persistence(_) => self.persist_all(&mut suspects, &mut open, ledger).await?,
             Method::FullSync => {
                 for batch in suspects.chunk_by_mut(|one, other| one.db == other.db) {
@@ -229,7 +234,7 @@ impl Rounds {
         }
         match self.is_foreign(suspect).await? {
             true => ledger.equal(place, &[Class::Foreign], sides),
-            false => ledger.different(place, classes, sides),
+            false => ledger.different(place, classes, sides).await,
         }
     }
 

@@ -5,8 +5,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::sync::{mpsc, watch};
+
 use crate::config::{Filter, Glob};
 use crate::net::{Endpoint, Secret, TlsSettings};
+
+use super::reading::Class;
 
 /// One of the two servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +140,32 @@ pub struct Lists {
     pub keeps_foreign: bool,
 }
 
+/// A key that is proved to differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Database of the source.
+    pub db: u32,
+    /// Database of the target.
+    pub target_db: u32,
+    /// The key.
+    pub key: Vec<u8>,
+    /// How it differs, most telling first; also with what is expected.
+    pub classes: Vec<Class>,
+}
+
+/// A comparison beside replication, which comes first. It has as few connections as it can, and tells only what the
+/// positions prove, soon after it was seen.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    /// Most keys in a second that are walked over, those that the scope leaves out included. Every 16 KiB read from the
+    /// source count as one more.
+    pub keys_per_second: u32,
+    /// While false, the walk stands still.
+    pub may_go: watch::Receiver<bool>,
+    /// Where each difference goes. The comparison waits while it is full.
+    pub differences: mpsc::Sender<Difference>,
+}
+
 /// A comparison.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -165,6 +195,8 @@ pub struct Settings {
     pub grace: Duration,
     /// Where each difference is written to.
     pub report: Option<PathBuf>,
+    /// How it goes beside replication; none if it has the servers for itself.
+    pub audit: Option<Audit>,
 }
 
 #[cfg(test)]

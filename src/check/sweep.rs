@@ -20,6 +20,7 @@ use crate::process::Stop;
 use super::access::Access;
 use super::batch::{self, Found, Sizes};
 use super::error::CheckError;
+use super::pace::Pace;
 use super::pieces;
 use super::reading::{Class, Rules};
 use super::sample;
@@ -28,8 +29,8 @@ use super::target::{Keys, Target, is_elsewhere};
 
 /// Keys looked at together.
 pub(super) const BATCH: usize = 512;
-/// How many keys a scan is asked for at once.
-const SCAN: &[u8] = b"1000";
+/// How many keys a scan is asked for at once, where nothing limits it.
+const SCAN: usize = 1000;
 
 /// How far the comparison is; for whoever shows it.
 #[derive(Debug, Default)]
@@ -91,6 +92,34 @@ pub(super) struct Plan {
     pub rules: Rules,
 }
 
+/// How fast a server is walked through.
+#[derive(Debug, Clone)]
+pub(super) struct Gait {
+    /// Keys handed out together, at most.
+    pub batch: usize,
+    /// Keys walked over in a second.
+    pub pace: Pace,
+    /// While false, nobody walks; none if that never is.
+    pub may_go: Option<watch::Receiver<bool>>,
+}
+
+impl Gait {
+    /// How many keys to ask a server for: no more than are let through soon, or they come in gusts.
+    fn count(&self) -> usize {
+        self.pace.batch(SCAN)
+    }
+
+    /// Waits until a scan that has brought so many keys may go on.
+    async fn step(&mut self, keys: usize) {
+        // One that brings none costs the server something all the same.
+        self.pace.pass(keys.max(1)).await;
+        if let Some(may_go) = &mut self.may_go {
+            // Whoever is to say so is gone: so is who would want to know.
+            let _ = may_go.wait_for(|may_go| *may_go).await;
+        }
+    }
+}
+
 /// Whose keys are walked through.
 pub(super) enum Scanned {
     Server(Access),
@@ -110,6 +139,7 @@ impl Scanned {
         &mut self,
         db: u32,
         cursor: &[u8],
+        count: &[u8],
     ) -> Result<(Vec<Vec<u8>>, Option<Vec<u8>>), CheckError> {
         let access = match self {
             Self::Server(access) => access,
@@ -120,7 +150,7 @@ impl Scanned {
             }
         };
         access.begin(db);
-        access.link.queue(&[b"SCAN", cursor, b"COUNT", SCAN]);
+        access.link.queue(&[b"SCAN", cursor, b"COUNT", count]);
         access.send().await?;
         access.link.array("SCAN").await?;
         let cursor = access.link.text("SCAN").await?;
@@ -137,11 +167,12 @@ pub(super) async fn scan(
     mut scanned: Scanned,
     scope: Arc<Scope>,
     databases: Vec<(u32, u32)>,
-    batch: usize,
+    mut gait: Gait,
     batches: mpsc::Sender<Batch>,
     mut stop: watch::Receiver<Stop>,
 ) -> Result<(), CheckError> {
     let side = scanned.side();
+    let (batch, count) = (gait.batch, gait.count().to_string());
     let mut left: VecDeque<_> = databases.into();
     while let Some((db, target_db)) = left.pop_front() {
         let own = match side {
@@ -154,8 +185,10 @@ pub(super) async fn scan(
             if *stop.borrow_and_update() != Stop::Run {
                 return Ok(());
             }
-            let (found, more) = scanned.next(own, &cursor).await?;
+            let (found, more) = scanned.next(own, &cursor, count.as_bytes()).await?;
+            let brought = found.len();
             keys.extend(found.into_iter().filter(|key| scope.has(key)));
+            gait.step(brought).await;
             let over = more.is_none();
             cursor = more.unwrap_or_default();
             while keys.len() >= batch || over && !keys.is_empty() {

@@ -1,4 +1,5 @@
-//! What has been found: counts for the table, and one line for each key in the report.
+//! What has been found: counts for the table, one line for each key in the report, and the differences for whoever
+//! wants to do something about them.
 //!
 //! Lines of the report are JSON objects; `event` is `different`, `expected` (a loss that was chosen or cannot be
 //! helped), `unsettled`, and at the end once `summary`. A key that is no text is in `key_base64` instead of `key`.
@@ -12,8 +13,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value as Json, json};
 
+use tokio::sync::mpsc;
+
 use super::error::CheckError;
 use super::reading::{Class, Reading};
+use super::settings::Difference;
 
 /// Keys that are named to who reads only the table.
 const EXAMPLES: usize = 10;
@@ -122,15 +126,19 @@ impl Tally {
     }
 }
 
-/// The counts, and the file.
+/// The counts, the file, and who else is told.
 #[derive(Debug)]
 pub(super) struct Ledger {
     pub tally: Tally,
     file: Option<(PathBuf, BufWriter<File>)>,
+    differences: Option<mpsc::Sender<Difference>>,
 }
 
 impl Ledger {
-    pub fn open(report: Option<&Path>) -> Result<Self, CheckError> {
+    pub fn open(
+        report: Option<&Path>,
+        differences: Option<mpsc::Sender<Difference>>,
+    ) -> Result<Self, CheckError> {
         let file = report.map(|path| match File::create(path) {
             Ok(file) => Ok((path.to_owned(), BufWriter::new(file))),
             Err(cause) => Err(CheckError::ReportCreate {
@@ -141,6 +149,7 @@ impl Ledger {
         Ok(Self {
             tally: Tally::default(),
             file: file.transpose()?,
+            differences,
         })
     }
 
@@ -159,8 +168,8 @@ impl Ledger {
         self.write("expected", place, expected, sides, None)
     }
 
-    /// They differ.
-    pub fn different(
+    /// They differ. Waits until whoever is to be told has room.
+    pub async fn different(
         &mut self,
         place: Place<'_>,
         classes: &[Class],
@@ -178,6 +187,17 @@ impl Ledger {
                 names.join(", ")
             );
             self.tally.examples.push(example);
+        }
+        if let Some(differences) = &self.differences {
+            // Whoever does not listen any more does not want to know.
+            let _ = differences
+                .send(Difference {
+                    db: place.db,
+                    target_db: place.target_db,
+                    key: place.key.to_vec(),
+                    classes: classes.to_vec(),
+                })
+                .await;
         }
         self.write("different", place, classes, sides, None)
     }

@@ -14,13 +14,11 @@ use super::alone::{printable, the_task};
 use super::arguments::{Comparison, Thoroughness};
 use super::complain;
 use crate::check::{
-    ALL, CheckError, Class, Lists, Losses, Method, Mode, Open, Outcome, Progress, Scope, Server,
-    Settings, Side, check,
+    ALL, CheckError, Class, Method, Mode, Open, Outcome, Progress, Settings, check,
 };
-use crate::config::{Conflict, MemberExpiry, Positions, Reaction, Task};
+use crate::config::Task;
 use crate::process::{Exit, Signals, Stop};
-use crate::target::{PREFIX, foreign_key, position_key, stamp_key, withheld_key};
-use crate::task::{chain, source_settings, target_settings};
+use crate::task::{chain, comparison_settings};
 
 /// Threads that read and digest.
 const THREADS: usize = 4;
@@ -145,64 +143,23 @@ fn draw(bar: &ProgressBar, progress: &Progress) {
 
 /// The task and the options, in the words of the comparison.
 fn settings(task: &Task, arguments: &Comparison) -> Settings {
-    let (source, target) = (source_settings(task), target_settings(task));
-    let unsupported = &task.policy.on_unsupported;
-    let skips = |reaction: Reaction| reaction == Reaction::Skip;
+    let mut settings = comparison_settings(task);
+    settings.scope.matching.clone_from(&arguments.matching);
+    settings.scope.sample = arguments.sample.unwrap_or(ALL);
     Settings {
-        source: Server {
-            side: Side::Source,
-            endpoint: source.endpoint,
-            cluster: None,
-            tls: source.tls,
-            username: source.username,
-            password: source.password,
-            connect_timeout: source.connect_timeout,
-        },
-        target: Server {
-            side: Side::Target,
-            cluster: target.cluster.is_some().then(|| target.clone()),
-            endpoint: target.endpoint,
-            tls: target.tls,
-            username: target.username,
-            password: target.password,
-            connect_timeout: target.connect_timeout,
-        },
-        scope: Scope {
-            filter: task.filter.clone(),
-            db_map: task.target.db_map.clone(),
-            own: PREFIX,
-            matching: arguments.matching.clone(),
-            sample: arguments.sample.unwrap_or(ALL),
-        },
         mode: match arguments.mode {
             Thoroughness::Full => Mode::Full,
             Thoroughness::Outline => Mode::Outline,
             Thoroughness::Length => Mode::Length,
             Thoroughness::Smart => Mode::Smart,
         },
-        lists: (task.target.positions == Positions::Transaction).then(|| Lists {
-            db: task.target.position_db,
-            positions: position_key(&task.name),
-            stamps: stamp_key(&task.name),
-            withheld: withheld_key(&task.name),
-            foreign: foreign_key(&task.name),
-            keeps_foreign: task.policy.conflict == Conflict::Skip,
-        }),
-        losses: Losses {
-            member_expiry: task.policy.on_member_expiry != MemberExpiry::Stop,
-            json: skips(unsupported.json),
-            bloom: skips(unsupported.bloom),
-            cms: skips(unsupported.cms),
-            topk: skips(unsupported.topk),
-            cuckoo: skips(unsupported.cuckoo),
-        },
         rounds: arguments.rounds,
         interval: arguments.interval,
         qps: arguments.qps,
         max_memory: arguments.max_memory,
         tolerance: arguments.expiry_tolerance,
-        grace: task.policy.expiry_grace,
         report: arguments.report.clone(),
+        ..settings
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod end;
 mod features;
+mod float;
 mod grace;
 mod hash;
 mod keys;

@@ -10,7 +10,7 @@ use std::fmt;
 
 use super::features::Features;
 use super::table::{How, Needs, Spec, lookup};
-use super::{hash, translate};
+use super::{float, hash, translate};
 use crate::entry::Args;
 
 /// A word to send: borrowed from the entry where it can be.
@@ -423,6 +423,8 @@ fn planned<'a>(spec: &Spec, args: &Args<'a>, context: &Context<'_>) -> Plan<'a> 
         How::MSetNx => translate::renamed(args, b"MSET", usize::MAX),
         How::Del => translate::renamed(args, b"DEL", 2),
         How::Prepend => translate::prepend(args, context),
+        How::AddFloat => float::add(args, context),
+        How::AddFloatToField => float::add_to_field(args, context),
         How::Bitfield => translate::bitfield(args),
         How::ExpireIn { unit_ms } => translate::expire_in(args, context, unit_ms),
         How::Move => translate::move_key(args, context),

@@ -14,9 +14,9 @@ use super::glob::Glob;
 use super::load::check_name;
 use super::servers;
 use super::task::{
-    Conflict, Console, CrossSlot, Filter, Limits, Log, LogFormat, MaxDelete, MemberExpiry, OnFull,
-    OnUnsupported, Policy, Reaction, Resync, Retry, Rotate, Severity, Spool, SpoolSync, Target,
-    Task,
+    Audit, Conflict, Console, CrossSlot, Filter, Limits, Log, LogFormat, MaxDelete, MemberExpiry,
+    OnFull, OnUnsupported, Policy, Reaction, Resync, Retry, Rotate, Severity, Spool, SpoolSync,
+    Target, Task,
 };
 
 /// Database numbers that Redis can be configured to have.
@@ -34,6 +34,9 @@ const LEAST_MEMORY: u64 = 16 << 20;
 const LEAST_LOG: u64 = 1 << 20;
 
 /// How many rotated logs can be kept.
+const AUDITED: Range<u32> = 0..1_000_001;
+
+/// How many old logs may stay.
 const ROTATED: Range<u32> = 0..1_001;
 
 /// The smallest useful spool: several segments for many flows.
@@ -115,6 +118,7 @@ pub(super) fn task(
     let limits = limits(&root.table("limits"));
     let spool = spool(&root.table("spool"));
     let retry = retry(&root.table("retry"));
+    let audit = audit(&root.table("audit"));
     let log = log(&root.table("log"), around);
     if let (Some(target), Some(filter)) = (&target, &filter) {
         check_db_map(&target_section, target, filter);
@@ -146,6 +150,7 @@ pub(super) fn task(
         limits: limits?,
         spool: spool?,
         retry: retry?,
+        audit: audit?,
         log: log?,
         warnings: Vec::new(),
     })
@@ -481,6 +486,12 @@ fn log(section: &Section<'_>, around: &Surroundings<'_>) -> Option<Log> {
         format: format?,
         console: console?,
         rotate: rotate?,
+    })
+}
+
+fn audit(section: &Section<'_>) -> Option<Audit> {
+    Some(Audit {
+        keys_per_second: section.integer("keys_per_second", AUDITED)?,
     })
 }
 

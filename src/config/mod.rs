@@ -22,7 +22,7 @@ pub use complaint::{Complaint, ConfigErrors, Place};
 pub use glob::{Glob, GlobError};
 pub use load::load;
 pub use task::{
-    ClusterNodes, Conflict, Console, Credentials, CrossSlot, Filter, Limits, Log, LogFormat,
+    Audit, ClusterNodes, Conflict, Console, Credentials, CrossSlot, Filter, Limits, Log, LogFormat,
     MaxDelete, MemberExpiry, OnFull, OnUnsupported, Policy, Positions, Reaction, Resync, Retry,
     Rotate, Severity, Source, Spool, SpoolSync, Target, Task, TlsFiles,
 };

@@ -147,6 +147,10 @@ pub const TABLES: &[Table] = &[
         ],
     },
     Table {
+        name: "audit",
+        keys: &[key("keys_per_second", "integer", Some("200"))],
+    },
+    Table {
         name: "log",
         keys: &[
             key("dir", "path", None),
@@ -195,7 +199,8 @@ mod tests {
         assert_eq!(
             top,
             [
-                "task", "source", "target", "filter", "policy", "limits", "spool", "retry", "log"
+                "task", "source", "target", "filter", "policy", "limits", "spool", "retry",
+                "audit", "log"
             ]
         );
         assert_eq!(children("source").collect::<Vec<_>>(), ["tls"]);

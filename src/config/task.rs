@@ -36,6 +36,8 @@ pub struct Task {
     pub spool: Spool,
     /// How long to wait between attempts.
     pub retry: Retry,
+    /// How fast both servers are compared while the task follows writes.
+    pub audit: Audit,
     /// Where the log goes, and what goes there.
     pub log: Log,
     /// What is allowed but should not be: to be logged at start.
@@ -332,6 +334,13 @@ pub struct Retry {
     pub max: Duration,
     /// When to give up, counted from the first failure of a row; `None` for never.
     pub max_elapsed: Option<Duration>,
+}
+
+/// How fast both servers are compared while the task follows writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Audit {
+    /// Most keys in a second; 0 for not at all.
+    pub keys_per_second: u32,
 }
 
 /// Where the log goes, and what goes there.

@@ -131,3 +131,11 @@ pub const SPOOL_WINDOW_MS: &str = "spool_window_ms";
 pub const MASTER: &str = "master";
 /// The replication id of the master in whose place another one goes on.
 pub const LAST_MASTER: &str = "last_master";
+/// How a key differs: names of `df2redis check`.
+pub const CLASS: &str = "class";
+/// How many keys differ.
+pub const DIFFERENT: &str = "different";
+/// How many of them were set right.
+pub const REPAIRED: &str = "repaired";
+/// How many keys nothing could be said about.
+pub const UNSETTLED: &str = "unsettled";

@@ -34,7 +34,7 @@ use crate::rdb::convert::{self, StreamConverter};
 use crate::rdb::payload::{self, PayloadError, Seal};
 use crate::rdb::{Cursor, Halt, Text, hash_expiry, string};
 
-pub use self::native::{Build, Step};
+pub use self::native::{Build, Step, temporary};
 
 /// How much of a file is read at a time.
 const WINDOW: usize = 64 << 10;

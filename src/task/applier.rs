@@ -22,7 +22,7 @@ use crate::commands::Global;
 use crate::entry::{Batch, Item};
 use crate::fail_point::{self, Place};
 use crate::logging::fields;
-use crate::source::dragonfly::Acknowledger;
+use crate::source::dragonfly::{Acknowledger, Found};
 use crate::spool::Outlet;
 use crate::target::{Kind, Notice, Tolerate, Withheld, Writer};
 
@@ -130,6 +130,8 @@ pub(super) struct Applier {
     pub(super) expiring: Option<Expiring>,
     /// Keys of which members expire that the target does not let expire.
     pub(super) members: Schedule,
+    /// Large values that were read again, and are written before anything else.
+    pub(super) large: Vec<(super::reread::Place, Found)>,
     /// What is remembered of the entries before.
     pub(super) before: Before,
     /// What is thought of the present entry, by those before.
@@ -178,6 +180,7 @@ impl Applier {
             baselines: looks.then(Baselines::new),
             expiring,
             members: Schedule::default(),
+            large: Vec::new(),
             before: Before::default(),
             suspicion: None,
             asking: None,
@@ -251,7 +254,12 @@ impl Applier {
                         batches.applied(stored);
                     }
                 }
-                answer = answered(&mut self.asking) => self.answered(answer)?,
+                answer = answered(&mut self.asking) => {
+                    self.answered(answer)?;
+                    if !self.large.is_empty() {
+                        Box::pin(self.write_large()).await?;
+                    }
+                }
                 Some(suspects) = self.suspects.recv() => self.suspect(suspects),
                 () = passed(due) => self.expire_members(),
                 batch = batches.next(), if open && pending.is_empty() && self.writer.has_room() => {
@@ -340,7 +348,11 @@ impl Applier {
             self.load_scripts(&current.batch).await?;
             current.foreign = Some(self.foreign_of(&current.batch).await?);
         }
-        match self.take(current)? {
+        let taken = self.take(current)?;
+        if !self.large.is_empty() {
+            Box::pin(self.write_large()).await?;
+        }
+        match taken {
             Taken::All => drop(pending.pop_front()),
             Taken::Full => {}
             Taken::Steps(item) => {
@@ -408,6 +420,10 @@ impl Applier {
             }
             if self.list.is_due(self.next.unwrap_or_default()) {
                 self.write_due()?;
+                if !self.large.is_empty() {
+                    taken = Taken::Full;
+                    break;
+                }
             }
             *next += 1;
             match item {
@@ -544,6 +560,8 @@ impl Applier {
         if let Some(counters) = self.context.status.flows.get(self.flow as usize) {
             let withheld = self.list.len() as u64;
             counters.withheld.store(withheld, Ordering::Relaxed);
+            let scheduled = self.members.len() as u64;
+            counters.scheduled.store(scheduled, Ordering::Relaxed);
         }
         let Some(applied) = self.confirmed() else {
             return;

@@ -677,7 +677,7 @@ impl Applier {
     }
 
     /// The same of a value of so many bytes that may just have been read from the source.
-    fn noted_apart(&mut self, db: u32, key: &[u8], notes: Notes, bytes: u64) {
+    pub(super) fn noted_apart(&mut self, db: u32, key: &[u8], notes: Notes, bytes: u64) {
         if let Some(at_ms) = notes.due_ms {
             self.expires_apart(db, key, at_ms, bytes);
         }
@@ -698,7 +698,7 @@ impl Applier {
         }
     }
 
-    fn damaged(&self, db: u32, key: &[u8], cause: &str) -> Result<(), TaskError> {
+    pub(super) fn damaged(&self, db: u32, key: &[u8], cause: &str) -> Result<(), TaskError> {
         Err(TaskError::Damaged {
             key: show(key),
             db,
@@ -706,7 +706,7 @@ impl Applier {
         })
     }
 
-    fn unformed(&self, db: u32, key: &[u8], error: FormError) -> Result<(), TaskError> {
+    pub(super) fn unformed(&self, db: u32, key: &[u8], error: FormError) -> Result<(), TaskError> {
         let what = show(key);
         let unsupported = match error {
             FormError::Unsupported(unsupported) => unsupported,
@@ -821,7 +821,7 @@ fn large_error(flow: u32, task: &crate::config::Task, error: LargeError) -> Task
 }
 
 /// Runs what reads or writes files without holding up other flows.
-fn blocking_if<T>(blocks: bool, work: impl FnOnce() -> T) -> T {
+pub(super) fn blocking_if<T>(blocks: bool, work: impl FnOnce() -> T) -> T {
     if blocks {
         tokio::task::block_in_place(work)
     } else {

@@ -4,6 +4,7 @@
 //! the source still has what came since, and else with a full sync, which overwrites in place.
 
 mod applier;
+mod audit;
 mod backlog;
 mod backoff;
 mod barrier;
@@ -45,9 +46,11 @@ use crate::target;
 pub use error::{TaskError, chain};
 pub use host::{Hosted, host};
 pub use preflight::{Finding, Grade, Preflight, TypeForm, preflight};
-pub use report::{Approval, Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport};
+pub use report::{
+    Approval, Audit, AuditPass, Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport,
+};
 pub use reporter::{Reporter, Stage};
-pub(crate) use settings::{source as source_settings, target as target_settings};
+pub(crate) use settings::comparison as comparison_settings;
 pub use settle::{Settling, failed, forget, forget_locally, local_state, records};
 pub use sizing::TooLarge;
 pub use status::Phase;

@@ -18,13 +18,12 @@
 //!
 //! Invariant: the record on the target says that this is due until the walk is done and the flows have passed its end,
 //!   so a kill at any moment costs no more than another walk.
-//! Facts: which flow owns a key, see [`shard`].
+//! Facts: which flow owns a key, see [`shard`](dragonfly::shard).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use slog::{Logger, info, warn};
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
 use super::context::Context;
@@ -32,12 +31,12 @@ use super::error::TaskError;
 use super::millis;
 use super::report::Approval;
 use super::reporter::Reporter;
-use super::reread::{Place, Suspects};
+use super::reread::{Flows, Place};
 use super::settings;
 use crate::config::MaxDelete;
 use crate::fail_point;
 use crate::logging::fields;
-use crate::source::dragonfly::{self, Monitor, SourceError, shard};
+use crate::source::dragonfly::{self, Monitor, SourceError};
 use crate::target::{Control, Reconcile, Walk};
 
 /// How long is waited before a source that cannot be reached is asked again.
@@ -52,19 +51,18 @@ pub(super) struct Reconciling {
     pub(super) source: dragonfly::Settings,
     pub(super) reporter: Reporter,
     pub(super) log: Logger,
-    /// By flow.
-    pub(super) suspects: Vec<mpsc::Sender<Suspects>>,
+    pub(super) flows: Flows,
     pub(super) due: Reconcile,
     monitor: Option<Monitor>,
 }
 
 /// What a walk found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Found {
+pub(super) struct Found {
     /// Keys of the task.
-    owned: u64,
+    pub(super) owned: u64,
     /// Those that the source did not have when it was asked.
-    gone: u64,
+    pub(super) gone: u64,
 }
 
 impl Reconciling {
@@ -73,7 +71,7 @@ impl Reconciling {
         source: dragonfly::Settings,
         reporter: Reporter,
         log: Logger,
-        suspects: Vec<mpsc::Sender<Suspects>>,
+        flows: Flows,
         due: Reconcile,
     ) -> Self {
         Self {
@@ -81,7 +79,7 @@ impl Reconciling {
             source,
             reporter,
             log,
-            suspects,
+            flows,
             due,
             monitor: None,
         }
@@ -160,7 +158,11 @@ impl Reconciling {
             found.gone += gone.len() as u64;
             if remove && !gone.is_empty() {
                 fail_point::pass(fail_point::Place::ReconcileSuspect);
-                self.settle(source_db, gone).await;
+                let gone = gone.into_iter().map(|key| Place {
+                    db: source_db,
+                    key: key.into(),
+                });
+                self.flows.settle(gone.collect()).await;
                 fail_point::pass(fail_point::Place::ReconcileSettled);
             }
         }
@@ -188,7 +190,7 @@ impl Reconciling {
             }
         };
         let flows = ends.into_iter().map(|reach| (Vec::new(), reach));
-        self.have_settled(flows.collect()).await;
+        self.flows.have_settled(flows.collect()).await;
         Ok(())
     }
 
@@ -213,48 +215,10 @@ impl Reconciling {
             None => Monitor::open(&self.source).await,
         }
     }
-
-    /// Has the flows read these keys again, and waits until they have written what they found.
-    async fn settle(&self, db: u32, keys: Vec<Vec<u8>>) {
-        let flows = self.suspects.len();
-        let mut by_flow: Vec<(Vec<Place>, u64)> = (0..flows).map(|_| (Vec::new(), 0)).collect();
-        for key in keys {
-            let flow = shard(&key, u32::try_from(flows).unwrap_or(u32::MAX));
-            if let Some((places, _)) = by_flow.get_mut(flow as usize) {
-                let key = key.into();
-                places.push(Place { db, key });
-            }
-        }
-        self.have_settled(by_flow).await;
-    }
-
-    /// By flow, keys and a position to be reached. Waits for ever if one of the flows has ended: so does the session.
-    async fn have_settled(&self, by_flow: Vec<(Vec<Place>, u64)>) {
-        let mut settled = Vec::new();
-        for ((places, reach), suspects) in by_flow.into_iter().zip(&self.suspects) {
-            if places.is_empty() && reach == 0 {
-                continue;
-            }
-            let (done, when) = oneshot::channel();
-            let told = Suspects {
-                places,
-                reach,
-                done,
-            };
-            // A flow that has ended drops it, and then the question.
-            drop(suspects.send(told).await);
-            settled.push(when);
-        }
-        for when in settled {
-            if when.await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    }
 }
 
 /// Whether that is more than may be removed unasked.
-fn exceeds(found: Found, most: MaxDelete) -> bool {
+pub(super) fn exceeds(found: Found, most: MaxDelete) -> bool {
     match most {
         MaxDelete::Keys(keys) => found.gone > keys,
         MaxDelete::Percent(percent) => {

@@ -64,12 +64,16 @@ pub struct Report {
     pub reduced: u64,
     /// Keys that are read again from the source before anything is applied to them, at this moment.
     pub withheld: u64,
+    /// Keys that will be read again when members of them expire.
+    pub scheduled: u64,
     /// Keys that were read again and written, of this session.
     pub reread: u64,
     /// Keys that may differ, since there were too many to be read again, of this session.
     pub unverified: u64,
     /// What waits for `df2redis approve`; none if nothing does.
     pub approval: Option<Approval>,
+    /// The comparison in the background; none if it is off.
+    pub audit: Option<Audit>,
     /// How fast it goes, over the last few seconds.
     pub rates: PerSecond,
     /// How far the target is behind the source, by its slowest flow; none before stable sync.
@@ -173,6 +177,46 @@ pub struct Approval {
     pub gone: u64,
     /// All keys of the task on the target.
     pub owned: u64,
+}
+
+/// The comparison in the background. Keys count by the most telling of their classes, by the names of `df2redis check`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Audit {
+    /// Why it stands still at this moment; none if it does not.
+    pub waits: Option<String>,
+    /// When the present pass began; none between two passes.
+    pub pass_began_ms: Option<i64>,
+    /// Keys the present pass has looked at, those of both servers.
+    pub pass_keys: u64,
+    /// Keys it has to look at, by what the servers say.
+    pub pass_of: u64,
+    /// Keys that differed, since the process took up the task.
+    pub found: BTreeMap<String, u64>,
+    /// Of these, those that the target then got as the source has them.
+    pub repaired: BTreeMap<String, u64>,
+    /// The last pass that came to its end; also of an earlier process.
+    pub last: Option<AuditPass>,
+    /// Why the pass before was not finished, with its causes; none if it was.
+    pub error: Option<String>,
+}
+
+/// A look at every key.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AuditPass {
+    /// When it ended.
+    pub ended_ms: i64,
+    /// How long it took, milliseconds.
+    pub took_ms: u64,
+    /// Keys of the task.
+    pub keys: u64,
+    /// Keys about which nothing could be said, such as those that changed at every look.
+    pub unsettled: u64,
+    /// Keys that differed.
+    pub found: BTreeMap<String, u64>,
+    /// Of these, those that the target then got as the source has them.
+    pub repaired: BTreeMap<String, u64>,
 }
 
 /// One flow.

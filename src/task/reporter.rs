@@ -10,13 +10,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use slog::{Logger, info};
 use tokio::sync::{Notify, watch};
 
+use crate::check::Progress;
 use crate::config::Task;
 use crate::entry::unix_ms;
 use crate::logging::fields;
 
+use super::audit::is_on as audits;
 use super::error::{TaskError, chain};
 use super::progress::resident_bytes;
-use super::report::{Approval, Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport};
+use super::report::{
+    Approval, Audit, AuditPass, Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport,
+};
 use super::status::{Phase, Status};
 
 /// How far a task has come, for whoever waits for that. Falls back when a session ends.
@@ -60,6 +64,10 @@ struct State {
     rates: PerSecond,
     lag: Option<Lag>,
     spool: Option<SpoolReport>,
+    /// None if it is off.
+    audit: Option<Audit>,
+    /// How far the present pass is.
+    pass: Option<Arc<Progress>>,
     last_error: Option<LastError>,
 }
 
@@ -91,6 +99,10 @@ impl Reporter {
             saving: Mutex::default(),
             state: Mutex::new(State {
                 phase_since_ms: now,
+                audit: audits(task).then(|| Audit {
+                    last: last_pass(task),
+                    ..Audit::default()
+                }),
                 ..State::default()
             }),
         }))
@@ -140,6 +152,7 @@ impl Reporter {
             last_error: state.last_error.clone(),
             began: state.began.clone(),
             approval: state.approval,
+            audit: state.audit.clone(),
             memory_bytes: resident_bytes(),
             ..self.0.fixed.clone()
         };
@@ -147,6 +160,10 @@ impl Reporter {
         report.target.server.clone_from(&state.target);
         if let Some(session) = &state.session {
             count(&mut report, session);
+        }
+        if let (Some(audit), Some(pass)) = (&mut report.audit, &state.pass) {
+            audit.pass_keys = pass.done.load(Ordering::Relaxed);
+            audit.pass_of = pass.total.load(Ordering::Relaxed);
         }
         report
     }
@@ -226,6 +243,10 @@ impl Reporter {
             state.session = None;
             state.spool = None;
             state.approval = None;
+            state.pass = None;
+            if let Some(audit) = &mut state.audit {
+                (audit.pass_began_ms, audit.waits) = (None, None);
+            }
         }
         self.enter(Phase::Connecting);
     }
@@ -258,6 +279,40 @@ impl Reporter {
     /// Tells when it was. To be waited on from before [`awaits`](Self::awaits) on.
     pub(super) fn approved(&self) -> Arc<Notify> {
         self.0.approved.clone()
+    }
+
+    /// How far the target was behind when that was measured last; none before stable sync.
+    pub(super) fn lag(&self) -> Option<Lag> {
+        self.state().lag
+    }
+
+    /// What the audit tells of itself, if it is on.
+    pub(super) fn audit(&self, tell: impl FnOnce(&mut Audit)) {
+        if let Some(audit) = &mut self.state().audit {
+            tell(audit);
+        }
+    }
+
+    /// A pass of the audit begins.
+    pub(super) fn pass_begins(&self, progress: Arc<Progress>) {
+        let mut state = self.state();
+        state.pass = Some(progress);
+        if let Some(audit) = &mut state.audit {
+            audit.pass_began_ms = Some(unix_ms());
+        }
+    }
+
+    /// It has ended: so, or for that reason.
+    pub(super) fn pass_ended(&self, ended: Result<AuditPass, String>) {
+        let mut state = self.state();
+        state.pass = None;
+        if let Some(audit) = &mut state.audit {
+            audit.pass_began_ms = None;
+            match ended {
+                Ok(pass) => (audit.last, audit.error) = (Some(pass), None),
+                Err(error) => audit.error = Some(error),
+            }
+        }
     }
 
     /// Both ends are reached, and this is where the session counts.
@@ -298,6 +353,12 @@ impl Reporter {
     }
 }
 
+/// What the audit found before this process, if it was saved.
+fn last_pass(task: &Task) -> Option<AuditPass> {
+    let saved = Report::load(&task.state_dir, &task.name);
+    saved.ok().flatten()?.audit?.last
+}
+
 /// Adds what the session has counted.
 fn count(report: &mut Report, session: &Status) {
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -330,6 +391,7 @@ fn count(report: &mut Report, session: &Status) {
     report.unsupported = read(&session.unsupported);
     report.unsupported_by_kind = session.unsupported_by_kind();
     report.reduced = read(&session.reduced);
+    report.scheduled = session.flows.iter().map(|flow| read(&flow.scheduled)).sum();
     report.withheld = session.flows.iter().map(|flow| read(&flow.withheld)).sum();
     report.reread = read(&session.reread);
     report.unverified = read(&session.unverified);

@@ -35,6 +35,7 @@ use crate::target::{Reconcile, Writer};
 
 use super::Timing;
 use super::applier::{Applier, FlowEnd, Resumed};
+use super::audit::{self, Auditing};
 use super::backlog::feed;
 use super::context::Context;
 use super::error::{TaskError, chain};
@@ -44,7 +45,7 @@ use super::opening::{Begun, Opened, open};
 use super::progress::{self, Rates};
 use super::reconcile::Reconciling;
 use super::reporter::Reporter;
-use super::reread::{Suspects, read_again};
+use super::reread::{Flows, read_again};
 use super::settings;
 use super::sizing::{Conditions, Ended, LastFullSync};
 use super::status::Phase;
@@ -141,8 +142,8 @@ struct Running<'a> {
     stable: Option<Box<Stable>>,
     /// To be begun with stable sync.
     reconciling: Option<Reconciling>,
-    /// By flow. Keep the appliers from listening to nobody.
-    suspects: Vec<mpsc::Sender<Suspects>>,
+    /// Keep the appliers from listening to nobody.
+    suspects: Flows,
     source: dragonfly::Settings,
     appliers_left: u32,
     /// By flow. Keep the flows open until the last one is done, whatever becomes of the appliers.
@@ -254,7 +255,7 @@ impl<'a> Running<'a> {
             full_sync: None,
             source,
             reconciling: None,
-            suspects: Vec::new(),
+            suspects: Flows::default(),
             spool: Some(spool),
             letting_go,
             fulls,
@@ -304,8 +305,7 @@ impl<'a> Running<'a> {
         there: Option<Resumed<'_>>,
     ) {
         let (flow, log) = (acknowledger.flow(), self.setup.log.clone());
-        let (suspect, suspected) = mpsc::channel(1);
-        self.suspects.push(suspect);
+        let suspected = self.suspects.add();
         let context = self.context.clone();
         let mut applier = Applier::new(flow, context, writer, acknowledger, suspected, log);
         if let Some(there) = there {
@@ -537,6 +537,7 @@ impl<'a> Running<'a> {
             fields::GHOSTS => self.context.ghosts.dropped(),
             fields::NOT_OWNED => self.context.ghosts.kept());
         self.reconcile();
+        self.audit();
         Ok(())
     }
 
@@ -557,12 +558,30 @@ impl<'a> Running<'a> {
         });
     }
 
+    /// Begins to compare in the background, if that is wanted.
+    fn audit(&mut self) {
+        if !audit::is_on(&self.setup.task) {
+            return;
+        }
+        let auditing = Auditing {
+            context: self.context.clone(),
+            reporter: self.setup.reporter.clone(),
+            log: self.setup.log.clone(),
+            flows: self.suspects.clone(),
+        };
+        self.appliers.spawn(async move {
+            Box::pin(auditing.run()).await;
+            Ok(Part::Watch)
+        });
+    }
+
     fn enter_resumed(&mut self) {
         self.setup.reporter.enter(Phase::Stable);
         info!(self.setup.log, "resumed, following writes";
             fields::TOOK_MS => millis(self.started.elapsed()));
         fail_point::pass(Place::Resumed);
         self.reconcile();
+        self.audit();
     }
 }
 

@@ -9,8 +9,13 @@
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::{Address, ClusterNodes, Conflict, Credentials, Glob, Reaction, Task, TlsFiles};
+use crate::check::{self, ALL, Lists, Losses, Mode, Scope, Server, Side};
+use crate::config::{
+    Address, ClusterNodes, Conflict, Credentials, Glob, MemberExpiry, Positions, Reaction, Task,
+    TlsFiles,
+};
 use crate::net::{Endpoint, Secret, TlsSettings, Verification};
 use crate::source::dragonfly;
 use crate::target::{self, DeadLetter, ErrorPolicy, Owned, Seeds, TargetError, Wanted};
@@ -97,6 +102,65 @@ pub(crate) fn target(task: &Task) -> target::Settings {
         connect_timeout: target.connect_timeout,
         position_db: target.position_db,
         task: task.name.clone(),
+    }
+}
+
+/// What a comparison of the two is about: everything the task copies, in full. How it is gone about is as good as any.
+pub(crate) fn comparison(task: &Task) -> check::Settings {
+    let (source, target) = (source(task), target(task));
+    let unsupported = &task.policy.on_unsupported;
+    let skips = |reaction: Reaction| reaction == Reaction::Skip;
+    check::Settings {
+        source: Server {
+            side: Side::Source,
+            endpoint: source.endpoint,
+            cluster: None,
+            tls: source.tls,
+            username: source.username,
+            password: source.password,
+            connect_timeout: source.connect_timeout,
+        },
+        target: Server {
+            side: Side::Target,
+            cluster: target.cluster.is_some().then(|| target.clone()),
+            endpoint: target.endpoint,
+            tls: target.tls,
+            username: target.username,
+            password: target.password,
+            connect_timeout: target.connect_timeout,
+        },
+        scope: Scope {
+            filter: task.filter.clone(),
+            db_map: task.target.db_map.clone(),
+            own: target::PREFIX,
+            matching: None,
+            sample: ALL,
+        },
+        mode: Mode::Full,
+        lists: (task.target.positions == Positions::Transaction).then(|| Lists {
+            db: task.target.position_db,
+            positions: target::position_key(&task.name),
+            stamps: target::stamp_key(&task.name),
+            withheld: target::withheld_key(&task.name),
+            foreign: target::foreign_key(&task.name),
+            keeps_foreign: task.policy.conflict == Conflict::Skip,
+        }),
+        losses: Losses {
+            member_expiry: task.policy.on_member_expiry != MemberExpiry::Stop,
+            json: skips(unsupported.json),
+            bloom: skips(unsupported.bloom),
+            cms: skips(unsupported.cms),
+            topk: skips(unsupported.topk),
+            cuckoo: skips(unsupported.cuckoo),
+        },
+        rounds: 3,
+        interval: Duration::from_millis(500),
+        qps: None,
+        max_memory: 8 << 20,
+        tolerance: Duration::from_secs(1),
+        grace: task.policy.expiry_grace,
+        report: None,
+        audit: None,
     }
 }
 

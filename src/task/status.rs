@@ -73,6 +73,8 @@ pub struct FlowStatus {
     pub skipped: AtomicU64,
     /// Keys that are not written before they are read again from the source, at this moment.
     pub withheld: AtomicU64,
+    /// Keys that will be read again when members of them expire.
+    pub scheduled: AtomicU64,
     /// Entries before this LSN were written at the source long before they came here.
     pub late_until: AtomicU64,
     /// The source's own next LSN, when it was last asked; 0 before.

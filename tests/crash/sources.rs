@@ -49,7 +49,8 @@ fn kill_and_restart(pair: &mut Pair, way: &Proxy) {
 fn a_source_killed_and_back_with_its_data_is_another_master_and_copied_again() {
     let mut pair = Pair::start();
     let way = Proxy::to(&pair.source.address());
-    let task = Task::between(&way.address(), &pair.target.address());
+    let task =
+        Task::between(&way.address(), &pair.target.address()).with("policy.max_delete = \"100%\"");
     let mut workload = Workload::on(&[0, 1, 2]);
     let mut running = task.start_stable();
     for round in 1..=3 {

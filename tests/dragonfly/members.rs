@@ -256,7 +256,7 @@ on_every_target!(a_late_count_in_a_field_that_expired_meanwhile_is_the_sources);
 
 fn only_members_that_the_target_cannot_let_expire_are_on_the_schedule(target: Target) {
     let server = target.start();
-    let (source, _task, running) = followed(&server);
+    let (source, task, running) = followed(&server);
     source.journal(0, ["HSETEX", "hash", "1000", "f", "1"]);
     source.journal(1, ["SADDEX", "set", "1000", "m"]);
     source.wait_acked();
@@ -276,6 +276,13 @@ fn only_members_that_the_target_cannot_let_expire_are_on_the_schedule(target: Ta
     }
     expected.sort();
     assert_eq!(scheduled(&mut there), expected);
+    let said = task.asked("status").output().expect("df2redis starts");
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let counted = format!(
+        "reread    0 keys, {} when members of them expire",
+        expected.len()
+    );
+    assert!(said.contains(&counted), "{said}");
     source.journal_global(1, ["FLUSHDB"]);
     source.wait_acked();
     expected.retain(|key| !key.ends_with(":1:set"));
@@ -287,3 +294,34 @@ fn only_members_that_the_target_cannot_let_expire_are_on_the_schedule(target: Ta
 }
 
 on_every_target!(only_members_that_the_target_cannot_let_expire_are_on_the_schedule);
+
+fn a_large_hash_loses_the_fields_that_expire_and_is_never_seen_in_part(target: Target) {
+    let soon = seconds_from_now(4);
+    let fields: Vec<_> = (0..20_000)
+        .map(|n| {
+            let at = if n < 10 { soon } else { soon + 10_000 };
+            (format!("field {n}"), "x".repeat(500), Some(at))
+        })
+        .collect();
+    let mut dataset = Dataset::new();
+    dataset.push(Record::new("large", Value::hash_with_expiry(&fields)));
+    let source = SimulatedDragonfly::options().dataset(dataset).start();
+    let server = target.start();
+    let task = Task::between(&source.address(), &server.address());
+    let running = task.start_stable();
+    let mut there = server.client();
+    let count = |there: &mut Client| there.ok(&["HLEN", "large"]).int().expect("a number");
+    assert_eq!(count(&mut there), 20_000);
+    eventually("what expires is gone", || {
+        let left = count(&mut there);
+        assert!((19_990..=20_000).contains(&left), "{left}");
+        left == 19_990
+    });
+    assert!(seconds_from_now(0) >= soon, "not before its time");
+    assert_eq!(there.ok(&["HEXISTS", "large", "field 9"]), "0");
+    wait_read_again(&source, &server);
+    assert_eq!(there.ok(&["EXISTS", "df2redis:tmp:copy:large"]), "0");
+    running.stop();
+}
+
+on_every_target!(a_large_hash_loses_the_fields_that_expire_and_is_never_seen_in_part);

@@ -163,7 +163,7 @@ fn a_target_user_is_asked_for_the_keys_of_the_task_and_its_records() {
         &checked,
         "error",
         &[
-            "HSET, HGET, HDEL, HKEYS, HGETALL, SADD, SREM, SCARD, SMEMBERS, SMISMEMBER, UNLINK on keys such as \"df2redis:position:copy\"",
+            "HSET, HGET, HDEL, HKEYS, HGETALL, SADD, SREM, SCARD, SMEMBERS, ZADD, ZREM, ZRANGE, SMISMEMBER, UNLINK on keys such as \"df2redis:position:copy\"",
             "~df2redis:*",
         ],
     );

@@ -77,7 +77,7 @@ fn a_misspelt_key_or_table_is_refused_with_the_likely_one() {
     assert_eq!(
         complaints(&format!("zebra = 1\naddress = 2\n{LEAST}")),
         [
-            "orders.toml:1:1: zebra: unknown key, expected one of the tables task, source, target, filter, policy, limits, spool, retry, log",
+            "orders.toml:1:1: zebra: unknown key, expected one of the tables task, source, target, filter, policy, limits, spool, retry, audit, log",
             "orders.toml:2:1: address: unknown key here, it belongs into [source]",
         ]
     );

@@ -45,6 +45,16 @@ pub struct Build<'a> {
     filled: bool,
 }
 
+/// The name under which a large value of a key is built: in a cluster, in the key's slot.
+pub fn temporary(task: &str, of_cluster: bool, key: &[u8]) -> Vec<u8> {
+    let name = format!("df2redis:tmp:{task}");
+    let name = match of_cluster {
+        true => of_slot(&name, slot_of(key)),
+        false => name,
+    };
+    [name.as_bytes(), b":", key].concat()
+}
+
 impl<'a> Build<'a> {
     /// Begins: a small value is done with here and now.
     pub(super) fn start(job: Job<'a>, out: &mut Outgoing) -> Result<Formed<'a>, FormError> {
@@ -59,12 +69,7 @@ impl<'a> Build<'a> {
         let key = if direct {
             job.value.key.to_vec()
         } else {
-            let name = format!("df2redis:tmp:{}", job.settings.task);
-            let name = match job.settings.of_cluster {
-                true => of_slot(&name, slot_of(job.value.key)),
-                false => name,
-            };
-            [name.as_bytes(), b":", job.value.key].concat()
+            temporary(job.settings.task, job.settings.of_cluster, job.value.key)
         };
         let mut build = Self {
             job,

@@ -156,12 +156,16 @@ pub(in crate::target) fn keys_of(
         return Vec::new();
     };
     let depends = |used: commands::KeyUse<'_>| used.read || !used.whole;
-    // The source does not journal it under this name.
-    let of_field = args.get(1).filter(|_| args.name() == EXPIRES_FIELDS);
-    if of_field.is_none() && !commands::keys(&args).any(depends) {
+    // What the source does not journal under this name.
+    let ours = match args.name() {
+        EXPIRES_FIELDS => args.get(1),
+        b"EVAL" => args.get(3),
+        _ => None,
+    };
+    if ours.is_none() && !commands::keys(&args).any(depends) {
         return Vec::new();
     }
-    let keys = commands::keys(&args).map(|used| used.key).chain(of_field);
+    let keys = commands::keys(&args).map(|used| used.key).chain(ours);
     let keys = keys.filter(|key| !key.starts_with(PREFIX));
     keys.map(|key| Missed {
         db,

@@ -10,11 +10,9 @@ use super::late::{LATE, MARGIN_MS, expiry_in};
 use super::list::{Answer, Place};
 use super::reader::{AT_ONCE, Ask};
 use super::{Settling, Suspects};
-use crate::commands::{self, KeyUse, Restore};
+use crate::commands::{self, KeyUse};
 use crate::entry::{Args, Batch, Command, Item, unix_ms};
 use crate::fail_point;
-use crate::rdb;
-use crate::source::dragonfly::{Found, Payload};
 use crate::target;
 use crate::task::applier::Applier;
 use crate::task::error::TaskError;
@@ -280,55 +278,6 @@ impl Applier {
         self.write_due()
     }
 
-    /// Writes the values that are due where the flow is.
-    pub(in crate::task) fn write_due(&mut self) -> Result<(), TaskError> {
-        let Some(next) = self.next.filter(|next| self.list.is_due(*next)) else {
-            return Ok(());
-        };
-        for (place, found) in self.list.take_due(next) {
-            self.put_back(&place, found)?;
-            if let Some(seen) = &mut self.baselines {
-                seen.note(place.db, &place.key);
-            }
-            self.unlist(place.db, &place.key);
-            self.context.status.reread.fetch_add(1, Ordering::Relaxed);
-        }
-        self.writer.store();
-        fail_point::pass(fail_point::Place::RereadWritten);
-        Ok(())
-    }
-
-    fn put_back(&mut self, place: &Place, found: Option<Found>) -> Result<(), TaskError> {
-        let Some(found) = found else {
-            let db = self.context.task.target.db(place.db);
-            let out = self
-                .writer
-                .begin(target::Kind::Entry, db, target::Tolerate::Nothing);
-            out.command(2, None);
-            out.word(b"DEL");
-            out.word(&place.key);
-            return Ok(());
-        };
-        if let Some(expiring) = self
-            .expiring
-            .as_ref()
-            .filter(|_| found.expire_at_ms.is_some() || may_have_fields_that_expire(&found.payload))
-        {
-            expiring.note(&place.key);
-        }
-        let now = self.source_now_ms();
-        let (inline, spilled) = match found.payload {
-            Payload::Inline(bytes) => (bytes, None),
-            Payload::Spilled(spill) => (Vec::new(), Some(spill)),
-        };
-        let restore = Restore {
-            key: &place.key,
-            payload: &inline,
-            expire_at_ms: found.expire_at_ms,
-        };
-        self.restore_value(place.db, &restore, spilled, now, None)
-    }
-
     /// The source's clock.
     pub(super) fn source_now_ms(&self) -> i64 {
         let offset = self.context.status.clock_offset_ms.load(Ordering::Relaxed);
@@ -396,14 +345,6 @@ impl Applier {
                 .filter(|used| self.may_expire(used.key));
             keys.extend(asked.map(|used| (command.db, used.key.into())));
         })
-    }
-}
-
-/// Whether a value may be a hash of which fields expire: only those in memory are looked at.
-fn may_have_fields_that_expire(payload: &Payload) -> bool {
-    match payload {
-        Payload::Inline(bytes) => bytes.first() == Some(&rdb::kind::HASH_EXPIRING),
-        Payload::Spilled(_) => true,
     }
 }
 

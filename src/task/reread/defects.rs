@@ -18,7 +18,8 @@
 //! | `GETEX k` that only reads, up to v1.39: the key ends now | `PEXPIREAT` that is past when it comes; a true one in the past is journalled as `DEL`, except that of `GETEX` | `k` is read again: it is there, or it is not |
 //! | rotation of a list of one element: the expiry is lost with the list | a push into the list that the last pop took from | pushed with `LPUSHX`: its answer 0 says that the list had gone, and it is read again. Lists of more elements need nothing |
 //! | `XADD k *`, up to v1.26: ids of the target's choice | the `*` | `k` is read again |
-//! | relative times (`HEXPIRE`, `HSETEX`, `FIELDEXPIRE`, `RESTORE`): they count from when the source executed them | always | members: the source counts from the whole second, and so does the plan, from the receipt; what comes late, or so shortly after a second's end that it may be of the one before, is read again. Keys of a `RESTORE` are |
+//! | relative times (`HEXPIRE`, `HSETEX`, `FIELDEXPIRE`, `RESTORE`): they count from when the source executed them | always | members: the source counts from the whole second, and so does the plan, from the receipt; what comes late, or so shortly after a second's end that it may be of the one before, is read again, the latter at no more than 1 MB/s. Keys of a `RESTORE` are |
+//! | `XCLAIM`, `XAUTOCLAIM` by clients: what they claim depends on times that the entry does not hold | always | none: they are frequent, and reading whole streams again would burden the source |
 //! | memcache `incr` and `decr`, `SET … EXAT` in the past, `XREADGROUP` up to v1.36, `CMS.MERGE` over several shards | not; or there is no form of the value | none: an audit finds them |
 //!
 //! Facts: the entries of v1.40.1 and v1.27.4 as observed; `BLMPOP`, moves within a shard and single commands have the
@@ -45,6 +46,9 @@ const MOST_MOVES: usize = 100_000;
 /// known of it.
 const ON_THE_WAY_MS: i64 = 50;
 const CLOCK_MS: i64 = 5;
+
+/// How much is read again, by one flow, for less than a second of a member's life: 1 MB/s.
+const SPARED_BYTES_PER_MS: u64 = 1_000;
 
 /// What is done about an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +82,8 @@ impl Last {
 pub(in crate::task) struct Before {
     deleted: Option<Last>,
     popped: Option<Last>,
+    /// No key is read again for a mere second before.
+    rests_until: Option<Instant>,
     /// Pops that may have been more than they say.
     pops: VecDeque<Popped>,
 }
@@ -126,6 +132,17 @@ impl Moves {
 }
 
 impl Before {
+    /// Whether a key may be read again for less than a second of a member's life.
+    fn may_ask(&self) -> bool {
+        self.rests_until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    /// A key of so many bytes was read again.
+    pub(super) fn has_read(&mut self, bytes: u64) {
+        let rest = Duration::from_millis(bytes / SPARED_BYTES_PER_MS);
+        self.rests_until = Instant::now().checked_add(rest);
+    }
+
     /// Whether an entry is not to be trusted by what came before it. `args` may be the first words only.
     fn look(&mut self, args: &Args<'_>, command: &Command, moves: &Moves) -> Option<Suspicion> {
         let (txid, db) = (command.txid, command.db);
@@ -188,7 +205,7 @@ impl Applier {
             is_vague: self.next.is_none()
                 || self.was_written_unseen()
                 || self.late.is_late()
-                || !(ON_THE_WAY_MS..1_000 - CLOCK_MS).contains(&within),
+                || !(ON_THE_WAY_MS..1_000 - CLOCK_MS).contains(&within) && self.before.may_ask(),
             reads_end_keys: self.context.reads_end_keys,
         }
     }

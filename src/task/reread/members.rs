@@ -72,6 +72,11 @@ impl Schedule {
         Some(true)
     }
 
+    /// How many keys there are.
+    pub(in crate::task) fn len(&self) -> usize {
+        self.times.len()
+    }
+
     /// When the first member of a key expires.
     fn time(&self, db: u32, key: &[u8]) -> Option<i64> {
         let known = |times: &HashMap<Of, i64>| times.get(&(db, key.into())).copied();

@@ -14,14 +14,17 @@ mod applier;
 mod baselines;
 mod defects;
 mod expiring;
+mod flows;
 mod late;
 mod list;
 mod members;
 mod reader;
+mod writing;
 
 pub(super) use baselines::Baselines;
 pub(super) use defects::{Before, Moves, Suspicion};
 pub(super) use expiring::Expiring;
+pub(super) use flows::Flows;
 pub(super) use late::{LATE, Late, MARGIN, MOST_BYTES, MOST_ITEMS};
 pub(super) use list::{Answer, List, Place};
 pub(super) use members::Schedule;

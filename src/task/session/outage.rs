@@ -125,6 +125,7 @@ impl<'a> Running<'a> {
         info!(self.setup.log, "target is back, following writes out of the spool";
             fields::POSITION => positions);
         self.reconcile();
+        self.audit();
         fail_point::pass(Place::TargetBack);
         Ok(())
     }

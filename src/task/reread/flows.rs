@@ -1,0 +1,62 @@
+//! Who asks flows to read keys again: the flows of a session, from outside.
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::Suspects;
+use super::list::Place;
+use crate::source::dragonfly::shard;
+
+/// The flows of a session, as whoever does not trust keys sees them. Cloning is cheap.
+#[derive(Debug, Clone, Default)]
+pub(in crate::task) struct Flows(Vec<mpsc::Sender<Suspects>>);
+
+impl Flows {
+    /// Another flow, the next by number: what it is to listen to.
+    pub(in crate::task) fn add(&mut self) -> mpsc::Receiver<Suspects> {
+        let (suspect, suspected) = mpsc::channel(1);
+        self.0.push(suspect);
+        suspected
+    }
+
+    /// Forgets all flows, which have ended.
+    pub(in crate::task) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Has the flows read these keys again, and waits until they have written what they found.
+    pub(in crate::task) async fn settle(&self, places: Vec<Place>) {
+        let flows = self.0.len();
+        let mut by_flow: Vec<(Vec<Place>, u64)> = (0..flows).map(|_| (Vec::new(), 0)).collect();
+        for place in places {
+            let flow = shard(&place.key, u32::try_from(flows).unwrap_or(u32::MAX));
+            if let Some((places, _)) = by_flow.get_mut(flow as usize) {
+                places.push(place);
+            }
+        }
+        self.have_settled(by_flow).await;
+    }
+
+    /// By flow, keys and a position to be reached. Waits for ever if one of the flows has ended: so does the session.
+    pub(in crate::task) async fn have_settled(&self, by_flow: Vec<(Vec<Place>, u64)>) {
+        let mut settled = Vec::new();
+        for ((places, reach), suspects) in by_flow.into_iter().zip(&self.0) {
+            if places.is_empty() && reach == 0 {
+                continue;
+            }
+            let (done, when) = oneshot::channel();
+            let told = Suspects {
+                places,
+                reach,
+                done,
+            };
+            // A flow that has ended drops it, and then the question.
+            drop(suspects.send(told).await);
+            settled.push(when);
+        }
+        for when in settled {
+            if when.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
