@@ -104,7 +104,8 @@ fn deaths_moves_and_failovers_one_after_the_other_lose_and_repeat_nothing() {
     let mut running = task.start_stable();
     for round in 0..4_u16 {
         writes.rounds(&mut client, 60);
-        cluster.move_slots(round * 500..=round * 500 + 19, 1, Move::Keys);
+        let to = cluster.owner_of(9000);
+        cluster.move_slots(round * 500..=round * 500 + 19, to, Move::Keys);
         writes.rounds(&mut client, 60);
         // The stamps tell where it was.
         killed(running, &source);

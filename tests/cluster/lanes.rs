@@ -344,6 +344,24 @@ fn a_master_that_is_restarted_empty_is_copied_to_again() {
 }
 
 #[test]
+fn a_master_that_is_emptied_is_copied_to_again() {
+    let (source, cluster) = (source(), Cluster::start_shaped(Target::Redis70, MASTERS));
+    let task = task(&source, &cluster);
+    let mut running = task.start_stable();
+    let mut client = source.client();
+    let mut writes = Writes::default();
+    writes.rounds(&mut client, 100);
+    equal(&source, &cluster);
+    cluster.node(1).client().ok(&["FLUSHALL"]);
+    writes.rounds(&mut client, 10);
+    running.wait_logged("reason: the positions on the target are damaged: a node has no stamp");
+    equal(&source, &cluster);
+    writes.counted(&cluster);
+    assert_eq!(source.full_syncs(), 2);
+    running.stop();
+}
+
+#[test]
 fn a_flush_between_writes_is_passed_by_all_flows_and_nodes_at_once() {
     let (source, cluster) = (source(), Cluster::start_shaped(Target::Redis70, MASTERS));
     let task = task(&source, &cluster);

@@ -17,8 +17,8 @@ use super::takeover::Master;
 /// What a command on a lane is, and so what its reply means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// A stamp.
-    Stamp,
+    /// A stamp; whether its fields are there already.
+    Stamp(bool),
     /// The removal of what is of no use any more.
     Removal,
     /// The record of a refused entry.

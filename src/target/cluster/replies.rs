@@ -124,9 +124,14 @@ impl Writer {
                 }
                 Ok(())
             }
-            (Role::Stamp | Role::Removal | Role::Record, Reply::Integer(_)) => Ok(()),
+            // The field was there, or somebody has removed what the task has on this node.
+            (Role::Stamp(true), Reply::Integer(1..)) => Err(TargetError::Vanished {
+                addr,
+                what: "the stamp of a flow is gone".to_owned(),
+            }),
+            (Role::Stamp(_) | Role::Removal | Role::Record, Reply::Integer(_)) => Ok(()),
             (
-                Role::Stamp | Role::Removal | Role::Record | Role::Position(_),
+                Role::Stamp(_) | Role::Removal | Role::Record | Role::Position(_),
                 Reply::Error(text),
             ) => Err(TargetError::Record {
                 addr,
@@ -152,7 +157,7 @@ impl Writer {
             Role::Plain(n) | Role::Queued(n) => of_command(n),
             Role::Position(group) | Role::Exec(group) => Some(group as usize),
             // The nodes are told again, where the stamps are then.
-            Role::Stamp => {
+            Role::Stamp(_) => {
                 flight.stamp = None;
                 None
             }

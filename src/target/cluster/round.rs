@@ -13,8 +13,6 @@ use crate::target::position::of_slot;
 use crate::target::slot::slot_of;
 use crate::target::writer::Kind;
 
-/// No command that is written has a longer name.
-const LONGEST_NAME: usize = 32;
 /// Longer words are values.
 const LONGEST_KEY: u64 = 64 << 20;
 
@@ -44,36 +42,50 @@ pub(super) struct Group {
 /// Whether a command of the journal can be repeated, whatever came behind it, as long as that is repeated too: it reads
 /// nothing and leaves its one key whole, as a value of its own or gone.
 fn is_safe(out: &Outgoing, n: usize, name: &[u8]) -> bool {
-    let words = out.word_count(n);
-    let is = |index: usize, expected: &[u8]| {
-        let word = out.word_at(n, index).map(|word| word.head(LONGEST_NAME));
-        word.is_some_and(|word| word.eq_ignore_ascii_case(expected))
-    };
-    match (name, words) {
-        (b"SET", 3) | (b"DEL" | b"UNLINK", 2) => true,
-        (b"SET", 5) => is(3, b"PXAT") || is(3, b"EXAT"),
-        (b"RESTORE", 5) => is(2, b"0") && is(4, b"REPLACE"),
-        (b"RESTORE", 6) => is(4, b"REPLACE") && is(5, b"ABSTTL"),
+    let word = |index: usize, expected: &[u8]| is(out, n, index, expected);
+    let is_named = |expected: &[u8]| name.eq_ignore_ascii_case(expected);
+    match out.word_count(n) {
+        2 => is_named(b"DEL") || is_named(b"UNLINK"),
+        3 => is_named(b"SET"),
+        5 if is_named(b"SET") => word(3, b"PXAT") || word(3, b"EXAT"),
+        5 => is_named(b"RESTORE") && word(2, b"0") && word(4, b"REPLACE"),
+        6 => is_named(b"RESTORE") && word(4, b"REPLACE") && word(5, b"ABSTTL"),
         _ => false,
     }
 }
 
-/// The name, in upper case, and the slot of the first key; `None` for a command without keys.
-fn place(out: &Outgoing, n: usize) -> (Vec<u8>, Option<u16>) {
-    let name = out.word_at(n, 0).map(|word| word.head(LONGEST_NAME));
-    let name = name.unwrap_or_default().to_ascii_uppercase();
-    let index = match &name[..] {
-        b"PING" => return (name, None),
-        b"EVAL" | b"EVALSHA" | b"FCALL" => 3,
-        b"XGROUP" | b"BITOP" | b"LMPOP" | b"ZMPOP" => 2,
-        _ => 1,
-    };
+/// Whether a word of a command is this one, in any case.
+fn is(out: &Outgoing, n: usize, index: usize, expected: &[u8]) -> bool {
+    let word = out.word_at(n, index);
+    let word = word.filter(|word| word.len() == expected.len() as u64);
+    word.is_some_and(|word| word.head(expected.len()).eq_ignore_ascii_case(expected))
+}
+
+/// Commands whose first key is not the word behind the name.
+const ELSEWHERE: [(&[u8], usize); 7] = [
+    (b"EVAL", 3),
+    (b"EVALSHA", 3),
+    (b"FCALL", 3),
+    (b"XGROUP", 2),
+    (b"BITOP", 2),
+    (b"LMPOP", 2),
+    (b"ZMPOP", 2),
+];
+
+/// The name, and the slot of the first key; `None` for a command without keys.
+fn place(out: &Outgoing, n: usize) -> (&[u8], Option<u16>) {
+    // It is no value, so it is in memory.
+    let name = out.word_at(n, 0).and_then(|word| word.in_memory());
+    let name = name.unwrap_or_default();
+    let elsewhere = ELSEWHERE
+        .iter()
+        .find(|(other, _)| name.eq_ignore_ascii_case(other));
+    let index = elsewhere.map_or(1, |(_, index)| *index);
     let slot = |word: Word<'_>| match word.in_memory() {
         Some(key) => slot_of(key),
         None => slot_of(&word.head(usize::try_from(word.len().min(LONGEST_KEY)).unwrap_or(0))),
     };
-    let slot = out.word_at(n, index).map(slot);
-    (name, slot)
+    (name, out.word_at(n, index).map(slot))
 }
 
 impl Flight {
@@ -96,7 +108,7 @@ impl Flight {
             if flow.is_some_and(|flow| lsn.is_some_and(|lsn| flow.has(slot, lsn))) {
                 continue;
             }
-            let safe = kind == Kind::Record || is_safe(&self.out, n, &name);
+            let safe = kind == Kind::Record || is_safe(&self.out, n, name);
             places.push((slot, u32::try_from(n).unwrap_or(u32::MAX), safe));
         }
         // Stable: the order within a slot stays.
@@ -201,7 +213,7 @@ impl Writer {
             if !flow.is_introduced {
                 words.extend([flow.names.at.as_bytes(), at.as_bytes()]);
             }
-            lane.words(Role::Stamp, &words);
+            lane.words(Role::Stamp(flow.is_introduced), &words);
         }
     }
 
@@ -261,7 +273,7 @@ mod tests {
             let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
             let out = out(&words);
             let (name, slot) = place(&out, 0);
-            assert_eq!(is_safe(&out, 0, &name), safe, "{line}");
+            assert_eq!(is_safe(&out, 0, name), safe, "{line}");
             assert_eq!(slot, Some(slot_of(b"k")), "{line}");
         }
     }

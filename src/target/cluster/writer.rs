@@ -51,6 +51,8 @@
 //! 8. *A stamp is never taken back.* A flow that went on at the least of several stores none before it has reached the
 //!    greatest of all that is known, so a second kill finds what the first one found, and positions that only grow.
 //!
+//! A node whose keys are removed by somebody else shows it: the stamp makes its field anew, which the reply tells.
+//!
 //! What this cannot see: a cluster that loses the record and the fence in a failover between a takeover and the old
 //! process' next look. It was cut off everywhere by then, and looks at the fence before it writes again.
 
