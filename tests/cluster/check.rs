@@ -14,7 +14,7 @@ use crate::support::{Cluster, RedisServer, SimulatedDragonfly, Target};
 const MASTERS: Shape<'_> = Shape {
     masters: 3,
     replicas: 0,
-    node_timeout_ms: 2000,
+    node_timeout_ms: 5000,
     args: &[],
 };
 

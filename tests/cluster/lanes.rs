@@ -15,7 +15,7 @@ use crate::support::{Client, Cluster, Reply, SimulatedDragonfly, Target, eventua
 pub const MASTERS: Shape<'_> = Shape {
     masters: 3,
     replicas: 0,
-    node_timeout_ms: 2000,
+    node_timeout_ms: 5000,
     args: &[],
 };
 

@@ -11,7 +11,7 @@ use crate::support::{Cluster, Target};
 const MASTERS: Shape<'_> = Shape {
     masters: 3,
     replicas: 0,
-    node_timeout_ms: 2000,
+    node_timeout_ms: 5000,
     args: &[],
 };
 

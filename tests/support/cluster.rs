@@ -44,7 +44,8 @@ impl Default for Shape<'_> {
         Self {
             masters: 3,
             replicas: 1,
-            node_timeout_ms: 2000,
+            // Busy machines hold up nodes for a second or two, which is no death.
+            node_timeout_ms: 5000,
             args: &[],
         }
     }
