@@ -7,6 +7,8 @@ mod support;
 
 #[path = "dragonfly/audit.rs"]
 mod audit;
+#[path = "dragonfly/audited.rs"]
+mod audited;
 #[path = "dragonfly/captures.rs"]
 mod captures;
 #[path = "dragonfly/copy.rs"]

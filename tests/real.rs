@@ -2,6 +2,10 @@
 
 #[path = "check/asked.rs"]
 mod asked;
+#[path = "real/audit.rs"]
+mod audit;
+#[path = "dragonfly/audited.rs"]
+mod audited;
 #[path = "check/real.rs"]
 mod check;
 #[path = "real/defects.rs"]

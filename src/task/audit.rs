@@ -9,13 +9,16 @@
 //! Keys that only the target has are deleted at the end of the pass, by the same way, and only if they are not more than
 //! `policy.max_delete` of the task's: a source that has lost its data without a trace must not empty the target.
 //!
+//! Which flow owns a key is what [`Ghosts`](super::ghosts::Ghosts) have seen; as long as they are not certain the key is
+//! counted, and stays as it is.
+//!
 //! Replication comes first: the walk stands still while the task does not follow writes, while the target is behind,
 //! while many keys are withheld, and until keys that the source deleted before a full sync are removed.
 //!
 //! Invariants: nothing is written here, only handed to flows; an error ends the pass, never the session; what a pass
 //!   keeps in memory is bounded, whatever it finds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -61,7 +64,7 @@ const WITHHELD: u64 = 1_000;
 const AT_ONCE: usize = 64;
 
 /// Keys that a pass names in the log.
-const NAMED: u64 = 1_000;
+const NAMED: usize = 1_000;
 
 /// Bytes of the names of keys that only the target has. What does not fit is found by the next pass.
 const EXTRA: usize = 1 << 20;
@@ -96,6 +99,36 @@ struct Findings {
     /// Keys that only the target has, to be deleted at the end.
     extra: Vec<Place>,
     extra_bytes: usize,
+    /// Keys that were there before the task, and that the source never had.
+    foreign: u64,
+    left: Left,
+    /// What the pass before has left.
+    before: Left,
+    /// Keys that the log names.
+    named: u64,
+}
+
+/// What a pass leaves as it is: the next does not tell of it again.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Left {
+    /// Some of them, by hash.
+    keys: HashSet<u64>,
+    /// Keys that only the target has, of which there are too many to be deleted unasked.
+    extra: u64,
+    /// Keys that cannot be repaired, since nobody knows which flow is theirs.
+    homeless: u64,
+}
+
+impl Left {
+    fn add(&mut self, place: &Place) {
+        if self.keys.len() < NAMED {
+            self.keys.insert(hash(place.db, &place.key));
+        }
+    }
+}
+
+fn hash(db: u32, key: &[u8]) -> u64 {
+    xxhash_rust::xxh64::xxh64(key, u64::from(db))
 }
 
 /// Keys by the name of their most telling class.
@@ -154,9 +187,6 @@ impl Auditing {
         if self.reporter.phase() != Phase::Stable {
             return Some("the task does not follow writes");
         }
-        if context.ghosts.are_refuted() {
-            return Some("which flow owns a key cannot be told here");
-        }
         if context.is_unreconciled.load(Ordering::Relaxed) {
             return Some(
                 "keys that the source deleted before the full sync are still to be removed",
@@ -176,15 +206,20 @@ impl Auditing {
 
     async fn pass_after_pass(&self, mut going: watch::Receiver<bool>) {
         let mut again = AGAIN;
+        let mut left = Left::default();
         loop {
             // Whoever says so lives as long as this.
             let _ = going.wait_for(|going| *going).await;
             let began = Instant::now();
-            let mut findings = Findings::default();
+            let mut findings = Findings {
+                before: std::mem::take(&mut left),
+                ..Findings::default()
+            };
             match self.pass(&going, &mut findings).await {
                 Ok(outcome) => {
                     again = AGAIN;
                     self.passed(&outcome, &findings, began.elapsed());
+                    left = findings.left;
                     sleep(PAUSE).await;
                 }
                 Err(error) => {
@@ -192,6 +227,7 @@ impl Auditing {
                     warn!(self.log, "the audit did not come to its end, it begins anew"; fields::ERROR => &error,
                         fields::KEYS => findings.found.sum(), fields::WAIT_MS => millis(again));
                     self.reporter.pass_ended(Err(error));
+                    left = findings.before;
                     sleep(again).await;
                     again = (again * 2).min(AGAIN_AT_MOST);
                 }
@@ -258,6 +294,7 @@ impl Auditing {
             .map(|difference| (difference.target_db, difference.key.as_slice()))
             .collect();
         let foreign = self.foreign(&keys).await?;
+        let context = &self.context;
         let mut places: Vec<(Class, Place)> = Vec::new();
         for (difference, foreign) in differences.into_iter().zip(foreign) {
             let class = difference.classes.iter().find(|class| !class.is_expected());
@@ -265,7 +302,7 @@ impl Auditing {
                 continue;
             };
             if foreign && class == Class::Extra {
-                // It was there first, and the source never had it.
+                findings.foreign += 1;
                 continue;
             }
             self.name(&difference, class, findings);
@@ -273,6 +310,12 @@ impl Auditing {
                 db: difference.db,
                 key: difference.key.into(),
             };
+            let flows = context.status.flows.len() as u32;
+            if context.ghosts.owner(&place.key, flows).is_none() {
+                findings.left.homeless += 1;
+                findings.left.add(&place);
+                continue;
+            }
             match class {
                 Class::Extra => findings.put_aside(place),
                 _ => places.push((class, place)),
@@ -302,8 +345,14 @@ impl Auditing {
         let name = class.name().to_owned();
         self.reporter
             .audit(|audit| *audit.found.entry(name).or_default() += 1);
-        match findings.found.sum() {
-            ..=NAMED => {
+        let key = hash(difference.db, &difference.key);
+        if findings.before.keys.contains(&key) {
+            return;
+        }
+        findings.named += 1;
+        let most = NAMED as u64;
+        match findings.named {
+            named if named <= most => {
                 let classes = difference.classes.iter();
                 let names: Vec<_> = classes
                     .filter(|class| !class.is_expected())
@@ -313,9 +362,9 @@ impl Auditing {
                 warn!(self.log, "the audit found a key that differs"; fields::DB => difference.db,
                     fields::KEY => key.escape_ascii().to_string(), fields::CLASS => names.join(", "));
             }
-            more if more == NAMED + 1 => {
+            named if named == most + 1 => {
                 warn!(self.log, "the audit finds more keys that differ, and names no others in this pass";
-                    fields::LIMIT => NAMED);
+                    fields::LIMIT => most);
             }
             _ => {}
         }
@@ -334,7 +383,7 @@ impl Auditing {
     async fn delete(&self, outcome: &Outcome, findings: &mut Findings) {
         let extra = std::mem::take(&mut findings.extra);
         let found = Found {
-            owned: outcome.tally.keys(),
+            owned: findings.keys(outcome),
             gone: findings.found.of(Class::Extra),
         };
         if extra.is_empty() {
@@ -342,6 +391,11 @@ impl Auditing {
         }
         let most = self.context.task.policy.max_delete;
         if exceeds(found, most) {
+            findings.left.extra = found.gone;
+            extra.iter().for_each(|place| findings.left.add(place));
+            if findings.before.extra == found.gone {
+                return;
+            }
             warn!(self.log, "only the target has more keys than policy.max_delete, the audit deletes none";
                 fields::KEYS => found.gone, fields::OF => found.owned, fields::LIMIT => most.to_string(),
                 fields::HINT => "check that the source has its data; to have them deleted, raise policy.max_delete");
@@ -357,19 +411,24 @@ impl Auditing {
         let pass = AuditPass {
             ended_ms: unix_ms(),
             took_ms: millis(took),
-            keys: outcome.tally.keys(),
+            keys: findings.keys(outcome),
             unsettled: outcome.tally.open(),
             found: findings.found.named(),
             repaired: findings.repaired.named(),
         };
         let (different, repaired) = (findings.found.sum(), findings.repaired.sum());
         let (keys, took_ms, unsettled) = (pass.keys, pass.took_ms, pass.unsettled);
-        match different {
-            0 => debug!(self.log, "the audit found no difference"; fields::KEYS => keys,
-                fields::UNSETTLED => unsettled, fields::TOOK_MS => took_ms),
+        match findings.named + repaired {
+            0 => debug!(self.log, "the audit found nothing new"; fields::KEYS => keys,
+                fields::DIFFERENT => different, fields::UNSETTLED => unsettled, fields::TOOK_MS => took_ms),
             _ => info!(self.log, "the audit has looked at all keys"; fields::KEYS => keys,
                 fields::DIFFERENT => different, fields::REPAIRED => repaired,
                 fields::UNSETTLED => unsettled, fields::TOOK_MS => took_ms),
+        }
+        let homeless = findings.left.homeless;
+        if homeless > 0 && homeless != findings.before.homeless {
+            warn!(self.log, "the audit leaves keys as they are: which flow owns them is not certain, or not yet";
+                fields::KEYS => homeless);
         }
         self.reporter.pass_ended(Ok(pass));
     }
@@ -379,6 +438,11 @@ impl Auditing {
 const LONGEST: usize = 200;
 
 impl Findings {
+    /// How many keys of the task a pass has seen.
+    fn keys(&self, outcome: &Outcome) -> u64 {
+        outcome.tally.keys().saturating_sub(self.foreign)
+    }
+
     fn put_aside(&mut self, place: Place) {
         self.extra_bytes += place.key.len() + size_of::<Place>();
         if self.extra_bytes <= EXTRA {

@@ -6,11 +6,20 @@
 //! dropped only where that is certain: the value is a HyperLogLog string and the shard function
 //! has held for every other key seen so far. A master in another mode (hash tags, slots) breaks
 //! that, and then everything is kept, and counted.
+//!
+//! The same evidence tells whoever starts from a key which flow it is of ([`Ghosts::owner`]). There
+//! a mistake would repeat entries, so enough keys must have been seen where they belong, and of keys
+//! with a hash tag that would be elsewhere by it alone, enough of those.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::source::dragonfly::shard;
+
+/// Keys that must have been seen where they belong. Another function agrees on so many, with two flows, once in 256
+/// times; and it is refuted by the next one it does not agree on.
+const ENOUGH: usize = 8;
 
 /// Shared by all flows of a session.
 #[derive(Debug, Default)]
@@ -18,6 +27,44 @@ pub struct Ghosts {
     refuted: AtomicBool,
     dropped: AtomicU64,
     kept: AtomicU64,
+    /// A key that no copy can be was written on a flow that should not own it.
+    elsewhere: AtomicBool,
+    plain: Evidence,
+    tagged: Evidence,
+}
+
+/// Keys that were seen where they belong, by hash.
+#[derive(Debug, Default)]
+struct Evidence {
+    seen: Mutex<HashSet<u64>>,
+    is_enough: AtomicBool,
+}
+
+impl Evidence {
+    fn is_enough(&self) -> bool {
+        self.is_enough.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, key: &[u8]) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.insert(xxhash_rust::xxh64::xxh64(key, 0));
+        if seen.len() >= ENOUGH {
+            self.is_enough.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The part of a key that alone decides in other modes.
+fn tag(key: &[u8]) -> Option<&[u8]> {
+    let open = key.iter().position(|byte| *byte == b'{')?;
+    let rest = key.get(open + 1..)?;
+    let close = rest.iter().position(|byte| *byte == b'}')?;
+    rest.get(..close).filter(|tag| !tag.is_empty())
+}
+
+/// Whether the key would be another flow's in those modes.
+fn is_tagged(key: &[u8], flows: u32) -> bool {
+    tag(key).is_some_and(|tag| shard(tag, flows) != shard(key, flows))
 }
 
 impl Ghosts {
@@ -29,6 +76,25 @@ impl Ghosts {
     /// Whether the shard function does not hold here.
     pub fn are_refuted(&self) -> bool {
         self.refuted.load(Ordering::Relaxed)
+    }
+
+    /// The flow of a key, of so many; none if that is not certain, or not yet.
+    pub fn owner(&self, key: &[u8], flows: u32) -> Option<u32> {
+        let owner = shard(key, flows);
+        if flows == 1 {
+            return Some(owner);
+        }
+        let evidence = self.evidence(key, flows);
+        let is_certain =
+            evidence.is_enough() && !self.are_refuted() && !self.elsewhere.load(Ordering::Relaxed);
+        is_certain.then_some(owner)
+    }
+
+    fn evidence(&self, key: &[u8], flows: u32) -> &Evidence {
+        match is_tagged(key, flows) {
+            true => &self.tagged,
+            false => &self.plain,
+        }
     }
 
     /// Keys seen on a flow that should not own them, and kept.
@@ -82,6 +148,7 @@ impl GhostFilter {
     pub fn judge(&mut self, key: &[u8], is_hyperloglog: impl FnOnce() -> bool) -> Verdict {
         if self.flows == 1 || shard(key, self.flows) == self.flow {
             self.confirmed = true;
+            self.belongs(key);
             return Verdict::Keep;
         }
         if !is_hyperloglog() {
@@ -91,6 +158,31 @@ impl GhostFilter {
             return Verdict::Doubt;
         }
         self.settle()
+    }
+
+    /// Takes note of a key that the flow writes, and that can be no copy.
+    pub fn note(&mut self, key: &[u8]) {
+        if self.flows == 1 || self.shared.plain.is_enough() && self.shared.tagged.is_enough() {
+            return;
+        }
+        match shard(key, self.flows) == self.flow {
+            true => self.belongs(key),
+            false => self.shared.elsewhere.store(true, Ordering::Relaxed),
+        }
+    }
+
+    fn belongs(&self, key: &[u8]) {
+        if self.flows == 1 {
+            return;
+        }
+        let (plain, tagged) = (&self.shared.plain, &self.shared.tagged);
+        if plain.is_enough() && (tagged.is_enough() || !key.contains(&b'{')) {
+            return;
+        }
+        let evidence = self.shared.evidence(key, self.flows);
+        if !evidence.is_enough() {
+            evidence.add(key);
+        }
     }
 
     /// The verdict on a key that looks like a copy, now that no more is to be learnt.
@@ -123,6 +215,49 @@ mod tests {
         assert_eq!(flow.judge(b"foo", || false), Verdict::Keep, "refutes it");
         assert_eq!(flow.judge(b"foo", || true), Verdict::Keep, "from now on");
         assert_eq!((shared.dropped(), shared.kept()), (2, 2));
+    }
+
+    fn keys(flow: u32, tag: &str) -> impl Iterator<Item = Vec<u8>> {
+        let keys = (0..).map(move |n| format!("{tag}{n}").into_bytes());
+        keys.filter(move |key| shard(key, 2) == flow)
+    }
+
+    #[test]
+    fn the_flow_of_a_key_is_certain_once_enough_others_were_where_they_belong() {
+        let shared = Arc::<Ghosts>::default();
+        let mut flow = GhostFilter::new(shared.clone(), 0, 2);
+        for _ in 0..100 {
+            flow.note(b"bar");
+        }
+        assert_eq!(shared.owner(b"foo", 2), None, "one key is no evidence");
+        keys(0, "plain:")
+            .take(ENOUGH)
+            .for_each(|key| flow.note(&key));
+        assert_eq!(shared.owner(b"foo", 2), Some(1));
+        // Which of the two decides, nobody has seen yet.
+        let tag = keys(1, "")
+            .next()
+            .map(|tag| String::from_utf8(tag).unwrap());
+        let tagged = format!("{{{}}}:", tag.unwrap());
+        let key = keys(0, &tagged).next().unwrap();
+        assert_eq!(shared.owner(&key, 2), None);
+        for key in keys(0, &tagged).take(ENOUGH) {
+            assert_eq!(flow.judge(&key, || panic!("it is its own")), Verdict::Keep);
+        }
+        assert_eq!(shared.owner(&key, 2), Some(0));
+        assert_eq!(flow.judge(b"foo", || false), Verdict::Keep, "refutes it");
+        assert_eq!(shared.owner(&key, 2), None);
+    }
+
+    #[test]
+    fn a_key_elsewhere_leaves_all_open_and_one_flow_nothing() {
+        let shared = Arc::<Ghosts>::default();
+        let mut flow = GhostFilter::new(shared.clone(), 0, 2);
+        flow.note(b"foo");
+        keys(0, "").take(ENOUGH).for_each(|key| flow.note(&key));
+        assert_eq!(shared.owner(b"bar", 2), None);
+        assert!(!shared.are_refuted(), "copies are told as before");
+        assert_eq!(Ghosts::default().owner(b"{a}b", 1), Some(0));
     }
 
     #[test]

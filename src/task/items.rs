@@ -27,6 +27,12 @@ pub(super) const OWN_KEYS: &[u8] = b"df2redis:";
 /// Keys of a batch that the target had before this task: database there, and key.
 pub(super) type Foreign = HashSet<(u32, Vec<u8>)>;
 
+/// Commands whose one key is on the flow that owns it: no copies are journalled with them.
+const OF_ONE_KEY: [&[u8]; 12] = [
+    b"APPEND", b"HDEL", b"HINCRBY", b"HSET", b"INCR", b"INCRBY", b"LPUSH", b"RPUSH", b"SADD",
+    b"SREM", b"XADD", b"ZADD",
+];
+
 /// Whether an item is done with.
 pub(super) enum Took {
     /// It is with the writer, or needed nothing.
@@ -517,7 +523,13 @@ impl Applier {
     /// The copy of a PFMERGE result that the master journals on a flow that does not own it.
     fn is_ghost(&mut self, args: &Args<'_>) -> bool {
         let mut words = args.iter();
-        if words.next() != Some(b"SET") {
+        let name = words.next().unwrap_or_default();
+        if name != b"SET" {
+            if OF_ONE_KEY.contains(&name)
+                && let Some(key) = words.next()
+            {
+                self.ghosts.note(key);
+            }
             return false;
         }
         let (key, value) = (words.next(), words.next());

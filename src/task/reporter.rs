@@ -222,6 +222,10 @@ impl Reporter {
             if phase != Phase::Stopping {
                 state.rates = PerSecond::default();
                 state.lag = None;
+                state.pass = None;
+                if let Some(audit) = &mut state.audit {
+                    (audit.pass_began_ms, audit.waits) = (None, None);
+                }
             }
         }
         self.0.phase.send_replace(phase);
@@ -243,10 +247,6 @@ impl Reporter {
             state.session = None;
             state.spool = None;
             state.approval = None;
-            state.pass = None;
-            if let Some(audit) = &mut state.audit {
-                (audit.pass_began_ms, audit.waits) = (None, None);
-            }
         }
         self.enter(Phase::Connecting);
     }

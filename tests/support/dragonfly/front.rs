@@ -266,7 +266,7 @@ fn one(hub: &Hub, front: &mut Front, db: u32, request: &[Vec<u8>], txid: Option<
         .first()
         .map(|name| String::from_utf8_lossy(name).to_uppercase())
         .unwrap_or_default();
-    if rewrite::is_refused(&name) && !(hub.options.defects && name == "LMPOP") {
+    if rewrite::is_refused(&name) && !(hub.options.defects && rewrite::has_defect(&name)) {
         return error(format!(
             "ERR {name} is not offered by the simulated Dragonfly"
         ));

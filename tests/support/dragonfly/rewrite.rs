@@ -3,8 +3,9 @@
 //! Invariants: the entries, applied in order, change a copy as the command changed the original; times are absolute.
 //! Facts: recorded journals of v1.40.1 (`journal`, `journal-flush`). The master's defects are imitated only with
 //!   `Options::defects`, and then the first line does not hold: scores of `Z...STORE` cut to six digits, results of
-//!   `SORT ... STORE` and `GEORADIUS ... STORE` lost across shards, one element for `LMPOP ... COUNT`, ends of keys for
-//!   a `GETEX` that only reads (before v1.40), open ids of stream entries (before v1.27).
+//!   `SORT ... STORE` and `GEORADIUS ... STORE` lost across shards, one element for `LMPOP ... COUNT` and `BLMPOP`, no
+//!   entry for `XREADGROUP` (before v1.37), ends of keys for a `GETEX` that only reads (before v1.40), open ids of stream
+//!   entries (before v1.27).
 
 use super::super::client::Reply;
 use super::convert;
@@ -27,6 +28,12 @@ pub struct Entry {
 }
 
 type Words = [Vec<u8>];
+
+/// Commands that are imitated only with their defects.
+#[must_use]
+pub fn has_defect(name: &str) -> bool {
+    ["LMPOP", "BLMPOP", "XREADGROUP"].contains(&name)
+}
 
 /// Commands that are not imitated.
 #[must_use]
@@ -103,7 +110,9 @@ pub fn execute(
         "SORT" | "GEORADIUS" | "GEORADIUSBYMEMBER" => call.store_option(name),
         "XADD" => call.add_to_stream(&key),
         "XTRIM" => call.trim_stream(&key),
-        "LMPOP" => call.pop_several(),
+        "LMPOP" => call.pop_several(true),
+        "BLMPOP" => call.pop_several(false),
+        "XREADGROUP" => call.run(),
         _ => call.verbatim(name, &key),
     };
     (reply, call.entries)
@@ -576,7 +585,7 @@ impl Call<'_> {
     }
 
     /// One pop of one element, whatever was taken.
-    fn pop_several(&mut self) -> Reply {
+    fn pop_several(&mut self, in_hops: bool) -> Reply {
         let reply = self.run();
         let Some(key) = reply.items().first().map(Reply::bytes) else {
             return reply;
@@ -587,7 +596,7 @@ impl Call<'_> {
         };
         self.push(&key, &[pop, &key]);
         if let Some(entry) = self.entries.last_mut() {
-            entry.has_txid = Some(true);
+            entry.has_txid = Some(in_hops);
         }
         reply
     }
