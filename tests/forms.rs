@@ -42,6 +42,7 @@ fn settings(features: &Features) -> Settings<'_> {
         features,
         on_member_expiry: MemberExpiry::Drop,
         task: "test",
+        of_cluster: false,
         spill_dir: Path::new("/tmp"),
         now_ms: NOW,
         limits: Limits::default(),

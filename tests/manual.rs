@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use df2redis::commands::{self, Keys};
 use df2redis::config::{self, schema};
 use df2redis::process::Exit;
 
@@ -84,6 +85,9 @@ fn what_the_full_sample_leaves_commented_out_is_correct_too() {
         "password_file = ",
         "password_env = ",
         "on_unsupported = ",
+        // Of a cluster, instead of an address.
+        "addresses = ",
+        "address_map = ",
     ];
     let mut content = String::new();
     for line in read("etc/df2redis/full.toml").lines() {
@@ -104,6 +108,49 @@ fn what_the_full_sample_leaves_commented_out_is_correct_too() {
     let tasks = config::load(&[path], &[]).unwrap_or_else(|errors| panic!("{errors}"));
     assert!(tasks[0].source.tls.is_some() && tasks[0].target.tls.is_some());
     assert_eq!(tasks[0].target.db(0), 3);
+}
+
+#[test]
+fn what_the_full_sample_says_of_a_cluster_is_correct_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = read("etc/df2redis/full.toml");
+    let mut content = String::new();
+    for line in full.lines() {
+        let bare = line.strip_prefix("# ").unwrap_or(line);
+        let line = match bare.split_once(" = ") {
+            Some(("addresses" | "address_map", _)) => bare,
+            Some(("address", text)) if text.contains("redis.") => "",
+            Some(("type", "\"redis\"")) => "type = \"redis-cluster\"",
+            _ => line,
+        };
+        content.push_str(line);
+        content.push('\n');
+    }
+    let path = dir.path().join("full.toml");
+    fs::write(&path, content).unwrap();
+    let tasks = config::load(&[path], &[]).unwrap_or_else(|errors| panic!("{errors}"));
+    let nodes = tasks[0].target.cluster.as_ref().unwrap();
+    assert!(nodes.addresses.len() > 1 && !nodes.address_map.is_empty());
+}
+
+#[test]
+fn the_manual_says_what_a_cluster_makes_of_every_command_with_several_keys() {
+    let page = read("man/df2redis.toml.5");
+    let (_, section) = page
+        .split_once("\n.SH COMMANDS OVER SEVERAL SLOTS\n")
+        .unwrap();
+    let section = &section[..section.find("\n.SH").unwrap()];
+    let named: Vec<&str> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix(".B "))
+        .flat_map(|line| line.split(", "))
+        .collect();
+    for name in commands::names() {
+        let spec = commands::lookup(name.as_bytes()).unwrap();
+        // STICK goes nowhere.
+        let is_single = matches!(spec.keys, Keys::None | Keys::At(_)) || name == "STICK";
+        assert!(is_single || named.contains(&name), "{name}");
+    }
 }
 
 #[test]

@@ -54,6 +54,7 @@ fn execute(server: &mut Server, args: &Args<'_>, context: &Context<'_>) -> Optio
                 features: context.features,
                 on_member_expiry: context.on_member_expiry,
                 task: "test",
+                of_cluster: false,
                 spill_dir: Path::new("/tmp"),
                 now_ms: context.received_at_ms,
                 limits: Limits::default(),

@@ -8,11 +8,13 @@
 //! ```text
 //! BENCH_RUNS=1     runs of each pair (5)
 //! BENCH_SCALE=0.1  part of each data set (1)
-//! BENCH_ONLY=...   some of: strings, collections, huge, resync, stable, outage, check (all)
+//! BENCH_ONLY=...   some of: strings, collections, huge, resync, stable, cluster, outage,
+//!                  check (all)
 //! ```
 
 mod blast;
 mod check;
+mod cluster;
 mod full;
 mod machine;
 mod outage;
@@ -111,6 +113,9 @@ fn run(settings: &Settings) -> Result<()> {
     }
     if settings.wants("stable") {
         stable::measure(settings.scaled(600_000), settings.scale, settings.runs)?;
+    }
+    if settings.wants("cluster") {
+        cluster::measure(settings.scaled(600_000), settings.runs)?;
     }
     if settings.wants("outage") {
         outage::measure(settings.scale, settings.runs)?;

@@ -46,10 +46,22 @@ impl Program {
     /// # Errors
     /// When it cannot be started.
     pub fn start_with(source: u16, target: u16, positions: &str) -> Result<Self> {
+        Self::start_into(
+            source,
+            &format!("address = \"127.0.0.1:{target}\""),
+            positions,
+        )
+    }
+
+    /// Starts it with these lines of `[target]`, and this `target.positions`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_into(source: u16, target: &str, positions: &str) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let config = dir.path().join("bench.toml");
         let text = format!(
-            "[source]\naddress = \"127.0.0.1:{source}\"\n[target]\naddress = \"127.0.0.1:{target}\"\nexclusive = true\n\
+            "[source]\naddress = \"127.0.0.1:{source}\"\n[target]\n{target}\nexclusive = true\n\
              positions = \"{positions}\"\n[limits]\nmemory = \"{}MiB\"\n[log]\nconsole = \"never\"\n",
             BUDGET >> 20
         );

@@ -29,16 +29,16 @@ const POSITIONS: [&str; 2] = ["transaction", "none"];
 const LAG_SECONDS: f64 = 5.0;
 
 /// Commands in both forms, and the keys by which their end is seen.
-struct Journal {
-    lanes: Vec<Lane>,
-    script: Script,
-    ends: Vec<String>,
+pub struct Journal {
+    pub lanes: Vec<Lane>,
+    pub script: Script,
+    pub ends: Vec<String>,
 }
 
 /// One run at full rate.
-struct Run {
-    took: Duration,
-    used: Used,
+pub struct Run {
+    pub took: Duration,
+    pub used: Used,
     own_cpu: Duration,
 }
 
@@ -140,7 +140,8 @@ pub fn measure(count: usize, scale: f64, runs: usize) -> Result<()> {
 }
 
 impl Journal {
-    fn new(count: usize) -> Self {
+    /// So many commands of all kinds.
+    pub fn new(count: usize) -> Self {
         let mut journal = Self {
             lanes: vec![Lane::default(); FLOWS],
             script: Script::new(FLOWS),
@@ -208,7 +209,10 @@ fn in_stable_sync(positions: &str) -> Result<(Source, RedisServer, Program)> {
 }
 
 /// (b) and (c)
-fn follow(journal: &Journal, positions: &str) -> Result<Run> {
+///
+/// # Errors
+/// When the program fails.
+pub fn follow(journal: &Journal, positions: &str) -> Result<Run> {
     let (source, target, mut program) = in_stable_sync(positions)?;
     let mut client = target.client();
     let own_before = own_cpu();

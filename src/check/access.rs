@@ -226,16 +226,25 @@ impl Access {
         Ok(())
     }
 
+    /// The fields of a hash in a database.
+    pub async fn fields(
+        &mut self,
+        db: u32,
+        key: &[u8],
+    ) -> Result<HashMap<String, String>, CheckError> {
+        self.begin(db);
+        self.link.queue(&[b"HGETALL", key]);
+        self.send().await?;
+        read_fields(&mut self.link).await
+    }
+
     /// How far the task has come; none without positions.
     pub async fn stored(&mut self) -> Result<Option<Stored>, CheckError> {
         let Some((db, key)) = self.positions.clone() else {
             return Ok(None);
         };
-        self.begin(db);
-        self.link.queue(&[b"HGETALL", key.as_bytes()]);
-        self.send().await?;
-        let (stored, _) = read_record(&mut self.link).await?;
-        Ok(Some(stored))
+        let fields = self.fields(db, key.as_bytes()).await?;
+        Ok(Some(stored(&fields)))
     }
 
     /// Which of these are in a set.
@@ -314,6 +323,19 @@ pub(super) fn text(number: impl ToString) -> String {
 
 /// How far the task has come, and whether it has still to reconcile.
 async fn read_record(link: &mut Link) -> Result<(Stored, bool), CheckError> {
+    let fields = read_fields(link).await?;
+    Ok((stored(&fields), fields.contains_key(RECONCILE)))
+}
+
+/// What a record says.
+pub(super) fn stored(fields: &HashMap<String, String>) -> Stored {
+    // One of a later release tells us nothing.
+    Stored::read(fields).unwrap_or(Stored::Damaged {
+        what: "its format is unknown",
+    })
+}
+
+async fn read_fields(link: &mut Link) -> Result<HashMap<String, String>, CheckError> {
     let words = link.array("HGETALL").await?;
     let mut fields = HashMap::new();
     for _ in 0..words / 2 {
@@ -324,9 +346,5 @@ async fn read_record(link: &mut Link) -> Result<(Stored, bool), CheckError> {
             String::from_utf8_lossy(&value).into_owned(),
         );
     }
-    // A record of a later release tells us nothing.
-    let stored = Stored::read(&fields).unwrap_or(Stored::Damaged {
-        what: "its format is unknown",
-    });
-    Ok((stored, fields.contains_key(RECONCILE)))
+    Ok(fields)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::net::ConnectError;
 use crate::process::Exit;
+use crate::target::TargetError;
 
 use super::settings::Side;
 
@@ -78,6 +79,9 @@ pub enum CheckError {
         /// What came.
         answer: String,
     },
+    /// The nodes of a cluster cannot be found.
+    #[error(transparent)]
+    Nodes(#[from] TargetError),
     /// The file for the report cannot be created.
     #[error("cannot create the report {}", .path.display())]
     ReportCreate {
@@ -110,6 +114,11 @@ impl CheckError {
             Self::Permission { .. } => Exit::Permission,
             Self::Unready { .. } => Exit::Temporary,
             Self::Answer { .. } => Exit::Protocol,
+            Self::Nodes(error) if error.is_temporary() => Exit::Unavailable,
+            Self::Nodes(TargetError::Permission { .. } | TargetError::Login { .. }) => {
+                Exit::Permission
+            }
+            Self::Nodes(_) => Exit::Config,
             Self::ReportCreate { .. } => Exit::CannotCreate,
             Self::ReportWrite { .. } => Exit::Io,
             Self::Internal(_) => Exit::Internal,

@@ -46,6 +46,12 @@
 //! either before `L`, and the key was put there by 4, or excluded by (a). Nor does a full sync leave the target without
 //! keys that the source deleted before, until the task has removed them: until then a key of the target only is open.
 //!
+//! In a cluster no transaction has both `k` and the positions. There `P` is the least of what all nodes say, read before
+//! and after `w`, and must be at or behind `L` both times, of the same nodes in the same life. On each node a position
+//! says that all entries before it are there, so `w` shows all of `k` before `L`. It may show later ones: by (a) there
+//! is none before 6. Had a node failed over to a replica that lacks some of it, the second reading would be of another
+//! node, or of less.
+//!
 //! A target without positions, or with positions of another history of the source, proves nothing. Then a difference
 //! is what stays as it is on both sides in all rounds: good for two servers that nobody writes to.
 //!
@@ -66,6 +72,7 @@ mod sample;
 mod settings;
 mod sweep;
 mod tally;
+mod target;
 mod typed;
 
 use std::sync::Arc;
@@ -83,8 +90,9 @@ use batch::Sizes;
 use pace::Pace;
 use reading::Rules;
 use rounds::Rounds;
-use sweep::{BATCH, Gait, Lane, Looked, Plan, Suspect};
+use sweep::{BATCH, Gait, Lane, Looked, Plan, Scanned, Suspect};
 use tally::Ledger;
+use target::{Keys, Target};
 
 pub use digest::Digest;
 pub use error::CheckError;
@@ -145,23 +153,20 @@ pub async fn check(
             losses: settings.losses,
         },
     };
-    let open = async |server: &Server| match server.side {
-        Side::Source => {
-            let mut access = Access::open(server, pace.clone(), None).await?;
-            if audit.is_some() {
-                access.count_bytes(gait.pace.clone());
-            }
-            Ok(access)
+    let open_source = async || {
+        let mut access = Access::open(&settings.source, pace.clone(), None).await?;
+        if audit.is_some() {
+            access.count_bytes(gait.pace.clone());
         }
-        Side::Target => {
-            let lists = settings.lists.as_ref();
-            let positions = lists.map(|lists| (lists.db, lists.positions.clone()));
-            Access::open(server, Pace::new(None), positions).await
-        }
+        Ok::<_, CheckError>(access)
+    };
+    let open_target = async || {
+        let lists = settings.lists.as_ref();
+        Target::open(&settings.target, lists).await
     };
     let mut rounds = Rounds {
-        source: open(&settings.source).await?,
-        target: open(&settings.target).await?,
+        source: open_source().await?,
+        target: open_target().await?,
         plan: plan.clone(),
         rounds: settings.rounds.max(1),
         interval: settings.interval,
@@ -171,9 +176,9 @@ pub async fn check(
     };
     let method = rounds.method().await?;
     for side in [Side::Source, Side::Target] {
-        let (server, keyspace) = match side {
-            Side::Source => (&settings.source, rounds.source.keyspace().await?),
-            Side::Target => (&settings.target, rounds.target.keyspace().await?),
+        let keyspace = match side {
+            Side::Source => rounds.source.keyspace().await?,
+            Side::Target => rounds.target.keyspace().await?,
         };
         let databases = sweep::databases(&plan.scope, side, &keyspace);
         let keys = keyspace.iter().map(|(_, keys)| keys).sum();
@@ -181,15 +186,24 @@ pub async fn check(
         let mut parts = JoinSet::new();
         let (give, batches) = mpsc::channel(lanes);
         let (tell, looked) = mpsc::channel(lanes);
-        let scanning = open(server).await?;
+        let scanning = match side {
+            Side::Source => Scanned::Server(open_source().await?),
+            Side::Target => match Keys::of_cluster(&settings.target).await? {
+                Some(keys) => Scanned::Cluster(keys),
+                None => {
+                    let access = Access::open(&settings.target, Pace::new(None), None).await?;
+                    Scanned::Server(access)
+                }
+            },
+        };
         let scope = Arc::clone(&plan.scope);
         let scan = sweep::scan(scanning, scope, databases, gait.clone(), give, stop.clone());
         parts.spawn(scan);
         let batches = Arc::new(Mutex::new(batches));
         for _ in 0..lanes {
             let lane = Lane {
-                source: open(&settings.source).await?,
-                target: open(&settings.target).await?,
+                source: open_source().await?,
+                target: open_target().await?,
                 plan: plan.clone(),
             };
             parts.spawn(lane.run(Arc::clone(&batches), tell.clone(), stop.clone()));

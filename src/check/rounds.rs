@@ -17,6 +17,7 @@ use super::reading::{Class, Reading};
 use super::settings::Lists;
 use super::sweep::{BATCH, Plan, Suspect};
 use super::tally::{Ledger, Open, Place};
+use super::target::Target;
 
 /// Keys that are watched together at first: one that is written to spoils the look at all of them.
 const GROUP: usize = 64;
@@ -41,7 +42,7 @@ pub enum Method {
 /// The two servers, once more.
 pub(super) struct Rounds {
     pub source: Access,
-    pub target: Access,
+    pub target: Target,
     pub plan: Plan,
     pub rounds: u32,
     pub interval: Duration,
@@ -291,11 +292,12 @@ impl Rounds {
             return Ok(all(Look::Open(Open::Behind), group));
         }
         let withheld = self.withheld(group, &reached).await?;
-        self.target.guard(reached);
+        self.target.guard(reached).await?;
         let read = self.read_target(group).await;
-        let held = self.target.release();
-        let reconciling = self.target.is_reconciling();
+        let held = self.target.release().await;
         read?;
+        let held = held?;
+        let reconciling = self.target.is_reconciling();
         let unchanged = self.is_unchanged(db, group).await?;
         Ok(match (unchanged, held) {
             (true, true) => {
@@ -331,8 +333,7 @@ impl Rounds {
             {
                 let (db, target_db) = (suspect.db, suspect.target_db);
                 suspect.source = pieces::read(&mut self.source, db, &suspect.key, mode).await?;
-                suspect.target =
-                    pieces::read(&mut self.target, target_db, &suspect.key, mode).await?;
+                suspect.target = self.target.pieces(target_db, &suspect.key, mode).await?;
             }
             let (db, target_db) = (suspect.db, suspect.target_db);
             let (source, target) = (&mut self.source, &mut self.target);
@@ -361,10 +362,20 @@ impl Rounds {
             Some(lists) => (lists.db, lists.withheld.clone()),
             None => return Ok(vec![false; group.len()]),
         };
-        let found = self
-            .target
-            .members(kept.0, kept.1.as_bytes(), &members)
-            .await?;
+        let found = match &mut self.target {
+            Target::Server(access) => {
+                let set = kept.1.as_bytes();
+                access.members(kept.0, set, &members).await?
+            }
+            target @ Target::Cluster(_) => {
+                let mut found = Vec::with_capacity(group.len());
+                for (suspect, members) in group.iter().zip(members.chunks(flows.max(1))) {
+                    let (db, set) = (kept.0, &kept.1);
+                    found.push(target.lists(db, set, &suspect.key, members).await?);
+                }
+                return Ok(found);
+            }
+        };
         let by_key = found.chunks(flows.max(1));
         Ok(by_key.map(|flows| flows.contains(&true)).collect())
     }
@@ -376,8 +387,9 @@ impl Rounds {
         };
         let (db, list) = (lists.db, lists.foreign.clone());
         let member = foreign_member(suspect.target_db, &suspect.key);
-        let found = self.target.members(db, list.as_bytes(), &[member]).await?;
-        Ok(found.contains(&true))
+        let target = &mut self.target;
+        let members = [member];
+        target.lists(db, &list, &suspect.key, &members).await
     }
 
     async fn watch(&mut self, db: u32, group: &[Suspect]) -> Result<(), CheckError> {
@@ -460,16 +472,18 @@ impl Rounds {
         let Some(first) = group.first() else {
             return Ok(());
         };
-        let (access, db) = match source {
-            true => (&mut self.source, first.db),
-            false => (&mut self.target, first.target_db),
-        };
+        let (db, target_db) = (first.db, first.target_db);
         let keys: Vec<&[u8]> = group.iter().map(|suspect| suspect.key.as_slice()).collect();
-        let found = batch::read(access, db, &keys, mode, sizes).await?;
+        let found = match source {
+            true => batch::read(&mut self.source, db, &keys, mode, sizes).await?,
+            false => self.target.read(target_db, &keys, mode, sizes).await?,
+        };
         for (suspect, found) in group.iter_mut().zip(found) {
-            let found = match found {
-                Found::Large => pieces::read(access, db, &suspect.key, mode).await?,
-                found => found,
+            let key = &suspect.key;
+            let found = match (found, source) {
+                (Found::Large, true) => pieces::read(&mut self.source, db, key, mode).await?,
+                (Found::Large, false) => self.target.pieces(target_db, key, mode).await?,
+                (found, _) => found,
             };
             match source {
                 true => suspect.source = found,
@@ -549,7 +563,7 @@ impl Rounds {
     /// Ends both connections in order.
     pub async fn close(self) {
         self.source.link.close().await;
-        self.target.link.close().await;
+        self.target.close().await;
     }
 }
 

@@ -35,8 +35,10 @@ impl fmt::Display for Side {
 pub struct Server {
     /// Which one.
     pub side: Side,
-    /// Where it listens.
+    /// Where it listens; of a cluster, the first node that the task names.
     pub endpoint: Endpoint,
+    /// How the nodes of a cluster are found; none for one server.
+    pub cluster: Option<crate::target::Settings>,
     /// TLS, if it wants that.
     pub tls: Option<TlsSettings>,
     /// ACL user; none is the default user.
@@ -128,6 +130,8 @@ pub struct Lists {
     pub db: u32,
     /// The key of the record with positions.
     pub positions: String,
+    /// In a cluster, what the keys with the positions of each node begin with.
+    pub stamps: String,
     /// The set of keys that are to be read again.
     pub withheld: String,
     /// The set of keys that were there first.

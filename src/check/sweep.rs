@@ -25,6 +25,7 @@ use super::pieces;
 use super::reading::{Class, Rules};
 use super::sample;
 use super::settings::{Mode, Scope, Side};
+use super::target::{Keys, Target, is_elsewhere};
 
 /// Keys looked at together.
 pub(super) const BATCH: usize = 512;
@@ -119,16 +120,58 @@ impl Gait {
     }
 }
 
-/// Walks through the databases of one server, and hands out its keys.
+/// Whose keys are walked through.
+pub(super) enum Scanned {
+    Server(Access),
+    Cluster(Keys),
+}
+
+impl Scanned {
+    fn side(&self) -> Side {
+        match self {
+            Self::Server(access) => access.side(),
+            Self::Cluster(_) => Side::Target,
+        }
+    }
+
+    /// Some keys of a database, and where to go on; nowhere at the end.
+    async fn next(
+        &mut self,
+        db: u32,
+        cursor: &[u8],
+        count: &[u8],
+    ) -> Result<(Vec<Vec<u8>>, Option<Vec<u8>>), CheckError> {
+        let access = match self {
+            Self::Server(access) => access,
+            Self::Cluster(keys) => {
+                let next = keys.next().await?;
+                let more = next.is_some().then(Vec::new);
+                return Ok((next.unwrap_or_default(), more));
+            }
+        };
+        access.begin(db);
+        access.link.queue(&[b"SCAN", cursor, b"COUNT", count]);
+        access.send().await?;
+        access.link.array("SCAN").await?;
+        let cursor = access.link.text("SCAN").await?;
+        let mut keys = Vec::new();
+        for _ in 0..access.link.array("SCAN").await? {
+            keys.push(access.link.text("SCAN").await?);
+        }
+        Ok((keys, Some(cursor).filter(|cursor| cursor != b"0")))
+    }
+}
+
+/// Walks through the databases of one side, and hands out its keys.
 pub(super) async fn scan(
-    mut access: Access,
+    mut scanned: Scanned,
     scope: Arc<Scope>,
     databases: Vec<(u32, u32)>,
     mut gait: Gait,
     batches: mpsc::Sender<Batch>,
     mut stop: watch::Receiver<Stop>,
 ) -> Result<(), CheckError> {
-    let side = access.side();
+    let side = scanned.side();
     let (batch, count) = (gait.batch, gait.count().to_string());
     let mut left: VecDeque<_> = databases.into();
     while let Some((db, target_db)) = left.pop_front() {
@@ -142,23 +185,12 @@ pub(super) async fn scan(
             if *stop.borrow_and_update() != Stop::Run {
                 return Ok(());
             }
-            access.begin(own);
-            access
-                .link
-                .queue(&[b"SCAN", &cursor, b"COUNT", count.as_bytes()]);
-            access.send().await?;
-            access.link.array("SCAN").await?;
-            cursor = access.link.text("SCAN").await?;
-            let found = access.link.array("SCAN").await?;
-            for _ in 0..found {
-                let key = access.link.text("SCAN").await?;
-                if scope.has(&key) {
-                    keys.push(key);
-                }
-            }
-            gait.step(usize::try_from(found).unwrap_or(usize::MAX))
-                .await;
-            let over = cursor == b"0";
+            let (found, more) = scanned.next(own, &cursor, count.as_bytes()).await?;
+            let brought = found.len();
+            keys.extend(found.into_iter().filter(|key| scope.has(key)));
+            gait.step(brought).await;
+            let over = more.is_none();
+            cursor = more.unwrap_or_default();
             while keys.len() >= batch || over && !keys.is_empty() {
                 let rest = keys.split_off(batch.min(keys.len()));
                 let whole = Batch {
@@ -177,14 +209,16 @@ pub(super) async fn scan(
             }
         }
     }
-    access.link.close().await;
+    if let Scanned::Server(access) = scanned {
+        access.link.close().await;
+    }
     Ok(())
 }
 
 /// A connection to each server, and batches to look at until there are no more.
 pub(super) struct Lane {
     pub source: Access,
-    pub target: Access,
+    pub target: Target,
     pub plan: Plan,
 }
 
@@ -212,7 +246,7 @@ impl Lane {
             }
         }
         self.source.link.close().await;
-        self.target.link.close().await;
+        self.target.close().await;
         Ok(())
     }
 
@@ -223,7 +257,7 @@ impl Lane {
         } = self.plan.clone();
         let (here, there) = tokio::try_join!(
             batch::read(&mut self.source, batch.db, &batch.keys, mode, sizes),
-            batch::read(&mut self.target, batch.target_db, &batch.keys, mode, sizes),
+            self.target.read(batch.target_db, &batch.keys, mode, sizes),
         )?;
         let mut looked = Looked {
             keys: batch.keys.len() as u64,
@@ -273,8 +307,7 @@ impl Lane {
         };
         let target = async {
             match there {
-                true => Some(pieces::read(&mut self.target, suspect.target_db, key, mode).await)
-                    .transpose(),
+                true => Some(self.target.pieces(suspect.target_db, key, mode).await).transpose(),
                 false => Ok(None),
             }
         };
@@ -340,14 +373,23 @@ impl Suspect {
     pub async fn sample(
         &mut self,
         source: (&mut Access, u32),
-        target: (&mut Access, u32),
+        (target, target_db): (&mut Target, u32),
     ) -> Result<(), CheckError> {
         let key = &self.key;
-        match (&mut self.source, &mut self.target) {
+        let compared = match (&mut self.source, &mut self.target) {
             (Found::Read(here), Found::Read(there)) => {
+                let target = (target.of(key).await?, target_db);
                 sample::compare(source, target, key, here, there).await
             }
-            _ => Ok(()),
+            _ => return Ok(()),
+        };
+        match compared {
+            Err(error) if is_elsewhere(&error) => {
+                target.give_up(key);
+                self.target = Found::Unsure;
+                Ok(())
+            }
+            compared => compared,
         }
     }
 }

@@ -141,6 +141,16 @@ pub(super) fn geo_store(args: &Args<'_>, from: usize) -> Option<usize> {
 }
 
 impl<'a> KeyIter<'a> {
+    /// What the command does with its keys.
+    pub(super) fn roles(&self) -> Roles {
+        self.roles
+    }
+
+    /// Before the first key is taken: its index, and the words from one key to the next.
+    pub(super) fn run(&self) -> (usize, usize) {
+        (self.next, self.step.max(1))
+    }
+
     fn take(&mut self, index: usize) -> Option<&'a [u8]> {
         let word = self.words.nth(index.checked_sub(self.at)?)?;
         self.at = index + 1;
@@ -234,7 +244,7 @@ pub fn filtered<'a>(args: &Args<'a>, keep: impl Fn(&[u8]) -> bool) -> Filtered<'
 
 /// The command without the words of keys that are not kept.
 fn without<'a>(args: &Args<'a>, uses: KeyIter<'a>, keep: impl Fn(&[u8]) -> bool) -> Filtered<'a> {
-    let (first, step) = (uses.next, uses.step.max(1));
+    let (first, step) = uses.run();
     let mut words = args.iter();
     let mut writer = ArgsWriter::default();
     for word in words.by_ref().take(first) {

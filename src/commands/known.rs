@@ -24,6 +24,14 @@ impl Known {
         name.len() <= 64 && self.names.contains(&name.to_ascii_uppercase())
     }
 
+    /// Those that two targets have.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            names: self.names.intersection(&other.names).cloned().collect(),
+        }
+    }
+
     /// How many there are; 0 where the target did not say.
     pub fn len(&self) -> usize {
         self.names.len()

@@ -15,6 +15,7 @@ mod known;
 mod plan;
 #[cfg(test)]
 mod recorded;
+mod slots;
 mod table;
 #[cfg(test)]
 mod testing;
@@ -32,4 +33,5 @@ pub use plan::{
     Circumstances, Commands, Context, Defect, Global, Kind, MemberExpiry, Note, Nothing, Plan,
     Reason, Restore, Unsupported, Word, plan,
 };
+pub use slots::{Slots, by_slot};
 pub use table::{Keys, Needs, Roles, Spec, Tolerates, lookup, names};

@@ -76,6 +76,8 @@ pub enum Kind {
     MemberExpiry,
     /// A result that the source's journal does not carry.
     Lost,
+    /// A command with keys in several slots of a cluster.
+    CrossSlot,
     /// Any other command.
     Command,
     /// A value, of a type or size that the target does not take.
@@ -84,7 +86,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Json,
         Self::Bloom,
         Self::Cms,
@@ -93,6 +95,7 @@ impl Kind {
         Self::Search,
         Self::MemberExpiry,
         Self::Lost,
+        Self::CrossSlot,
         Self::Command,
         Self::Value,
     ];
@@ -108,6 +111,7 @@ impl Kind {
             Self::Search => "search",
             Self::MemberExpiry => "member_expiry",
             Self::Lost => "lost",
+            Self::CrossSlot => "cross_slot",
             Self::Command => "command",
             Self::Value => "value",
         }
@@ -135,6 +139,8 @@ pub enum Reason {
     OtherDatabase,
     /// It combines a key that is copied with one that is not.
     CrossesFilter,
+    /// It combines keys of several slots, and the target is a cluster.
+    CrossesSlots,
     /// A value of so many bytes is more than the target takes.
     Size(u64),
     /// A value of this RDB type has no counterpart.
@@ -157,6 +163,9 @@ impl fmt::Display for Reason {
             Self::Malformed(what) => write!(out, "malformed: {what}"),
             Self::CrossesFilter => {
                 out.write_str("combines a key that is copied with one that the filter leaves out")
+            }
+            Self::CrossesSlots => {
+                out.write_str("combines keys that are in different slots of the cluster")
             }
             Self::OtherDatabase => {
                 out.write_str("moves a key between a database that is copied and one that is not")

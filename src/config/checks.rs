@@ -14,9 +14,9 @@ use super::glob::Glob;
 use super::load::check_name;
 use super::servers;
 use super::task::{
-    Audit, Conflict, Console, Filter, Limits, Log, LogFormat, MaxDelete, MemberExpiry, OnFull,
-    OnUnsupported, Policy, Reaction, Resync, Retry, Rotate, Severity, Spool, SpoolSync, Target,
-    Task,
+    Audit, Conflict, Console, CrossSlot, Filter, Limits, Log, LogFormat, MaxDelete, MemberExpiry,
+    OnFull, OnUnsupported, Policy, Reaction, Resync, Retry, Rotate, Severity, Spool, SpoolSync,
+    Target, Task,
 };
 
 /// Database numbers that Redis can be configured to have.
@@ -122,13 +122,21 @@ pub(super) fn task(
     let log = log(&root.table("log"), around);
     if let (Some(target), Some(filter)) = (&target, &filter) {
         check_db_map(&target_section, target, filter);
+        check_only_database_0(&target_section, target, filter);
     }
-    if let (Some(source), Some(target)) = (&source, &target)
-        && source.address == target.address
-    {
-        let at = Some(target_section.place_of("address"));
-        let what = "is the address of the source too, expected another server";
-        target_section.complain("address", at, what.into());
+    if let (Some(source), Some(target)) = (&source, &target) {
+        let (key, same) = match &target.cluster {
+            Some(nodes) => ("addresses", nodes.addresses.contains(&source.address)),
+            None => ("address", source.address == target.address),
+        };
+        if same {
+            let at = Some(target_section.place_of(key));
+            let what = match key {
+                "address" => "is the address of the source too, expected another server",
+                _ => "has the address of the source too, expected other servers",
+            };
+            target_section.complain(key, at, what.into());
+        }
     }
     Some(Task {
         name: name?,
@@ -278,6 +286,21 @@ fn check_db_map(section: &Section<'_>, target: &Target, filter: &Filter) {
     }
 }
 
+/// Databases that the file names, and that a cluster does not have. Those that it does not name are looked for later.
+fn check_only_database_0(section: &Section<'_>, target: &Target, filter: &Filter) {
+    let named = filter.databases.iter().flatten();
+    let mut elsewhere = named.filter(|db| **db != 0 && !target.db_map.contains_key(db));
+    if target.cluster.is_some()
+        && let Some(db) = elsewhere.next()
+    {
+        let what = format!(
+            "leaves database {db} of filter.databases where it is, expected {{ \"{db}\" = 0 }}: a \
+             cluster has only database 0"
+        );
+        section.complain("db_map", Some(section.place_of("db_map")), what);
+    }
+}
+
 const REACTIONS: [(&str, Reaction); 2] = [("stop", Reaction::Stop), ("skip", Reaction::Skip)];
 
 fn policy(section: &Section<'_>) -> Option<Policy> {
@@ -299,6 +322,14 @@ fn policy(section: &Section<'_>) -> Option<Policy> {
             ("stop", MemberExpiry::Stop),
         ],
     );
+    let on_cross_slot = section.choice(
+        "on_cross_slot",
+        &[
+            ("fetch", CrossSlot::Fetch),
+            ("stop", CrossSlot::Stop),
+            ("skip", CrossSlot::Skip),
+        ],
+    );
     let resync = section.choice(
         "resync",
         &[("reconcile", Resync::Reconcile), ("flush", Resync::Flush)],
@@ -308,6 +339,7 @@ fn policy(section: &Section<'_>) -> Option<Policy> {
     });
     let expiry_grace = section.duration("expiry_grace", Duration::ZERO, DAY);
     Some(Policy {
+        on_cross_slot: on_cross_slot?,
         resync: resync?,
         max_delete: max_delete?,
         expiry_grace: expiry_grace?,

@@ -22,9 +22,9 @@ pub use complaint::{Complaint, ConfigErrors, Place};
 pub use glob::{Glob, GlobError};
 pub use load::load;
 pub use task::{
-    Audit, Conflict, Console, Credentials, Filter, Limits, Log, LogFormat, MaxDelete, MemberExpiry,
-    OnFull, OnUnsupported, Policy, Positions, Reaction, Resync, Retry, Rotate, Severity, Source,
-    Spool, SpoolSync, Target, Task, TlsFiles,
+    Audit, ClusterNodes, Conflict, Console, Credentials, CrossSlot, Filter, Limits, Log, LogFormat,
+    MaxDelete, MemberExpiry, OnFull, OnUnsupported, Policy, Positions, Reaction, Resync, Retry,
+    Rotate, Severity, Source, Spool, SpoolSync, Target, Task, TlsFiles,
 };
 
 pub(crate) use units::size;

@@ -72,6 +72,8 @@ pub const TABLES: &[Table] = &[
         keys: &[
             key("type", "string", Some("redis")),
             key("address", "address", None),
+            key("addresses", "array of addresses", None),
+            key("address_map", "table", None),
             key("username", "string", None),
             key("password", "string", None),
             key("password_file", "path", None),
@@ -102,6 +104,7 @@ pub const TABLES: &[Table] = &[
             key("on_error", "string", Some("stop")),
             key("on_unsupported", "string or table", Some("stop")),
             key("on_member_expiry", "string", Some("emulate")),
+            key("on_cross_slot", "string", Some("fetch")),
             key("resync", "string", Some("reconcile")),
             key("max_delete", "string", Some("20%")),
             key("expiry_grace", "duration", Some("0s")),

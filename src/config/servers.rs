@@ -1,6 +1,6 @@
 //! `[source]` and `[target]`: addresses, logins, TLS.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::IpAddr;
@@ -9,16 +9,19 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use toml::de::DeValue;
 use zeroize::Zeroizing;
 
 use super::checks::{DATABASES, Surroundings};
-use super::document::{Found, Section, quoted};
-use super::task::{Credentials, Positions, Source, Target, TlsFiles};
+use super::document::{Found, Section, quoted, wrong_kind};
+use super::task::{ClusterNodes, Credentials, Positions, Source, Target, TlsFiles};
 use super::{Address, Secret};
 
 /// No password file is larger.
 const LARGEST_PASSWORD: u64 = 64 << 10;
 
+const NODE: &str = "\"host:port\" or \"[ipv6]:port\"";
+const ADDRESSES: &str = "an array of some nodes of the cluster such as [\"host:port\"]";
 const ADDRESS: &str = "\"host:port\", \"[ipv6]:port\" or \"unix:/path\"";
 const LEAST_TIMEOUT: Duration = Duration::from_millis(1);
 const MOST_TIMEOUT: Duration = Duration::from_secs(600);
@@ -51,8 +54,14 @@ pub(super) fn source(section: &Section<'_>, around: &Surroundings<'_>) -> Option
 }
 
 pub(super) fn target(section: &Section<'_>, around: &Surroundings<'_>) -> Option<Target> {
-    let kind = section.choice("type", &[("redis", ())]);
-    let address = address(section);
+    let kinds = [("redis", Kind::Server), ("redis-cluster", Kind::Cluster)];
+    let kind = section.choice("type", &kinds);
+    let place = match kind {
+        Some(Kind::Server) => server(section),
+        Some(Kind::Cluster) => cluster(section),
+        // Which keys belong to it is unknown.
+        None => None,
+    };
     let credentials = credentials(section, around);
     let connect_timeout = section.duration("connect_timeout", LEAST_TIMEOUT, MOST_TIMEOUT);
     let db_map = db_map(&section.table("db_map"));
@@ -65,10 +74,14 @@ pub(super) fn target(section: &Section<'_>, around: &Surroundings<'_>) -> Option
         ],
     );
     let position_db = section.integer("position_db", DATABASES);
-    let tls = tls(section, address.as_ref(), around);
-    kind?;
+    if kind == Some(Kind::Cluster) {
+        only_database_0(section, db_map.as_ref(), position_db);
+    }
+    let tls = tls(section, place.as_ref().map(|(address, _)| address), around);
+    let (address, cluster) = place?;
     Some(Target {
-        address: address?,
+        address,
+        cluster,
         credentials: credentials?,
         connect_timeout: connect_timeout?,
         db_map: db_map?,
@@ -98,6 +111,106 @@ fn address(section: &Section<'_>) -> Option<Address> {
         text.parse()
             .map_err(|error: super::AddressError| error.to_string())
     })
+}
+
+/// What a target is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Server,
+    Cluster,
+}
+
+/// Where a target is.
+type Place = (Address, Option<ClusterNodes>);
+
+fn server(section: &Section<'_>) -> Option<Place> {
+    for key in ["addresses", "address_map"] {
+        if section.has(key) {
+            let what = "is for target.type = \"redis-cluster\", expected only target.address";
+            section.complain(key, Some(section.place_of(key)), what.into());
+        }
+    }
+    address(section).map(|address| (address, None))
+}
+
+fn cluster(section: &Section<'_>) -> Option<Place> {
+    if section.has("address") {
+        let what =
+            "is for one server, expected target.addresses, an array of some nodes of the cluster";
+        section.complain("address", Some(section.place_of("address")), what.into());
+    }
+    section.require("addresses", ADDRESSES);
+    let mut addresses = Some(Vec::new());
+    for found in section.array("addresses", ADDRESSES).unwrap_or_default() {
+        let address = node(section, "addresses", found.value, found.at);
+        addresses = addresses.zip(address).map(|(mut addresses, address)| {
+            addresses.push(address);
+            addresses
+        });
+    }
+    let address_map = address_map(section, &section.table("address_map"));
+    let addresses = addresses?;
+    let first = addresses.first()?.clone();
+    let nodes = ClusterNodes {
+        addresses,
+        address_map: address_map?,
+    };
+    Some((first, Some(nodes)))
+}
+
+fn address_map(section: &Section<'_>, map: &Section<'_>) -> Option<HashMap<Address, Address>> {
+    if section.has("address_map") && !map.is_present() {
+        return None;
+    }
+    let mut read = Some(HashMap::new());
+    for (key, value) in map.entries() {
+        let text = DeValue::String(key.value.into());
+        let from = node(map, key.value, &text, key.at);
+        let to = node(map, key.value, value.value, value.at);
+        read = read.zip(from.zip(to)).map(|(mut read, (from, to))| {
+            read.insert(from, to);
+            read
+        });
+    }
+    read
+}
+
+/// The address of a node of a cluster.
+fn node(section: &Section<'_>, key: &str, value: &DeValue<'_>, at: usize) -> Option<Address> {
+    let what = match value {
+        DeValue::String(text) => match text.parse() {
+            Ok(Address::Unix(_)) => format!(
+                "{} is a socket, expected \"host:port\" as for every node of a cluster",
+                quoted(text)
+            ),
+            Ok(address) => return Some(address),
+            Err(error) => {
+                let error: super::AddressError = error;
+                format!("{} {error}", quoted(text))
+            }
+        },
+        other => wrong_kind(other, NODE),
+    };
+    section.complain(key, Some(at), what);
+    None
+}
+
+fn only_database_0(
+    section: &Section<'_>,
+    db_map: Option<&BTreeMap<u32, u32>>,
+    position_db: Option<u32>,
+) {
+    let complain = |key, what: String| section.complain(key, Some(section.place_of(key)), what);
+    for (from, to) in db_map.into_iter().flatten().filter(|(_, to)| **to != 0) {
+        complain(
+            "db_map",
+            format!("sends database {from} to {to}, expected 0, the only database of a cluster"),
+        );
+    }
+    if let Some(db) = position_db.filter(|db| *db != 0) {
+        let what = format!("is {db}, expected 0, the only database of a cluster");
+        complain("position_db", what);
+    }
 }
 
 fn db_map(section: &Section<'_>) -> Option<BTreeMap<u32, u32>> {

@@ -2,7 +2,7 @@
 //!
 //! Everything here is ready for use: paths are absolute, addresses parsed, secrets loaded, defaults filled in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -61,11 +61,13 @@ pub struct Source {
     pub tls: Option<TlsFiles>,
 }
 
-/// A Redis server.
+/// A Redis server, or a cluster of them.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// Where it listens.
+    /// Where it listens; of a cluster, the first of its nodes that the file names.
     pub address: Address,
+    /// How its nodes are found; `None` for one server.
+    pub cluster: Option<ClusterNodes>,
     /// How to log in; `None` for a server without a password.
     pub credentials: Option<Credentials>,
     /// How long connecting may take, TLS and login included.
@@ -80,6 +82,15 @@ pub struct Target {
     pub position_db: u32,
     /// TLS, if it is to be used.
     pub tls: Option<TlsFiles>,
+}
+
+/// How the nodes of a cluster are found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterNodes {
+    /// Nodes that know the others, at least one; all are of [`Address::Tcp`].
+    pub addresses: Vec<Address>,
+    /// The address that a node announces to the one where it is reached from here, where the two differ.
+    pub address_map: HashMap<Address, Address>,
 }
 
 impl Target {
@@ -170,12 +181,25 @@ pub struct Policy {
     pub on_unsupported: OnUnsupported,
     /// What happens to expiry times of single members of sets and hashes.
     pub on_member_expiry: MemberExpiry,
+    /// What happens to commands with keys in several slots of a cluster.
+    pub on_cross_slot: CrossSlot,
     /// How a full sync deals with what the target has already.
     pub resync: Resync,
     /// Most keys that are removed after a full sync without being asked.
     pub max_delete: MaxDelete,
     /// By how much longer keys live on the target.
     pub expiry_grace: Duration,
+}
+
+/// What happens to commands whose keys are in several slots of a cluster, and that are not of one key each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrossSlot {
+    /// The keys that they write are read again from the source.
+    Fetch,
+    /// The task stops.
+    Stop,
+    /// They are left out and counted.
+    Skip,
 }
 
 /// How a full sync deals with what the target has already.

@@ -14,6 +14,8 @@ pub const PHASE: &str = "phase";
 pub const FLOW: &str = "flow";
 /// How many flows.
 pub const FLOWS: &str = "flows";
+/// Hash slots of a cluster.
+pub const SLOTS: &str = "slots";
 /// The address of a server.
 pub const ADDR: &str = "addr";
 /// An error with its causes.

@@ -47,6 +47,8 @@ pub enum Refusal {
     MasterDown,
     /// A cluster's slot is on the move.
     TryAgain,
+    /// A cluster has no master for a slot.
+    ClusterDown,
     /// It cannot persist, and is set to refuse writes then.
     CannotPersist,
     /// It has fewer good replicas than `min-replicas-to-write`.
@@ -62,6 +64,7 @@ impl Refusal {
             Self::OutOfMemory
             | Self::Busy
             | Self::TryAgain
+            | Self::ClusterDown
             | Self::CannotPersist
             | Self::NoReplicas => false,
         }
@@ -81,6 +84,7 @@ impl Refusal {
             b"BUSY" => Self::Busy,
             b"MASTERDOWN" => Self::MasterDown,
             b"TRYAGAIN" => Self::TryAgain,
+            b"CLUSTERDOWN" => Self::ClusterDown,
             b"MISCONF" => Self::CannotPersist,
             b"NOREPLICAS" => Self::NoReplicas,
             _ => return None,

@@ -120,6 +120,12 @@ pub enum TargetError {
         /// Whom.
         addr: String,
     },
+    /// A single server under `type = "redis-cluster"`.
+    #[error("the target {addr} is not a node of a Redis Cluster")]
+    NotACluster {
+        /// Whom.
+        addr: String,
+    },
     /// The target's release lacks something this task needs.
     #[error("the target {addr} is too old: {what}")]
     TooOld {
@@ -211,6 +217,7 @@ impl TargetError {
             | Self::Refused { .. }
             | Self::Database { .. }
             | Self::Cluster { .. }
+            | Self::NotACluster { .. }
             | Self::TooOld { .. }
             | Self::Conflict { .. }
             | Self::Overlap { .. }
@@ -247,6 +254,7 @@ impl TargetError {
                 "raise \"databases\" on the target, or map the database with target.db_map"
             }
             Self::Cluster { .. } => "set target.type = \"redis-cluster\"",
+            Self::NotACluster { .. } => "set target.type = \"redis\"",
             Self::TooOld { .. } => "upgrade the target, or choose another setting",
             Self::Conflict { .. } => {
                 "choose an empty target, or set policy.conflict to \"overwrite\" or \"skip\""

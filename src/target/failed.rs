@@ -24,11 +24,13 @@ use base64::engine::general_purpose::STANDARD;
 use redis::{Value, cmd};
 use serde::{Deserialize, Serialize};
 
+use super::control::Control;
 use super::error::TargetError;
 use super::fence::Fence;
+use super::node::text_of;
 use super::outgoing::Outgoing;
 use super::position::Names;
-use super::settings::{Control, Settings, text_of};
+use super::settings::Settings;
 
 /// Bytes of a command's words that are recorded; of one with more only the first words.
 const LIMIT: u64 = 1 << 20;
@@ -197,7 +199,7 @@ impl Failed {
         control: &mut Control,
         settings: &Settings,
     ) -> Result<Vec<Self>, TargetError> {
-        let names = Names::of(&settings.task);
+        let names = Names::for_target(settings);
         control.select(settings.position_db).await?;
         let read = cmd("HGETALL").arg(&names.failed).take();
         let fields = control.ask("reading the failed entries", &read).await?;
@@ -247,9 +249,28 @@ impl Failed {
             unknown: true,
             ..self.clone()
         };
-        let answers = fence
-            .commit(control, DOING, self.db, &[again], &[pending.record(fence)])
-            .await;
+        let pending = [pending.record(fence)];
+        let answers = match fence.topology() {
+            None => {
+                fence
+                    .commit(control, DOING, self.db, &[again], &pending)
+                    .await
+            }
+            // The record may be in another slot than the key, so it says first that the answer is not known.
+            Some(_) => {
+                let answers = fence.commit(control, DOING, 0, &[], &pending).await?;
+                control.first_error(DOING, &pending, &answers)?;
+                match fence.commit(control, DOING, self.db, &[again], &[]).await {
+                    // Some are answers, and some errors: both say that it has not taken effect.
+                    Err(
+                        TargetError::Answer { answer, .. }
+                        | TargetError::Unready { answer, .. }
+                        | TargetError::Permission { answer, .. },
+                    ) => return self.refuse_again(fence, control, answer).await,
+                    answers => answers,
+                }
+            }
+        };
         let answer = match answers {
             Ok(answers) => match answers.into_iter().next() {
                 Some(Value::ServerError(error)) => text_of(&error.into()),
@@ -262,6 +283,17 @@ impl Failed {
             Err(TargetError::Answer { answer, .. }) => return Ok(Retried::Refused(answer)),
             Err(error) => return Err(error),
         };
+        self.refuse_again(fence, control, answer).await
+    }
+
+    /// Records that it was refused again, and with which words.
+    async fn refuse_again(
+        &self,
+        fence: &Fence,
+        control: &mut Control,
+        answer: String,
+    ) -> Result<Retried, TargetError> {
+        const DOING: &str = "recording a failed entry";
         let refused = Self {
             answer: answer.clone(),
             ..self.clone()

@@ -14,18 +14,22 @@
 //!   [`Control`] behind that very fence changes it, as long as neither reports an error; after an error everything
 //!   is read again, behind a new fence.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redis::{Value, cmd};
 
+use super::cluster::{self, FieldNames, Found, Resumed, Topology};
+use super::control::Control;
 use super::error::TargetError;
 use super::failed::Failed;
 use super::outgoing::Outgoing;
-use super::position::{self, LSN, Names, Reconcile, Stored, Withheld};
+use super::position::{self, LSN, Names, Reconcile, Stored, Withheld, of_slot};
 use super::profile::info_field;
-use super::settings::{Control, Settings};
+use super::settings::Settings;
+use super::slot::{SLOTS, slot_of};
 use crate::fail_point::{self, Place};
 
 /// Which server, and which history of its dataset.
@@ -60,6 +64,24 @@ struct Inner {
     server: ServerId,
     /// Failed entries that are recorded.
     failed: AtomicU64,
+    cluster: Option<Clustered>,
+}
+
+/// What there is besides where the target is a cluster.
+#[derive(Debug)]
+struct Clustered {
+    task: String,
+    topology: Arc<Topology>,
+    /// Which full sync stamps and positions of slots belong to.
+    epoch: Mutex<String>,
+    /// By flow, where it goes on; empty if everything is copied.
+    resumed: Vec<Arc<Resumed>>,
+    /// Stamps, positions of slots and lists of withheld keys that were there.
+    keys: Vec<String>,
+    /// Stamps of nodes that have others now.
+    stale: Vec<String>,
+    /// How often all that was in the cluster was removed at a flush.
+    emptied: AtomicU64,
 }
 
 /// A fence, and what the target held when it was taken.
@@ -85,18 +107,23 @@ impl Fence {
     /// the target holds. Cancelled or failed, the fence may be taken and nobody's: then it has to be taken again.
     pub async fn take(control: &mut Control, settings: &Settings) -> Result<Taken, TargetError> {
         const DOING: &str = "taking the fence";
-        let names = Names::of(&settings.task);
+        let names = Names::for_target(settings);
         let token = token();
         control.select(settings.position_db).await?;
         // An unfinished transaction of this connection may have left something watched.
         () = control.ask(DOING, &cmd("UNWATCH")).await?;
+        // Of a cluster's lists, one for each slot, all are read below, this one only to have as many answers.
+        let listed = |list: &str| match settings.cluster {
+            None => list.to_owned(),
+            Some(_) => of_slot(list, slot_of(names.position.as_bytes())),
+        };
         let commands = [
             cmd("SET").arg(&names.fence).arg(&token).take(),
             cmd("HGETALL").arg(&names.position).take(),
             cmd("HGETALL").arg(&names.failed).take(),
-            cmd("SMEMBERS").arg(&names.reread).take(),
+            cmd("SMEMBERS").arg(listed(&names.reread)).take(),
             cmd("ZRANGE")
-                .arg(&names.members)
+                .arg(listed(&names.members))
                 .arg(0)
                 .arg(-1)
                 .arg("WITHSCORES")
@@ -115,11 +142,15 @@ impl Fence {
         })?;
         control.first_error(DOING, &commands, &answers)?;
         let read: Result<Answers, _> = redis::from_redis_value(Value::Array(answers));
-        let ((), record, failed, withheld, members, server, replication) =
+        let ((), record, failed, mut withheld, mut members, server, replication) =
             read.map_err(|error| control.error(DOING, "HGETALL", error.into()))?;
-        let record = texts(record);
+        let mut record = texts(record);
+        if settings.cluster.is_some() {
+            // Those of the flows are in the stamps.
+            position::fill_in(&mut record);
+        }
         let reconcile = Reconcile::read(record.get(position::RECONCILE).map(String::as_str));
-        let stored = Stored::read(&record).map_err(|unknown| TargetError::Record {
+        let mut stored = Stored::read(&record).map_err(|unknown| TargetError::Record {
             addr: control.addr().to_owned(),
             key: names.position.clone(),
             what: format!("its format is \"{}\"", unknown.0),
@@ -129,12 +160,39 @@ impl Fence {
             key: names.failed.clone(),
             what,
         })?;
+        let mut clustered = None;
+        if let Some(nodes) = control.nodes() {
+            let found = Found::take_over(nodes, &names, &settings.task, &token).await?;
+            let epoch = record.get(position::EPOCH).cloned().unwrap_or_default();
+            let mut resumed = Vec::new();
+            if let Stored::Stable { lsns, .. } = &mut stored {
+                match found.resumed(lsns.len() as u32, &epoch) {
+                    Ok(all) => {
+                        *lsns = all.iter().map(|flow| flow.next).collect();
+                        resumed = all.into_iter().map(Arc::new).collect();
+                    }
+                    Err(what) => stored = Stored::Damaged { what },
+                }
+            }
+            let stale = found.stale(&settings.task);
+            (withheld, members) = (found.withheld, found.members);
+            clustered = Some(Clustered {
+                task: settings.task.clone(),
+                stale,
+                topology: Arc::new(found.topology),
+                epoch: Mutex::new(epoch),
+                resumed,
+                keys: found.keys,
+                emptied: AtomicU64::new(0),
+            });
+        }
         let fence = Self(Arc::new(Inner {
             position_db: settings.position_db,
             names,
             token,
             server: ServerId::of_info(&server, &replication),
             failed: AtomicU64::new(failed.len() as u64),
+            cluster: clustered,
         }));
         let withheld = withheld.iter().map(|member| Withheld::read(member));
         let withheld = withheld.collect::<Option<Vec<_>>>();
@@ -176,6 +234,7 @@ impl Fence {
         reconcile: bool,
         now_ms: i64,
     ) -> Result<(), TargetError> {
+        const DOING: &str = "recording the start of a full sync";
         let names = &self.0.names;
         control.select(self.0.position_db).await?;
         let mut list = cmd("HKEYS");
@@ -199,17 +258,24 @@ impl Fence {
             true => phase.arg(position::RECONCILE).arg(Reconcile::Due.name()),
             false => forget.arg(position::RECONCILE),
         };
-        let settled = cmd("UNLINK")
-            .arg(&names.failed)
-            .arg(&names.reread)
-            .arg(&names.members)
-            .take();
-        self.write(
-            control,
-            "recording the start of a full sync",
-            &[forget, phase, settled],
-        )
-        .await?;
+        let mut settled = cmd("UNLINK").arg(&names.failed).take();
+        match &self.0.cluster {
+            None => drop(settled.arg(&names.reread).arg(&names.members)),
+            Some(clustered) => {
+                let epoch = format!("{:08x}", rand::random::<u32>());
+                phase.arg(position::EPOCH).arg(&epoch);
+                let keys = clustered.keys.iter();
+                let unlink: Vec<_> = keys.map(|key| cmd("UNLINK").arg(key).take()).collect();
+                self.held(control, DOING).await?;
+                let _: Vec<u64> = control.ask_each(DOING, &unlink).await?;
+                *clustered
+                    .epoch
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = epoch;
+            }
+        }
+        self.write(control, DOING, &[forget, phase, settled])
+            .await?;
         self.0.failed.store(0, Ordering::Relaxed);
         Ok(())
     }
@@ -263,46 +329,61 @@ impl Fence {
     }
 
     fn list(&self, out: &mut Outgoing, command: &[u8], flow: u32, db: u32, key: &[u8]) {
+        let list = self.list_of(&self.0.names.reread, key);
         let key = key.to_vec();
         let member = Withheld { flow, db, key }.member();
         out.command(3, None);
         out.word(command);
-        out.word(self.0.names.reread.as_bytes());
+        out.word(list.as_bytes());
         out.word(&member);
+    }
+
+    /// The list in which a key stands: in a cluster, that of its slot.
+    fn list_of<'n>(&self, list: &'n str, key: &[u8]) -> Cow<'n, str> {
+        match self.0.cluster {
+            None => list.into(),
+            Some(_) => of_slot(list, slot_of(key)).into(),
+        }
     }
 
     /// Appends the command that notes when the first member of a flow's key expires: Unix milliseconds. It belongs in
     /// an item of the position database, in the transaction that passes the entry which says so.
     pub fn schedule(&self, out: &mut Outgoing, flow: u32, db: u32, key: &[u8], at_ms: i64) {
+        let list = self.list_of(&self.0.names.members, key);
         let key = key.to_vec();
         let member = Withheld { flow, db, key }.member();
         out.command(4, None);
         out.word(b"ZADD");
-        out.word(self.0.names.members.as_bytes());
+        out.word(list.as_bytes());
         out.int(at_ms);
         out.word(&member);
     }
 
     /// Appends the command that ends that. It belongs in the transaction that withholds the key.
     pub fn unschedule(&self, out: &mut Outgoing, flow: u32, db: u32, key: &[u8]) {
+        let list = self.list_of(&self.0.names.members, key);
         let key = key.to_vec();
         let member = Withheld { flow, db, key }.member();
         out.command(3, None);
         out.word(b"ZREM");
-        out.word(self.0.names.members.as_bytes());
+        out.word(list.as_bytes());
         out.word(&member);
     }
 
     /// Moves the positions of all flows at once, past a global command: by flow, the LSN of the next entry. Those that
     /// have none yet are left out. No writer has anything unanswered; each of these is then told with
-    /// [`Writer::stands_at`](super::Writer::stands_at).
+    /// [`Writer::stands_at`](super::Writer::stands_at). `emptied` says that the command removed what the task has there.
     pub async fn move_all(
         &self,
         control: &mut Control,
         lsns: &[(u32, u64)],
+        emptied: bool,
     ) -> Result<(), TargetError> {
         if lsns.is_empty() {
             return Ok(());
+        }
+        if let Some(clustered) = &self.0.cluster {
+            return self.move_stamps(control, clustered, lsns, emptied).await;
         }
         let mut store = cmd("HSET");
         store.arg(&self.0.names.position);
@@ -311,6 +392,92 @@ impl Fence {
         }
         self.write(control, "storing the positions of all flows", &[store])
             .await
+    }
+
+    /// The same in a cluster: in each stamp all flows move at once, so whatever is lost, a node has all flows on the same
+    /// side of the command, and one node before it has all of them run it again. What slots have of their own says nothing
+    /// any more once they are empty, and goes first.
+    async fn move_stamps(
+        &self,
+        control: &mut Control,
+        clustered: &Clustered,
+        lsns: &[(u32, u64)],
+        emptied: bool,
+    ) -> Result<(), TargetError> {
+        const DOING: &str = "storing the positions of all flows";
+        self.held(control, DOING).await?;
+        if emptied {
+            let names = (0..SLOTS).map(|slot| of_slot(&self.0.names.position, slot));
+            let unlink: Vec<_> = names.map(|key| cmd("UNLINK").arg(key).take()).collect();
+            let _: Vec<u64> = control.ask_each(DOING, &unlink).await?;
+        }
+        let epoch = self.epoch();
+        let store = |stamp: &String| {
+            let mut store = cmd("HSET");
+            store.arg(stamp);
+            for (flow, lsn) in lsns {
+                // What is there already and was not removed is not to be repeated.
+                let known = clustered.resumed.get(*flow as usize);
+                let known = known.filter(|_| !emptied).map_or(0, |flow| flow.caught_up);
+                let names = FieldNames::of(*flow, &epoch);
+                store.arg(names.lsn).arg(known.max(*lsn));
+            }
+            store
+        };
+        let stamps = match control.nodes() {
+            Some(nodes) => cluster::stamps(nodes, DOING, &clustered.task).await?,
+            None => Vec::new(),
+        };
+        let stores: Vec<_> = stamps.iter().map(store).collect();
+        let _: Vec<u64> = control.ask_each(DOING, &stores).await?;
+        if emptied {
+            clustered.emptied.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Whether the fence is still this one's.
+    pub(super) async fn held(&self, control: &mut Control, doing: &str) -> Result<(), TargetError> {
+        let read = cmd("GET").arg(&self.0.names.fence).take();
+        let token: Option<Vec<u8>> = control.ask(doing, &read).await?;
+        self.check(control.addr(), token)
+    }
+
+    /// What connections of flows to the nodes of a cluster are called.
+    pub(super) fn connection_name(&self) -> Option<String> {
+        let clustered = self.0.cluster.as_ref()?;
+        Some(cluster::connection_name(&clustered.task, &self.0.token))
+    }
+
+    /// The nodes that the fence was taken on; none where the target is one server.
+    pub(super) fn topology(&self) -> Option<Arc<Topology>> {
+        Some(self.0.cluster.as_ref()?.topology.clone())
+    }
+
+    /// Stamps that no node's is any more.
+    pub(super) fn stale_stamps(&self) -> Vec<String> {
+        let clustered = self.0.cluster.as_ref();
+        clustered.map_or_else(Vec::new, |clustered| clustered.stale.clone())
+    }
+
+    /// Which full sync stamps belong to.
+    pub(super) fn epoch(&self) -> String {
+        let epoch = self.0.cluster.as_ref().map(|clustered| &clustered.epoch);
+        epoch.map_or_else(String::new, |epoch| {
+            epoch.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        })
+    }
+
+    /// Where a flow goes on in the slots of a cluster.
+    pub(super) fn resumed(&self, flow: u32) -> Option<Arc<Resumed>> {
+        let clustered = self.0.cluster.as_ref()?;
+        clustered.resumed.get(flow as usize).cloned()
+    }
+
+    /// How often all that was in the cluster was removed at a flush.
+    pub(super) fn emptied(&self) -> u64 {
+        let clustered = self.0.cluster.as_ref();
+        clustered.map_or(0, |clustered| clustered.emptied.load(Ordering::Relaxed))
     }
 
     /// Writes to the position database. No answer may be an error.
@@ -336,6 +503,14 @@ impl Fence {
     ) -> Result<Vec<Value>, TargetError> {
         let inner = &*self.0;
         control.select(inner.position_db).await?;
+        let home = slot_of(inner.names.fence.as_bytes());
+        let mut keys = there.iter().chain(here).filter_map(cluster::first_key);
+        if inner.cluster.is_some() && keys.any(|key| slot_of(key) != home) {
+            // One transaction cannot be in several slots; these commands remove, and may be repeated.
+            self.held(control, doing).await?;
+            let commands = [there, here].concat();
+            return control.ask_each(doing, &commands).await;
+        }
         let read = cmd("GET").arg(&inner.names.fence).take();
         let mut questions = redis::pipe();
         questions.cmd("WATCH").arg(&inner.names.fence).ignore();

@@ -3,32 +3,33 @@
 //! Invariants: only keys of this very task are touched, whatever the names of others begin with; what was copied
 //!   stays. The task must not run: a running one writes its records again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use redis::cmd;
 
+use super::control::Control;
 use super::error::TargetError;
 use super::position::PREFIX;
 use super::profile::Profile;
-use super::settings::{Control, Settings};
+use super::settings::Settings;
 use super::walk::Scan;
 
-/// Kinds of keys, in the order in which they go. Without a record the task has nothing; the fence is last, so that a
-/// process that still runs is kept out of what was removed.
-const KINDS: [&str; 7] = [
-    "position", "failed", "reread", "members", "foreign", "tmp", "fence",
+/// Kinds of keys, in the order in which they go. Without its record, and in a cluster without a stamp of every node, the
+/// task has nothing; the fence is last, so that a process that still runs is kept out of what was removed.
+const KINDS: [&str; 8] = [
+    "stamp", "position", "failed", "reread", "members", "foreign", "tmp", "fence",
 ];
 
 const DOING: &str = "looking for the task's keys";
 
-/// A key of a task, or all its temporary ones in a database.
+/// A key of a task, or all its temporary ones in a database, or all that are alike in the slots of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// The database.
     pub db: u32,
-    /// The key; of temporary ones, how they begin, and a star.
+    /// The key; of several, how they begin, and a star.
     pub key: String,
-    /// Fields or members; of temporary ones, how many keys.
+    /// Fields or members, of keys in slots those of all; of temporary ones, how many keys.
     pub count: u64,
 }
 
@@ -36,6 +37,8 @@ pub struct Found {
 pub async fn list(control: &mut Control, settings: &Settings) -> Result<Vec<Found>, TargetError> {
     let mut found = BTreeMap::new();
     for (db, _) in Profile::read(control).await?.keys {
+        // One may come twice.
+        let mut counted = HashSet::new();
         let mut scan = scan(db);
         while let Some(keys) = scan.next(control).await? {
             for key in keys {
@@ -45,9 +48,15 @@ pub async fn list(control: &mut Control, settings: &Settings) -> Result<Vec<Foun
                 if kind == "tmp" {
                     let name = format!("df2redis:tmp:{}:*", settings.task);
                     *found.entry((place, db, name)).or_insert(0) += 1;
-                } else if let Some(count) = count(control, db, &key).await? {
-                    let name = String::from_utf8_lossy(&key).into_owned();
-                    found.insert((place, db, name), count);
+                } else if counted.insert(key.clone())
+                    && let Some(count) = count(control, db, &key).await?
+                {
+                    let name = String::from_utf8_lossy(&key);
+                    let name = match name.split_once('{') {
+                        Some((begin, _)) => format!("{begin}{{*}}"),
+                        None => name.into_owned(),
+                    };
+                    *found.entry((place, db, name)).or_insert(0) += count;
                 }
             }
         }
@@ -71,9 +80,7 @@ pub async fn forget(control: &mut Control, settings: &Settings) -> Result<Vec<Fo
                     continue;
                 }
                 control.select(*db).await?;
-                let mut remove = cmd("UNLINK");
-                remove.arg(keys);
-                () = control.ask("removing the task's keys", &remove).await?;
+                control.unlink("removing the task's keys", &keys).await?;
             }
         }
     }
@@ -95,10 +102,7 @@ pub async fn remove_unfinished(
                 continue;
             }
             control.select(db).await?;
-            let mut remove = cmd("UNLINK");
-            remove.arg(keys);
-            let gone: u64 = control.ask("removing unfinished values", &remove).await?;
-            removed += gone;
+            removed += control.unlink("removing unfinished values", &keys).await?;
         }
     }
     Ok(removed)

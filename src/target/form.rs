@@ -119,6 +119,9 @@ pub struct Settings<'s> {
     pub on_member_expiry: MemberExpiry,
     /// Names temporary keys: `df2redis:tmp:<task>:<key>`.
     pub task: &'s str,
+    /// Whether the target is a cluster, where a temporary key has a hash tag, `df2redis:tmp:<task>:{<tag>}:<key>`, so
+    /// that it is in its key's slot.
+    pub of_cluster: bool,
     /// Where a value in a file is rewritten, if it must be.
     pub spill_dir: &'s Path,
     /// When the value was received.

@@ -5,12 +5,15 @@
 
 mod answer;
 mod claim;
+mod cluster;
+mod control;
 mod dead_letter;
 mod error;
 mod failed;
 mod fence;
 mod forget;
 pub mod form;
+mod node;
 mod outgoing;
 mod ownership;
 mod permissions;
@@ -19,10 +22,13 @@ mod profile;
 mod settings;
 mod slot;
 mod walk;
+mod way;
 mod writer;
 
 pub use answer::{Refusal, Tolerate};
 pub use claim::{Matches, Owned};
+pub use cluster::Owners;
+pub use control::Control;
 pub use dead_letter::{DeadLetter, ErrorPolicy};
 pub use error::TargetError;
 pub use failed::{Failed, Retried};
@@ -33,10 +39,11 @@ pub use ownership::{Conflict, Ownership, Wanted};
 pub use permissions::{Lack, Missing, Permissions, Purpose};
 pub use position::{
     PREFIX, RECONCILE, Reconcile, Stored, UnknownFormat, Withheld, foreign_key, foreign_member,
-    position_key, withheld_key,
+    position_key, stamp_key, withheld_key,
 };
 pub use profile::Profile;
-pub use settings::{Control, Settings};
-pub use slot::slot_of;
-pub use walk::Walk;
-pub use writer::{ANSWERS_MISSING, Counters, Fenced, Kind, Limits, Missed, Notice, Writer};
+pub use settings::{Seeds, Settings};
+pub use slot::{slot_of, tag_of as slot_tag};
+pub use walk::{Scan, Walk};
+pub use way::Writer;
+pub use writer::{ANSWERS_MISSING, Counters, Fenced, Kind, Limits, Missed, Notice};

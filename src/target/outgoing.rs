@@ -295,6 +295,57 @@ impl Outgoing {
         }
     }
 
+    /// Appends the `n`th command of another one, as it is.
+    pub fn append(&mut self, other: &Self, n: usize) {
+        self.assert_finished();
+        let Some(start) = other.commands.get(n).copied() else {
+            return;
+        };
+        let next = other.commands.get(n + 1);
+        let (end, end_part) = next.map_or((other.bytes.len(), other.parts.len()), |next| {
+            (next.at, next.part)
+        });
+        let base = self.bytes.len();
+        self.commands.push(Start {
+            at: base,
+            part: self.parts.len(),
+            ..start
+        });
+        for part in other.parts.get(start.part..end_part).unwrap_or_default() {
+            self.in_files += part.len;
+            self.parts.push(Part {
+                at: part.at - start.at + base,
+                spill: part.spill.clone(),
+                offset: part.offset,
+                len: part.len,
+            });
+        }
+        let bytes = other.bytes.get(start.at..end).unwrap_or_default();
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The `index`th word of the `n`th command, the name being word 0; `None` where there is none, or where it stands
+    /// in a tail.
+    pub fn word_at(&self, n: usize, index: usize) -> Option<Word<'_>> {
+        let start = self.commands.get(n)?;
+        let mut place = self.place_of(n);
+        let count = self.header(&mut place)?;
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        if index >= start.legible.unwrap_or(count).min(count) {
+            return None;
+        }
+        for _ in 0..index {
+            let len = self.header(&mut place)?;
+            place = self.skip(place, len + 2);
+        }
+        let len = self.header(&mut place)?;
+        Some(Word {
+            out: self,
+            place,
+            len,
+        })
+    }
+
     /// The entry the `n`th command was made from.
     pub fn lsn(&self, n: usize) -> Option<u64> {
         self.commands.get(n).and_then(|start| start.lsn)
@@ -443,6 +494,17 @@ impl Outgoing {
             "more bytes than declared, or no word started"
         );
         self.unfinished.word = left;
+    }
+}
+
+impl<'a> Word<'a> {
+    /// Its bytes, unless some of them are in a file.
+    pub fn in_memory(&self) -> Option<&'a [u8]> {
+        match self.out.piece(self.place) {
+            _ if self.len == 0 => Some(&[]),
+            Piece::Bytes(bytes) => bytes.get(..usize::try_from(self.len).ok()?),
+            Piece::File { .. } | Piece::End => None,
+        }
     }
 }
 
@@ -603,6 +665,26 @@ mod tests {
             assert_eq!(wire(&out, Place::default()), rest[0]);
             assert_eq!(out.len(), rest[0].len() as u64);
         }
+    }
+
+    #[test]
+    fn a_command_is_appended_as_it_is_with_what_it_has_in_files() {
+        let (from, mut to) = (three(), Outgoing::new());
+        for n in [1, 0, 2, 1] {
+            to.append(&from, n);
+        }
+        assert_eq!(
+            wire(&to, Place::default()),
+            [SECOND, FIRST, THIRD, SECOND].concat()
+        );
+        assert_eq!(wire(&to, to.place_of(2)), [THIRD, SECOND].concat());
+        assert_eq!((to.lsn(0), to.lsn(1), to.commands()), (Some(8), Some(7), 4));
+        let word = |n, index| to.word_at(n, index).map(|word| word.head(9));
+        assert_eq!(word(0, 1), Some(b"big".to_vec()));
+        assert_eq!(word(3, 3), Some(b"<234567|a".to_vec()));
+        assert_eq!(word(1, 3), None);
+        assert_eq!(to.word_at(0, 3).unwrap().in_memory(), None);
+        assert_eq!(to.word_at(1, 1).unwrap().in_memory(), Some(&b"k"[..]));
     }
 
     proptest! {

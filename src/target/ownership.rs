@@ -5,16 +5,17 @@
 //!   counted, listed or deleted; a foreign key is deleted by nobody here; FLUSHALL is never sent.
 //! Records: see [`position`](super::position).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
 
 use super::claim::{Claim, Owned};
+use super::control::Control;
 use super::error::TargetError;
 use super::fence::Fence;
 use super::outgoing::Outgoing;
 use super::position::{FORMAT, Names, PHASE, POSITIONS, foreign_member};
-use super::settings::{Control, Settings};
-use super::slot::slot_of;
+use super::settings::Settings;
+use super::slot::{SLOTS, slot_of, tag_of};
 use super::walk::Scan;
 
 /// Keys asked for, listed or deleted at a time.
@@ -72,6 +73,8 @@ pub struct Ownership {
     position_key: String,
     foreign_key: String,
     fence_key: String,
+    /// Keys of df2redis about a key are in the slot of that key.
+    of_cluster: bool,
     exclusive: bool,
     conflict: Conflict,
     foreign: u64,
@@ -88,13 +91,14 @@ impl Ownership {
         wanted: Wanted,
         now_ms: i64,
     ) -> Result<Self, TargetError> {
-        let names = Names::of(&settings.task);
+        let names = Names::for_target(settings);
         let mut ownership = Self {
             owned: wanted.owned,
             position_db: settings.position_db,
             position_key: names.position,
             foreign_key: names.foreign,
             fence_key: names.fence,
+            of_cluster: settings.cluster.is_some(),
             exclusive: wanted.exclusive,
             conflict: wanted.conflict,
             foreign: 0,
@@ -182,20 +186,18 @@ impl Ownership {
             return Ok(vec![false; keys.len()]);
         }
         control.select(self.position_db).await?;
-        let mut questions = redis::Pipeline::new();
-        for chunk in keys.chunks(CHUNK) {
-            let question = questions.cmd("SMISMEMBER").arg(&self.foreign_key);
-            for (db, key) in chunk {
+        let sets = self.by_foreign_key(keys.iter().map(|(_, key)| *key));
+        let questions = sets.iter().map(|(set, places)| {
+            let mut question = redis::cmd("SMISMEMBER");
+            question.arg(set);
+            for (db, key) in places.iter().filter_map(|at| keys.get(*at)) {
                 question.arg(foreign_member(*db, key));
             }
-        }
-        let answer = control
-            .ask_all(
-                "looking for keys that were there first",
-                "SMISMEMBER",
-                &questions,
-            )
-            .await;
+            question
+        });
+        let questions: Vec<_> = questions.collect();
+        let doing = "looking for keys that were there first";
+        let answer = control.ask_each(doing, &questions).await;
         let answers: Vec<Vec<bool>> = match answer {
             Err(TargetError::Answer { addr, answer, .. }) if answer.contains("unknown command") => {
                 return Err(TargetError::TooOld {
@@ -207,7 +209,56 @@ impl Ownership {
             }
             other => other?,
         };
-        Ok(answers.concat())
+        let mut foreign = vec![false; keys.len()];
+        for ((_, places), answers) in sets.iter().zip(answers) {
+            for (at, answer) in places.iter().zip(answers) {
+                if let Some(foreign) = foreign.get_mut(*at) {
+                    *foreign = answer;
+                }
+            }
+        }
+        Ok(foreign)
+    }
+
+    /// The set in which a key is listed if it was there first: in a cluster, one of the key's slot.
+    fn foreign_key_of(&self, key: &[u8]) -> String {
+        match self.of_cluster {
+            true => of_slot(&self.foreign_key, slot_of(key)),
+            false => self.foreign_key.clone(),
+        }
+    }
+
+    /// All of those sets.
+    fn foreign_keys(&self) -> Vec<String> {
+        match self.of_cluster {
+            true => (0..SLOTS)
+                .map(|slot| of_slot(&self.foreign_key, slot))
+                .collect(),
+            false => vec![self.foreign_key.clone()],
+        }
+    }
+
+    /// Places of keys, by the set in which they would be listed.
+    fn by_foreign_key<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k [u8]>,
+    ) -> Vec<(String, Vec<usize>)> {
+        let mut sets: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        for (at, key) in keys.enumerate() {
+            let slot = if self.of_cluster { slot_of(key) } else { 0 };
+            sets.entry(slot).or_default().push(at);
+        }
+        let named = sets.into_iter().flat_map(|(slot, places)| {
+            let name = match self.of_cluster {
+                true => of_slot(&self.foreign_key, slot),
+                false => self.foreign_key.clone(),
+            };
+            let parts = places.chunks(CHUNK).map(<[usize]>::to_vec);
+            parts
+                .map(move |part| (name.clone(), part))
+                .collect::<Vec<_>>()
+        });
+        named.collect()
     }
 
     /// Appends the command that makes a foreign key the task's own. It belongs in an item of the
@@ -215,7 +266,7 @@ impl Ownership {
     pub fn adopt(&self, out: &mut Outgoing, db: u32, key: &[u8], lsn: Option<u64>) {
         out.command(3, lsn);
         out.word(b"SREM");
-        out.word(self.foreign_key.as_bytes());
+        out.word(self.foreign_key_of(key).as_bytes());
         out.word(&foreign_member(db, key));
     }
 
@@ -247,9 +298,8 @@ impl Ownership {
                 continue;
             }
             if self.may_flush_whole(control, owned).await? {
-                let mut flush = redis::cmd("FLUSHDB");
-                flush.arg("ASYNC");
-                run(control, fence, "emptying a database", owned, flush).await?;
+                let flush = [redis::cmd("FLUSHDB").arg("ASYNC").take()];
+                run(control, fence, "emptying a database", owned, &flush).await?;
             } else {
                 self.delete(control, fence, owned, |_| true).await?;
             }
@@ -302,11 +352,11 @@ impl Ownership {
         self.exclusive |= known.get("exclusive").is_some_and(|text| text == "yes");
         self.first = false;
         control.select(self.position_db).await?;
-        let mut count = redis::cmd("SCARD");
-        count.arg(&self.foreign_key);
-        self.foreign = control
-            .ask("counting keys that were there first", &count)
-            .await?;
+        let count = |set| redis::cmd("SCARD").arg(set).take();
+        let counts: Vec<_> = self.foreign_keys().into_iter().map(count).collect();
+        let doing = "counting keys that were there first";
+        let counts: Vec<u64> = control.ask_each(doing, &counts).await?;
+        self.foreign = counts.iter().sum();
         Ok(())
     }
 
@@ -363,7 +413,9 @@ impl Ownership {
         while let Some(keys) = scan.next(control).await? {
             for key in keys {
                 let key = String::from_utf8_lossy(&key).into_owned();
-                if key == self.position_key {
+                let task = key.strip_prefix(POSITIONS).unwrap_or_default();
+                // Names of tasks hold no colon: of one that does, it is a position of a slot.
+                if key == self.position_key || task.contains(':') {
                     continue;
                 }
                 let record = read_record(control, self.position_db, &key).await?;
@@ -432,16 +484,20 @@ impl Ownership {
             let mut scan = Scan::of(db, None);
             while let Some(mut keys) = scan.next(control).await? {
                 keys.retain(|key| self.owned.has(key));
-                for chunk in keys.chunks(CHUNK) {
-                    control.select(self.position_db).await?;
+                let sets = self.by_foreign_key(keys.iter().map(Vec::as_slice));
+                let lists = sets.iter().map(|(set, places)| {
                     let mut list = redis::cmd("SADD");
-                    list.arg(&self.foreign_key);
-                    chunk.iter().for_each(|key| {
+                    list.arg(set);
+                    for key in places.iter().filter_map(|at| keys.get(*at)) {
                         list.arg(foreign_member(db, key));
-                    });
-                    let added: u64 = control.ask("listing keys that are there", &list).await?;
-                    self.foreign += added;
-                }
+                    }
+                    list
+                });
+                let lists: Vec<_> = lists.collect();
+                control.select(self.position_db).await?;
+                let doing = "listing keys that are there";
+                let added: Vec<u64> = control.ask_each(doing, &lists).await?;
+                self.foreign += added.iter().sum::<u64>();
             }
         }
         Ok(())
@@ -449,18 +505,18 @@ impl Ownership {
 
     async fn forget_foreign(&self, control: &mut Control) -> Result<(), TargetError> {
         control.select(self.position_db).await?;
-        let mut forget = redis::cmd("UNLINK");
-        forget.arg(&self.foreign_key);
-        control.ask("forgetting an unfinished list", &forget).await
+        let doing = "forgetting an unfinished list";
+        control.unlink(doing, &self.foreign_keys()).await?;
+        Ok(())
     }
 
     /// Undoes a claim under which nothing was written.
     async fn withdraw(&self, control: &mut Control) -> Result<(), TargetError> {
         control.select(self.position_db).await?;
-        let mut withdraw = redis::cmd("UNLINK");
-        withdraw.arg(&self.position_key).arg(&self.foreign_key);
-        withdraw.arg(&self.fence_key);
-        control.ask("withdrawing the claim", &withdraw).await
+        let mut keys = vec![self.position_key.clone(), self.fence_key.clone()];
+        keys.extend(self.foreign_keys());
+        control.unlink("withdrawing the claim", &keys).await?;
+        Ok(())
     }
 
     /// Whether everything in a database is the task's: then, and only then, `FLUSHDB`.
@@ -495,30 +551,34 @@ impl Ownership {
                 .filter_map(|(key, foreign)| (!foreign).then_some(key))
                 .collect();
             for chunk in mine.chunks(CHUNK) {
-                let mut delete = redis::cmd("UNLINK");
-                delete.arg(chunk);
-                run(control, fence, "deleting the task's keys", db, delete).await?;
+                let delete = control.unlinking(chunk);
+                run(control, fence, "deleting the task's keys", db, &delete).await?;
             }
         }
         Ok(())
     }
 }
 
-/// Runs one command in a database, behind the fence if there is one.
+/// Runs commands in a database, behind the fence if there is one. Order does not matter among them.
 async fn run(
     control: &mut Control,
     fence: Option<&Fence>,
     doing: &str,
     db: u32,
-    command: redis::Cmd,
+    commands: &[redis::Cmd],
 ) -> Result<(), TargetError> {
     let Some(fence) = fence else {
         control.select(db).await?;
-        return control.ask(doing, &command).await;
+        let _: Vec<redis::Value> = control.ask_each(doing, commands).await?;
+        return Ok(());
     };
-    let commands = [command];
-    let answers = fence.commit(control, doing, db, &commands, &[]).await?;
-    control.first_error(doing, &commands, &answers)
+    let answers = fence.commit(control, doing, db, commands, &[]).await?;
+    control.first_error(doing, commands, &answers)
+}
+
+/// The name of a key of a slot, among those of a task that are alike.
+fn of_slot(name: &str, slot: u16) -> String {
+    format!("{name}:{{{}}}", tag_of(slot))
 }
 
 async fn read_record(

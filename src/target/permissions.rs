@@ -8,10 +8,13 @@
 
 use redis::{RedisError, Value};
 
+use super::cluster::Nodes;
 use super::error::TargetError;
+use super::node::{Node, text_of};
 use super::position::Names;
-use super::settings::{Control, Settings, text_of};
+use super::settings::Settings;
 use crate::commands::{Features, Needs};
+use crate::net::Endpoint;
 
 /// What a task needs a command for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +29,8 @@ pub enum Purpose {
     Journal,
     /// Emptying a database that the task owns alone.
     Flushes,
+    /// Finding the nodes of a cluster, and keeping other processes of the task from writing to them.
+    Nodes,
 }
 
 /// Why a command cannot be used.
@@ -50,6 +55,14 @@ pub struct Missing {
     pub purpose: Purpose,
     /// Why not.
     pub lack: Lack,
+    /// Nodes of a cluster, where it is not so on all masters.
+    pub only_on: Vec<String>,
+}
+
+impl Missing {
+    fn is_like(&self, other: &Self) -> bool {
+        (self.command, self.purpose) == (other.command, other.purpose) && self.lack == other.lack
+    }
 }
 
 /// What was found out.
@@ -239,6 +252,18 @@ const FIELD_EXPIRY: &[Row] = &[
 ];
 const SET_WITH_EXPIRY: &[Row] = &[row("HSETEX K fields 1 f v")];
 
+/// What only a cluster needs, of every node.
+const NODES: &[Row] = &[
+    row("CLUSTER SLOTS"),
+    row("CLUSTER SHARDS"),
+    row("CLUSTER NODES"),
+    row("ASKING"),
+    row("CLIENT SETNAME v"),
+    row("CLIENT LIST"),
+    row("CLIENT KILL id 0"),
+    row("EXISTS K"),
+];
+
 const FLUSHES: &[Row] = &[row("FLUSHDB async")];
 
 impl Row {
@@ -285,7 +310,12 @@ struct Attempt<'k> {
 }
 
 /// All that a task can send to such a target, on keys of its own and on those it copies.
-fn attempts<'k>(features: &Features, names: &'k Names, keys: &'k [Vec<u8>]) -> Vec<Attempt<'k>> {
+fn attempts<'k>(
+    features: &Features,
+    names: &'k Names,
+    keys: &'k [Vec<u8>],
+    of_cluster: bool,
+) -> Vec<Attempt<'k>> {
     let record = names.position.as_bytes();
     let key = keys.first().map_or(record, Vec::as_slice);
     let expiry: [(bool, &'static [Row]); 2] = [
@@ -299,7 +329,11 @@ fn attempts<'k>(features: &Features, names: &'k Names, keys: &'k [Vec<u8>]) -> V
         (Purpose::Records, FAILED, names.failed.as_bytes()),
         (Purpose::Snapshot, SNAPSHOT, key),
         (Purpose::Journal, JOURNAL, key),
-        (Purpose::Flushes, FLUSHES, key),
+        match of_cluster {
+            // Never sent there: df2redis' own keys are in the only database.
+            true => (Purpose::Nodes, NODES, record),
+            false => (Purpose::Flushes, FLUSHES, key),
+        },
     ]
     .into_iter()
     .chain(expiry.map(|(_, rows)| (Purpose::Journal, rows, key)));
@@ -319,16 +353,58 @@ fn attempts<'k>(features: &Features, names: &'k Names, keys: &'k [Vec<u8>]) -> V
 }
 
 impl Permissions {
-    /// Finds out. `keys` are examples of keys that the task copies; its own records are tried too.
+    /// Finds out, on every master of a cluster. `keys` are examples of keys that the task copies; its own records are
+    /// tried too.
     pub async fn read(
         settings: &Settings,
         features: &Features,
         keys: &[Vec<u8>],
     ) -> Result<Self, TargetError> {
-        let mut control = Control::connect(settings).await?;
+        let masters = match &settings.cluster {
+            None => vec![settings.endpoint.clone()],
+            Some(seeds) => Nodes::connect(settings, seeds).await?.masters(),
+        };
+        let mut all = Vec::with_capacity(masters.len());
+        for master in masters {
+            let found = Self::read_on(settings, &master, features, keys).await?;
+            all.push((master.to_string(), found));
+        }
+        Ok(Self::together(all))
+    }
+
+    fn together(all: Vec<(String, Self)>) -> Self {
+        let mut together = Self::default();
+        for (_, one) in &all {
+            together.tried = together.tried.max(one.tried);
+            for missing in &one.missing {
+                if together.missing.iter().any(|known| known.is_like(missing)) {
+                    continue;
+                }
+                let lacks = |one: &Self| one.missing.iter().any(|other| other.is_like(missing));
+                let on = all.iter().filter(|(_, one)| lacks(one));
+                let mut only_on: Vec<_> = on.map(|(addr, _)| addr.clone()).collect();
+                if only_on.len() == all.len() {
+                    only_on.clear();
+                }
+                together.missing.push(Missing {
+                    only_on,
+                    ..missing.clone()
+                });
+            }
+        }
+        together
+    }
+
+    async fn read_on(
+        settings: &Settings,
+        endpoint: &Endpoint,
+        features: &Features,
+        keys: &[Vec<u8>],
+    ) -> Result<Self, TargetError> {
+        let mut control = Node::connect(settings, endpoint).await?;
         let mut found = Self::default();
         // Before MULTI there is nothing to execute.
-        let names = Names::of(&settings.task);
+        let names = Names::for_target(settings);
         let fence = names.fence.as_bytes();
         for words in ["EXEC", "SELECT 0", "WATCH K", "UNWATCH", "MULTI"] {
             let row = row(words);
@@ -346,7 +422,7 @@ impl Permissions {
         if found.missing.iter().any(stops) || !is_queueing(&mut control).await? {
             return Ok(found);
         }
-        let attempts = attempts(features, &names, keys);
+        let attempts = attempts(features, &names, keys, settings.cluster.is_some());
         let questions: Vec<_> = attempts
             .iter()
             .map(|attempt| attempt.row.command(attempt.key))
@@ -373,6 +449,7 @@ impl Permissions {
                 command,
                 purpose,
                 lack,
+                only_on: Vec::new(),
             };
             if !self.missing.contains(&missing) {
                 self.missing.push(missing);
@@ -382,7 +459,7 @@ impl Permissions {
 }
 
 /// Whether what is sent now is kept and not executed. Not so with some proxies, whatever they answer to MULTI.
-async fn is_queueing(control: &mut Control) -> Result<bool, TargetError> {
+async fn is_queueing(control: &mut Node) -> Result<bool, TargetError> {
     let mut harmless = redis::cmd("INFO");
     harmless.arg("server");
     let answers = control.answers(&[harmless]).await?;
@@ -409,7 +486,11 @@ fn lack(answer: &str, key: &[u8]) -> Option<Lack> {
     if lower.contains("unknown command") || lower.contains("unknown subcommand") {
         return Some(Lack::Unknown);
     }
-    // EXEC asked for nothing; and what a target cannot do just now is another matter.
+    // EXEC asked for nothing; and what a target cannot do just now is another matter, as is which node would do it.
+    let elsewhere = ["moved ", "ask ", "crossslot "];
+    if elsewhere.iter().any(|code| lower.starts_with(code)) {
+        return None;
+    }
     if lower.contains("without multi") || super::answer::Refusal::of(answer.as_bytes()).is_some() {
         return None;
     }
@@ -492,7 +573,7 @@ mod tests {
         };
         let names = |features: &Features| -> Vec<&str> {
             let records = Names::of("t");
-            let attempts = attempts(features, &records, &[]);
+            let attempts = attempts(features, &records, &[], false);
             attempts.iter().map(|attempt| attempt.row.name()).collect()
         };
         let old = names(&features((6, 0, 0), false));

@@ -12,6 +12,17 @@
 //!  df2redis:tmp:<task>:<key>  a value that is being built                      see `form`
 //! ```
 //!
+//! In a cluster, what is written together with the record is in its slot, and what is written together with a key is in
+//! that key's: their names end in a hash tag, `:{<tag>}`. There are besides
+//!
+//! ```text
+//!  df2redis:position:<task>:{<tag>}   hash   positions of flows in one slot    see `cluster`
+//!  df2redis:stamp:<task>:{<tag>}      hash   positions of flows on one node    see `cluster`
+//! ```
+//!
+//! In a cluster there is `df2redis:foreign:<task>:{<tag>}`, one for each slot with such keys, which then is
+//! where they are.
+//!
 //! Fields of the record:
 //!
 //! ```text
@@ -19,6 +30,7 @@
 //!  task, source, mapping,                     the claim, written at every start; positions count only as long as
 //!   databases, include, exclude               it says the same
 //!  exclusive, conflict, decided               what was decided about keys that were there first
+//!  epoch                                      in a cluster: names the last full sync
 //!  updated_ms                                 when a process last wrote one of these fields
 //!  phase                                      claimed | snapshot | stable
 //!  reconcile                                  due | approved: keys may be there that the source deleted
@@ -33,6 +45,9 @@
 
 use std::collections::HashMap;
 
+use super::settings::Settings;
+use super::slot::{slot_of, tag_of};
+
 /// What all keys of df2redis begin with.
 pub const PREFIX: &[u8] = b"df2redis:";
 /// What the keys with positions and claims begin with.
@@ -43,6 +58,8 @@ pub(super) const FORMAT: &str = "1";
 pub(super) const PHASE: &str = "phase";
 /// The field that says that keys may be there which the source deleted before the last full sync.
 pub const RECONCILE: &str = "reconcile";
+/// The field that tells one full sync of a cluster from another: stamps and positions of slots belong to one.
+pub(super) const EPOCH: &str = "epoch";
 /// What the fields with positions begin with.
 pub(super) const LSN: &str = "lsn:";
 
@@ -71,11 +88,33 @@ impl Names {
             tmp: format!("df2redis:tmp:{task}:"),
         }
     }
+
+    /// Of a task with this target. In a cluster, what is written in one transaction is in the record's slot; the list of
+    /// keys to be read again is one for each slot, named by [`of_slot`].
+    pub fn for_target(settings: &Settings) -> Self {
+        let mut names = Self::of(&settings.task);
+        if settings.cluster.is_some() {
+            let slot = slot_of(names.position.as_bytes());
+            names.fence = of_slot(&names.fence, slot);
+            names.failed = of_slot(&names.failed, slot);
+        }
+        names
+    }
+}
+
+/// A name's variant in a slot of a cluster.
+pub(super) fn of_slot(name: &str, slot: u16) -> String {
+    format!("{name}:{{{}}}", tag_of(slot))
 }
 
 /// The key of a task's record.
 pub fn position_key(task: &str) -> String {
     format!("{POSITIONS}{task}")
+}
+
+/// What the keys of a task's stamps begin with: positions on each node of a cluster.
+pub fn stamp_key(task: &str) -> String {
+    format!("df2redis:stamp:{task}")
 }
 
 /// The key of the set of a task's keys that were there first.
@@ -224,6 +263,17 @@ pub(super) fn stable_fields(replication_id: &str, flows: u32) -> [(&'static str,
         ("replid", replication_id.to_owned()),
         ("flows", flows.to_string()),
     ]
+}
+
+/// Most flows whose positions are looked for in stamps: a Dragonfly has no more shards than this.
+const MOST_FLOWS: u32 = 4096;
+
+/// Gives a cluster's record, which has no positions, one for each of its flows; what they are is in the stamps.
+pub(super) fn fill_in(fields: &mut HashMap<String, String>) {
+    let flows = fields.get("flows").and_then(|flows| flows.parse().ok());
+    for flow in 0..flows.filter(|flows| *flows <= MOST_FLOWS).unwrap_or(0) {
+        fields.insert(lsn_field(flow), "0".to_owned());
+    }
 }
 
 /// The positions of all flows. `None` if one is missing or no number.

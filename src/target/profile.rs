@@ -2,10 +2,11 @@
 //!
 //! Facts: fields of `INFO` and `CONFIG GET` of Redis 5 to 8 and Valkey 7.2 to 9.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
+use super::control::Control;
 use super::error::TargetError;
-use super::settings::Control;
+use super::node::Node;
 use crate::commands::{Features, Flavour, Known};
 
 /// A target's release, state and limits.
@@ -42,16 +43,40 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Asks. What the user is not permitted to ask for, except `INFO`, is left out.
+    /// Asks; of a cluster, what is true of all its masters together. What the user is not permitted to ask for,
+    /// except `INFO`, is left out.
     pub async fn read(control: &mut Control) -> Result<Self, TargetError> {
-        let info: Vec<u8> = control
-            .ask("reading its state", &redis::cmd("INFO"))
-            .await?;
+        let Some(nodes) = control.nodes() else {
+            return Self::of_node(control.any().await?, false).await;
+        };
+        let mut all = Vec::new();
+        for master in nodes.masters() {
+            all.push(Self::of_node(nodes.on(&master).await?, true).await?);
+        }
+        let together = all.into_iter().reduce(Self::and);
+        together.ok_or_else(|| TargetError::NotACluster {
+            addr: control.addr().to_owned(),
+        })
+    }
+
+    /// The masters of a cluster, each by itself with its address.
+    pub async fn read_each(control: &mut Control) -> Result<Vec<(String, Self)>, TargetError> {
+        let Some(nodes) = control.nodes() else {
+            return Ok(Vec::new());
+        };
+        let mut all = Vec::new();
+        for master in nodes.masters() {
+            let profile = Self::of_node(nodes.on(&master).await?, true).await?;
+            all.push((master.to_string(), profile));
+        }
+        Ok(all)
+    }
+
+    async fn of_node(node: &mut Node, of_cluster: bool) -> Result<Self, TargetError> {
+        let info: Vec<u8> = node.ask("reading its state", &redis::cmd("INFO")).await?;
         let info = String::from_utf8_lossy(&info).into_owned();
-        let mut profile = Self::of_info(&info, control.addr())?;
-        if let Some(redis::Value::Array(commands)) =
-            optional(control, &redis::cmd("COMMAND")).await?
-        {
+        let mut profile = Self::of_info(&info, node.addr(), of_cluster)?;
+        if let Some(redis::Value::Array(commands)) = optional(node, &redis::cmd("COMMAND")).await? {
             commands
                 .iter()
                 .filter_map(writing)
@@ -61,15 +86,56 @@ impl Profile {
         let (json, bloom) = (["JSON.SET"], ["BF.ADD", "CMS.INCRBY", "TOPK.ADD", "CF.ADD"]);
         let (json, bloom) = (json.iter().all(has), bloom.iter().all(has));
         (profile.features.json, profile.features.bloom) = (json, bloom);
-        profile.max_bulk = config(control, "proto-max-bulk-len").await?;
-        profile.databases = config(control, "databases").await?;
-        if let Some(limit) = config(control, "maxmemory").await? {
+        profile.max_bulk = config(node, "proto-max-bulk-len").await?;
+        profile.databases = match of_cluster {
+            true => Some(1),
+            false => config(node, "databases").await?,
+        };
+        if let Some(limit) = config(node, "maxmemory").await? {
             profile.max_memory = Some(limit).filter(|limit| *limit > 0);
         }
-        if let Some(policy) = config(control, "maxmemory-policy").await? {
+        if let Some(policy) = config(node, "maxmemory-policy").await? {
             profile.eviction = Some(policy);
         }
         Ok(profile)
+    }
+
+    /// Two masters of one cluster: what both can do, and what they hold together.
+    fn and(self, other: Self) -> Self {
+        let sum = |a: Option<u64>, b: Option<u64>| a.zip(b).map(|(a, b)| a.saturating_add(b));
+        let older = match self.features.version <= other.features.version {
+            true => &self.features,
+            false => &other.features,
+        };
+        let mut keys: BTreeMap<u32, u64> = BTreeMap::new();
+        for (db, count) in self.keys.iter().chain(&other.keys) {
+            *keys.entry(*db).or_default() += count;
+        }
+        let keeps = |policy: &Option<String>| policy.as_deref() == Some("noeviction");
+        Self {
+            features: Features {
+                json: self.features.json && other.features.json,
+                bloom: self.features.bloom && other.features.bloom,
+                ..older.clone()
+            },
+            known: self.known.and(&other.known),
+            is_replica: self.is_replica || other.is_replica,
+            is_read_only: self.is_read_only || other.is_read_only,
+            is_loading: self.is_loading || other.is_loading,
+            used_memory: sum(self.used_memory, other.used_memory),
+            max_memory: sum(self.max_memory, other.max_memory),
+            system_memory: sum(self.system_memory, other.system_memory),
+            eviction: match keeps(&self.eviction) {
+                true => other.eviction,
+                false => self.eviction,
+            },
+            max_bulk: self.max_bulk.zip(other.max_bulk).map(|(a, b)| a.min(b)),
+            databases: self.databases,
+            keys: keys.into_iter().collect(),
+            // Nobody goes by those of several.
+            run_id: String::new(),
+            replication_id: String::new(),
+        }
     }
 
     /// Most bytes of one word of a command: what the target says, else the default of every release.
@@ -77,7 +143,7 @@ impl Profile {
         self.max_bulk.unwrap_or(512 << 20)
     }
 
-    fn of_info(info: &str, addr: &str) -> Result<Self, TargetError> {
+    fn of_info(info: &str, addr: &str, of_cluster: bool) -> Result<Self, TargetError> {
         let fields: HashMap<&str, &str> = info
             .lines()
             .filter_map(|line| line.trim_end().split_once(':'))
@@ -95,9 +161,9 @@ impl Profile {
                 });
             }
         };
-        if fields.get("cluster_enabled") == Some(&"1")
-            || fields.get("redis_mode") == Some(&"cluster")
-        {
+        let is_node = fields.get("cluster_enabled") == Some(&"1")
+            || fields.get("redis_mode") == Some(&"cluster");
+        if is_node && !of_cluster {
             return Err(TargetError::Cluster {
                 addr: addr.to_owned(),
             });
@@ -182,10 +248,10 @@ fn keys_of(info: &str) -> Vec<(u32, u64)> {
 
 /// The answer, or `None` if the user may not ask or the server does not know the question.
 async fn optional(
-    control: &mut Control,
+    node: &mut Node,
     question: &redis::Cmd,
 ) -> Result<Option<redis::Value>, TargetError> {
-    match control.ask("reading its settings", question).await {
+    match node.ask("reading its settings", question).await {
         Ok(answer) => Ok(Some(answer)),
         Err(TargetError::Permission { .. } | TargetError::Answer { .. }) => Ok(None),
         Err(error) => Err(error),
@@ -193,12 +259,12 @@ async fn optional(
 }
 
 async fn config<T: std::str::FromStr>(
-    control: &mut Control,
+    node: &mut Node,
     name: &str,
 ) -> Result<Option<T>, TargetError> {
     let mut question = redis::cmd("CONFIG");
     question.arg("GET").arg(name);
-    let Some(answer) = optional(control, &question).await? else {
+    let Some(answer) = optional(node, &question).await? else {
         return Ok(None);
     };
     let pairs: HashMap<String, String> = redis::from_redis_value(answer).unwrap_or_default();
@@ -214,7 +280,7 @@ mod tests {
         let info = "# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.0-rc1\r\n\
                     run_id:abc\r\nrole:slave\r\nmaxmemory:0\r\ndb0:keys=3,expires=0,avg_ttl=0\r\n\
                     db12:keys=7,expires=1\r\ndbsize:9\r\n";
-        let profile = Profile::of_info(info, "t:1").unwrap();
+        let profile = Profile::of_info(info, "t:1", false).unwrap();
         assert_eq!(profile.features.flavour, Flavour::Valkey);
         assert_eq!(profile.features.version, (8, 1, 0));
         assert_eq!(profile.keys, [(0, 3), (12, 7)]);
@@ -241,10 +307,11 @@ mod tests {
 
     #[test]
     fn a_cluster_node_and_a_stranger_are_refused() {
-        let cluster = Profile::of_info("redis_version:7.0.0\r\ncluster_enabled:1\r\n", "t:1");
+        let cluster =
+            Profile::of_info("redis_version:7.0.0\r\ncluster_enabled:1\r\n", "t:1", false);
         assert!(matches!(cluster, Err(TargetError::Cluster { .. })));
         assert!(matches!(
-            Profile::of_info("STAT pid 1\r\n", "t:1"),
+            Profile::of_info("STAT pid 1\r\n", "t:1", false),
             Err(TargetError::Answer { .. })
         ));
     }

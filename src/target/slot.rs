@@ -2,7 +2,12 @@
 //!
 //! Facts: the Redis Cluster specification: CRC16 (XMODEM) of the hash tag or key, modulo 16384.
 
+use std::sync::LazyLock;
+
 use crc_fast::{CrcAlgorithm, checksum};
+
+/// Slots of every cluster.
+pub const SLOTS: u16 = 16384;
 
 /// The slot of a key.
 pub fn slot_of(key: &[u8]) -> u16 {
@@ -12,12 +17,35 @@ pub fn slot_of(key: &[u8]) -> u16 {
         rest.get(..close).filter(|tag| !tag.is_empty())
     });
     // The remainder is below 2^14.
-    (checksum(CrcAlgorithm::Crc16Xmodem, tag.unwrap_or(key)) % 16384) as u16
+    (checksum(CrcAlgorithm::Crc16Xmodem, tag.unwrap_or(key)) % u64::from(SLOTS)) as u16
+}
+
+/// A word whose slot this is, to be put between braces in a key that is to be there. Of at most five letters and digits.
+pub fn tag_of(slot: u16) -> &'static str {
+    static TAGS: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let mut tags = vec![String::new(); usize::from(SLOTS)];
+        let mut missing = tags.len();
+        for n in 0_u32.. {
+            let word = format!("{n:x}");
+            if let Some(tag) = tags.get_mut(usize::from(slot_of(word.as_bytes())))
+                && tag.is_empty()
+            {
+                *tag = word;
+                missing -= 1;
+            }
+            if missing == 0 {
+                break;
+            }
+        }
+        tags
+    });
+    TAGS.get(usize::from(slot % SLOTS))
+        .map_or("", String::as_str)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::slot_of;
+    use super::{SLOTS, slot_of, tag_of};
 
     #[test]
     fn slots_are_those_the_specification_gives() {
@@ -26,5 +54,17 @@ mod tests {
         assert_eq!(slot_of(b"{user1000}.following"), slot_of(b"user1000"));
         assert_eq!(slot_of(b"foo{{bar}}zap"), slot_of(b"{bar"));
         assert_ne!(slot_of(b"foo{}{bar}"), slot_of(b"bar"));
+    }
+
+    #[test]
+    fn every_slot_has_a_short_tag() {
+        for slot in 0..SLOTS {
+            let tag = tag_of(slot);
+            assert!(!tag.is_empty() && tag.len() <= 5, "{tag}");
+            assert_eq!(
+                slot_of(format!("df2redis:x:task:{{{tag}}}").as_bytes()),
+                slot
+            );
+        }
     }
 }

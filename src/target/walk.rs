@@ -3,9 +3,10 @@
 //! Facts: a key that is there all the time comes at least once, and may come twice; one that is made or deleted
 //!   meanwhile may or may not come (SCAN).
 
+use super::cluster::Sweep;
+use super::control::Control;
 use super::error::TargetError;
 use super::ownership::Ownership;
-use super::settings::Control;
 
 /// Keys listed at a time.
 const CHUNK: usize = 1000;
@@ -57,31 +58,39 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// All keys of a database, some at a time; a key may come twice.
+/// All keys of a database, of all masters of a cluster, some at a time; a key may come twice.
 #[derive(Debug)]
-pub(super) struct Scan<'a> {
+pub struct Scan<'a> {
     db: u32,
     pattern: Option<&'a str>,
     cursor: Option<u64>,
+    sweep: Option<Sweep>,
 }
 
 impl<'a> Scan<'a> {
-    pub(super) fn of(db: u32, pattern: Option<&'a str>) -> Self {
+    /// Of the keys that match a glob pattern, if there is one.
+    pub fn of(db: u32, pattern: Option<&'a str>) -> Self {
         Self {
             db,
             pattern,
             cursor: Some(0),
+            sweep: None,
         }
     }
 
-    pub(super) async fn next(
+    /// The next keys, perhaps none of them; nothing at the end.
+    pub async fn next(
         &mut self,
         control: &mut Control,
     ) -> Result<Option<Vec<Vec<u8>>>, TargetError> {
+        control.select(self.db).await?;
+        if let Some(nodes) = control.nodes() {
+            let sweep = self.sweep.get_or_insert_with(|| Sweep::new(self.pattern));
+            return sweep.next(nodes).await;
+        }
         let Some(cursor) = self.cursor else {
             return Ok(None);
         };
-        control.select(self.db).await?;
         let mut scan = redis::cmd("SCAN");
         scan.arg(cursor).arg("COUNT").arg(CHUNK);
         if let Some(pattern) = self.pattern {

@@ -612,6 +612,12 @@ impl Applier {
                 info!(self.log, "the target takes writes again"; fields::FLOW => self.flow,
                     fields::TOOK_MS => millis(after), fields::ATTEMPT => attempts);
             }
+            Notice::Moving { slots } => {
+                let slots: Vec<_> = slots.iter().map(u16::to_string).collect();
+                warn!(self.log, "slots of the target are on the move, their entries wait";
+                    fields::FLOW => self.flow, fields::SLOTS => slots.join(" "),
+                    fields::HINT => "see what moves them; an unfinished move is finished with redis-cli --cluster fix");
+            }
             Notice::Skipped {
                 command,
                 db,

@@ -8,7 +8,7 @@ use slog::{Logger, info, warn};
 use tokio::sync::{mpsc, watch};
 
 use crate::commands::{self, Features, Global, Kind, Known, Note, Reason, Unsupported};
-use crate::config::{Conflict, MemberExpiry, OnUnsupported, Reaction, Task};
+use crate::config::{Conflict, CrossSlot, MemberExpiry, Policy, Reaction, Task};
 use crate::fail_point::{self, Place};
 use crate::logging::fields;
 use crate::target::{Control, Fence, Ownership, Reconcile, form};
@@ -83,7 +83,7 @@ impl Context {
         what: &str,
         unsupported: &Unsupported,
     ) -> Result<(), TaskError> {
-        if reaction(&self.task.policy.on_unsupported, unsupported.kind) == Reaction::Stop {
+        if reaction(&self.task.policy, unsupported.kind) == Reaction::Stop {
             return Err(TaskError::Unsupported {
                 what: what.to_owned(),
                 db,
@@ -103,6 +103,8 @@ impl Context {
     /// nothing depends on which of its words are keys.
     pub(super) fn passes_on(&self, name: &[u8], unsupported: &Unsupported) -> bool {
         unsupported.reason == Reason::Unknown
+            // Which of its words is a key decides where it goes.
+            && self.task.target.cluster.is_none()
             && self.known.has(name)
             && self.task.filter.allows_everything()
             && self.task.policy.conflict == Conflict::Overwrite
@@ -130,6 +132,7 @@ impl Context {
             features: &self.features,
             on_member_expiry: member_expiry(self.task.policy.on_member_expiry),
             task: &self.task.name,
+            of_cluster: self.task.target.cluster.is_some(),
             now_ms,
             limits: form::Limits {
                 word: self.longest_word,
@@ -227,7 +230,7 @@ impl Context {
         }
         fail_point::pass(Place::FlushApplied);
         if let Some(fence) = fence {
-            fence.move_all(&mut control, positions).await?;
+            fence.move_all(&mut control, positions, concerns).await?;
         }
         fail_point::pass(Place::FlushPassed);
         if !concerns {
@@ -249,8 +252,13 @@ pub(super) fn member_expiry(policy: MemberExpiry) -> commands::MemberExpiry {
 }
 
 /// What the policy says of this kind.
-pub(super) fn reaction(policy: &OnUnsupported, kind: Kind) -> Reaction {
+pub(super) fn reaction(policy: &Policy, kind: Kind) -> Reaction {
+    let (across, policy) = (policy.on_cross_slot, &policy.on_unsupported);
     match kind {
+        Kind::CrossSlot => match across {
+            CrossSlot::Skip => Reaction::Skip,
+            CrossSlot::Fetch | CrossSlot::Stop => Reaction::Stop,
+        },
         Kind::Json => policy.json,
         Kind::Bloom => policy.bloom,
         Kind::Cms => policy.cms,
@@ -267,6 +275,7 @@ pub(super) fn reaction(policy: &OnUnsupported, kind: Kind) -> Reaction {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::OnUnsupported;
 
     #[test]
     fn each_kind_follows_its_own_policy() {
@@ -280,13 +289,15 @@ mod tests {
             Kind::Command,
             Kind::Value,
             Kind::Lost,
+            Kind::CrossSlot,
         ];
+        let task = super::super::preflight::task_with("");
         for skipped in kinds {
             let of = |kind: Kind| match kind == skipped {
                 true => Reaction::Skip,
                 false => Reaction::Stop,
             };
-            let policy = OnUnsupported {
+            let on_unsupported = OnUnsupported {
                 json: of(Kind::Json),
                 bloom: of(Kind::Bloom),
                 cms: of(Kind::Cms),
@@ -296,6 +307,14 @@ mod tests {
                 command: of(Kind::Command),
                 value: of(Kind::Value),
                 lost: of(Kind::Lost),
+            };
+            let policy = Policy {
+                on_unsupported,
+                on_cross_slot: match of(Kind::CrossSlot) {
+                    Reaction::Skip => CrossSlot::Skip,
+                    Reaction::Stop => CrossSlot::Stop,
+                },
+                ..Policy::clone(&task.policy)
             };
             for kind in kinds {
                 assert_eq!(reaction(&policy, kind), of(kind), "{kind:?}");

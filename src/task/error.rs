@@ -79,6 +79,9 @@ pub enum TaskError {
     /// answered for what was in flight.
     #[error("stopped before the target confirmed what was in flight")]
     Undrained,
+    /// The source has keys in databases that would become others than 0, and the target is a cluster.
+    #[error("the target is a cluster, which has only database 0, and the source has {}", databases(.0))]
+    OtherDatabases(Vec<(u32, u64)>),
     /// Entries that the target refused wait for an operator's word.
     #[error("entries that the target refused are not settled: {count}, the first: {first}")]
     Unsettled {
@@ -127,6 +130,19 @@ pub enum TaskError {
     Panicked(String),
 }
 
+/// What to do about databases that a cluster does not have.
+pub(super) const ONLY_DATABASE_0: &str =
+    "copy one of them: choose it with filter.databases, and make it 0 with target.db_map";
+
+fn databases(keyspace: &[(u32, u64)]) -> String {
+    let shown = keyspace.iter();
+    let shown = shown.map(|(db, keys)| match keys {
+        1 => format!("1 key in database {db}"),
+        keys => format!("{keys} keys in database {db}"),
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
 impl From<SourceError> for TaskError {
     fn from(cause: SourceError) -> Self {
         Self::Source { addr: None, cause }
@@ -161,6 +177,7 @@ impl TaskError {
             | Self::Panicked(_) => true,
             Self::SpoolFull { in_snapshot, .. } => !in_snapshot,
             Self::Unsupported { .. }
+            | Self::OtherDatabases(_)
             | Self::Unsettled { .. }
             | Self::TooLarge(_)
             | Self::State { .. }
@@ -199,6 +216,7 @@ impl TaskError {
                     .to_owned(),
             ),
             Self::TooLarge(what) => Some(what.hint()),
+            Self::OtherDatabases(_) => Some(ONLY_DATABASE_0.to_owned()),
             Self::Unsettled { file, .. } => {
                 let file = file.display();
                 Some(format!(
@@ -223,6 +241,7 @@ impl TaskError {
             Self::Unsupported { .. } | Self::Unsettled { .. } | Self::Damaged { .. } => {
                 Exit::BadInput
             }
+            Self::OtherDatabases(_) => Exit::Config,
             Self::Barrier(_) | Self::Malformed { .. } => Exit::Protocol,
             Self::State { .. } => Exit::CannotCreate,
             Self::GaveUp { last, .. } => match last.exit_code() {
@@ -296,6 +315,7 @@ fn target_exit(error: &TargetError) -> Exit {
         TargetError::Refused { .. } => Exit::BadInput,
         TargetError::Database { .. }
         | TargetError::Cluster { .. }
+        | TargetError::NotACluster { .. }
         | TargetError::TooOld { .. }
         | TargetError::Overlap { .. } => Exit::Config,
         TargetError::Conflict { .. } | TargetError::TakenOver { .. } => Exit::CannotCreate,

@@ -22,7 +22,7 @@ use super::large::{Large, LargeError};
 use super::reread::Suspicion;
 
 /// Keys that are df2redis' own are never copied, whatever the filter says.
-const OWN_KEYS: &[u8] = b"df2redis:";
+pub(super) const OWN_KEYS: &[u8] = b"df2redis:";
 
 /// Keys of a batch that the target had before this task: database there, and key.
 pub(super) type Foreign = HashSet<(u32, Vec<u8>)>;
@@ -55,6 +55,7 @@ impl Applier {
         if key.starts_with(OWN_KEYS) || !self.context.task.filter.allows(record.db, key) {
             return Ok(Took::Whole);
         }
+        self.refuse_database(record.db)?;
         match self.ghosts.judge(key, || is_hyperloglog(batch, record)) {
             Verdict::Keep => self.settle_doubts(false)?,
             Verdict::Drop => return Ok(Took::Whole),
@@ -263,7 +264,7 @@ impl Applier {
                 Filtered::Nothing => return Ok(Took::Whole),
                 Filtered::Part(packed, words) => {
                     let args = self.checked(&packed, words)?;
-                    return self.send(batch, command, &args, large, foreign);
+                    return self.route(batch, command, &args, large, foreign);
                 }
                 Filtered::Crosses(key) => {
                     let crosses = Unsupported {
@@ -277,10 +278,10 @@ impl Applier {
                 }
             }
         }
-        self.send(batch, command, args, large, foreign)
+        self.route(batch, command, args, large, foreign)
     }
 
-    fn send(
+    pub(super) fn send(
         &mut self,
         batch: &Batch,
         command: &Command,
@@ -464,7 +465,7 @@ impl Applier {
         Ok(())
     }
 
-    fn plan<'a>(&self, batch: &Batch, command: &Command, args: &Args<'a>) -> Plan<'a> {
+    pub(super) fn plan<'a>(&self, batch: &Batch, command: &Command, args: &Args<'a>) -> Plan<'a> {
         self.plan_in(batch, command, args, self.circumstances(batch))
     }
 
@@ -476,7 +477,11 @@ impl Applier {
         circumstances: Circumstances,
     ) -> Plan<'a> {
         let task = &self.context.task;
-        let map_db = |db| task.filter.allows_db(db).then(|| task.target.db(db));
+        let is_there = |db: &u32| *db == 0 || task.target.cluster.is_none();
+        let map_db = |db| {
+            let mapped = task.filter.allows_db(db).then(|| task.target.db(db));
+            mapped.filter(is_there)
+        };
         commands::plan(
             args,
             &commands::Context {
@@ -541,7 +546,7 @@ impl Applier {
 
     /// Makes way for a command on keys that were on the target first, or says that it must not be
     /// applied.
-    fn settle_foreign(
+    pub(super) fn settle_foreign(
         &mut self,
         command: &Command,
         args: &Args<'_>,
@@ -743,11 +748,11 @@ impl Applier {
         Ok(())
     }
 
-    fn skipped(&self) {
+    pub(super) fn skipped(&self) {
         self.count(|counters| &counters.skipped, 1);
     }
 
-    fn log(&self) -> &Logger {
+    pub(super) fn log(&self) -> &Logger {
         &self.log
     }
 }
@@ -808,7 +813,7 @@ fn is_global(args: &Args<'_>) -> bool {
 }
 
 /// A command's name and first key.
-fn describe(args: &Args<'_>) -> String {
+pub(super) fn describe(args: &Args<'_>) -> String {
     match commands::keys(args).next() {
         Some(used) => format!("{} of key {}", show(args.name()), show(used.key)),
         None => show(args.name()),

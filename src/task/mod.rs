@@ -9,6 +9,7 @@ mod backlog;
 mod backoff;
 mod barrier;
 mod context;
+mod cross_slot;
 mod error;
 mod ghosts;
 mod host;

@@ -193,6 +193,7 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     let mut session = Session::open(&source).await?;
     let master = session.master().clone();
     let mut monitor = session.monitor().await?;
+    refuse_other_databases(setup, &mut monitor).await?;
     let release = master.release.as_deref().unwrap_or("release unknown");
     setup.reporter.source_is(&format!("Dragonfly {release}"));
     info!(setup.log, "source reached"; fields::ADDR => source.endpoint.to_string(),
@@ -511,6 +512,20 @@ async fn expect_keys(
         status.expected_keys.store(keys, Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// A cluster takes one database: whoever has more in the source is told before anything begins.
+async fn refuse_other_databases(setup: &Setup<'_>, monitor: &mut Monitor) -> Result<(), TaskError> {
+    let task = &setup.task;
+    if task.target.cluster.is_none() {
+        return Ok(());
+    }
+    let mut others = monitor.keyspace().await?.unwrap_or_default();
+    others.retain(|(db, keys)| *keys > 0 && task.filter.allows_db(*db) && task.target.db(*db) != 0);
+    match others.is_empty() {
+        true => Ok(()),
+        false => Err(TaskError::OtherDatabases(others)),
+    }
 }
 
 /// A connection to the target for each flow.

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use crate::check::{self, ALL, Lists, Losses, Mode, Scope, Server, Side};
 use crate::config::{
-    Address, Conflict, Credentials, Glob, MemberExpiry, Positions, Reaction, Task, TlsFiles,
+    Address, ClusterNodes, Conflict, Credentials, Glob, MemberExpiry, Positions, Reaction, Task,
+    TlsFiles,
 };
 use crate::net::{Endpoint, Secret, TlsSettings, Verification};
 use crate::source::dragonfly;
-use crate::target::{self, DeadLetter, ErrorPolicy, Owned, TargetError, Wanted};
+use crate::target::{self, DeadLetter, ErrorPolicy, Owned, Seeds, TargetError, Wanted};
 
 use super::{Timing, backoff};
 
@@ -37,6 +38,16 @@ fn endpoint(address: &Address) -> Endpoint {
             port: *port,
         },
         Address::Unix(path) => Endpoint::Unix(path.clone()),
+    }
+}
+
+fn seeds(nodes: &ClusterNodes) -> Seeds {
+    let map = nodes.address_map.iter();
+    Seeds {
+        endpoints: nodes.addresses.iter().map(endpoint).collect(),
+        address_map: map
+            .map(|(from, to)| (endpoint(from), endpoint(to)))
+            .collect(),
     }
 }
 
@@ -84,6 +95,7 @@ pub(crate) fn target(task: &Task) -> target::Settings {
     let target = &task.target;
     target::Settings {
         endpoint: endpoint(&target.address),
+        cluster: target.cluster.as_ref().map(seeds),
         tls: target.tls.as_ref().map(tls),
         username: username(&target.credentials),
         password: password(&target.credentials),
@@ -102,6 +114,7 @@ pub(crate) fn comparison(task: &Task) -> check::Settings {
         source: Server {
             side: Side::Source,
             endpoint: source.endpoint,
+            cluster: None,
             tls: source.tls,
             username: source.username,
             password: source.password,
@@ -109,6 +122,7 @@ pub(crate) fn comparison(task: &Task) -> check::Settings {
         },
         target: Server {
             side: Side::Target,
+            cluster: target.cluster.is_some().then(|| target.clone()),
             endpoint: target.endpoint,
             tls: target.tls,
             username: target.username,
@@ -126,6 +140,7 @@ pub(crate) fn comparison(task: &Task) -> check::Settings {
         lists: (task.target.positions == Positions::Transaction).then(|| Lists {
             db: task.target.position_db,
             positions: target::position_key(&task.name),
+            stamps: target::stamp_key(&task.name),
             withheld: target::withheld_key(&task.name),
             foreign: target::foreign_key(&task.name),
             keeps_foreign: task.policy.conflict == Conflict::Skip,

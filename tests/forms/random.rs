@@ -348,6 +348,7 @@ fn by_every_form(server: &mut Server, target: Target, value: &Whole, kind: u8, b
             features: &features,
             on_member_expiry: MemberExpiry::Drop,
             task: "test",
+            of_cluster: false,
             spill_dir: Path::new("/tmp"),
             now_ms: NOW,
             limits,

@@ -44,6 +44,16 @@ impl Task {
         }
     }
 
+    /// From one address to a cluster with nodes at these, all else by default.
+    #[must_use]
+    pub fn into_cluster(source: &str, nodes: &[String]) -> Self {
+        let mut task = Self::between(source, "");
+        task.lines
+            .retain(|line| !line.starts_with("target.address"));
+        task.with("target.type = \"redis-cluster\"")
+            .with(format!("target.addresses = {nodes:?}"))
+    }
+
     /// Another name than `copy`.
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {

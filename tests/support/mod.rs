@@ -11,6 +11,7 @@
 )]
 
 pub mod client;
+pub mod cluster;
 pub mod compare;
 pub mod dragonfly;
 pub mod expected;
@@ -23,6 +24,7 @@ pub mod target;
 pub mod tls;
 
 pub use client::{Client, Reply};
+pub use cluster::Cluster;
 pub use compare::compare;
 pub use dragonfly::{Dataset, SimulatedDragonfly};
 pub use proxy::{Proxy, Towards};

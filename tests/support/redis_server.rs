@@ -73,8 +73,19 @@ impl RedisServer {
     #[track_caller]
     pub fn start_program(program: &Path, args: &[&str]) -> Self {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        Self::start_attempts(program, || args.clone())
+    }
+
+    /// The same with arguments that each attempt chooses anew, such as further ports.
+    ///
+    /// # Panics
+    /// When there is no such program, or it does not answer within 20 s.
+    #[must_use]
+    #[track_caller]
+    pub fn start_attempts(program: &Path, args: impl Fn() -> Vec<String>) -> Self {
         let mut log = String::new();
         for _ in 0..ATTEMPTS {
+            let args = args();
             let dir = tempfile::tempdir().expect("a temporary directory for redis-server");
             let port = free_port();
             let mut server = Self {
@@ -82,17 +93,14 @@ impl RedisServer {
                 dir,
                 port,
                 program: program.to_owned(),
-                args: args.clone(),
+                args,
             };
             if server.answers() {
                 return server;
             }
-            log = server.log();
+            log = format!("{:?}\n{}", server.args, server.log());
         }
-        panic!(
-            "{} {args:?} did not come up; its log:\n{log}",
-            program.display()
-        );
+        panic!("{} did not come up; its log:\n{log}", program.display());
     }
 
     /// Its port on 127.0.0.1.
@@ -159,6 +167,17 @@ impl RedisServer {
             self.port,
             self.log()
         );
+    }
+
+    /// Starts it again on another port, with what its arguments made persist.
+    ///
+    /// # Panics
+    /// When it does not come up there.
+    #[track_caller]
+    pub fn restart_elsewhere(&mut self) {
+        self.kill();
+        self.port = free_port();
+        self.restart();
     }
 
     /// What it has logged so far.

@@ -278,7 +278,7 @@ async fn a_process_that_lost_the_fence_deletes_nothing() {
             .await
             .unwrap();
         second
-            .move_all(&mut control, &[(0, 5), (1, 6)])
+            .move_all(&mut control, &[(0, 5), (1, 6)], false)
             .await
             .unwrap();
         assert_eq!(server.ask_in::<u64>(1, &["DBSIZE"]), 0);

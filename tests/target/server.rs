@@ -50,6 +50,7 @@ pub fn settings(address: &str) -> Settings {
         username: None,
         password: None,
         connect_timeout: Duration::from_secs(10),
+        cluster: None,
         position_db: 0,
         task: "test".to_owned(),
     }

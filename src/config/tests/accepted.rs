@@ -25,6 +25,7 @@ fn the_smallest_file_gets_every_default() {
     assert_eq!(task.policy.on_unsupported.json, Reaction::Stop);
     assert_eq!(task.policy.on_unsupported.command, Reaction::Stop);
     assert_eq!(task.policy.on_member_expiry, MemberExpiry::Emulate);
+    assert_eq!(task.policy.on_cross_slot, CrossSlot::Fetch);
     assert_eq!(task.limits.memory, 64 << 20);
     let expected = Spool {
         max_size: 10 << 30,
@@ -90,6 +91,7 @@ conflict = "skip"
 on_error = "skip"
 on_unsupported = { json = "skip", command = "stop" }
 on_member_expiry = "stop"
+on_cross_slot = "skip"
 [limits]
 memory = "1GiB"
 [spool]
@@ -146,6 +148,7 @@ console = "never"
     assert_eq!(task.policy.on_unsupported.json, Reaction::Skip);
     assert_eq!(task.policy.on_unsupported.bloom, Reaction::Stop);
     assert_eq!(task.policy.on_member_expiry, MemberExpiry::Stop);
+    assert_eq!(task.policy.on_cross_slot, CrossSlot::Skip);
     assert_eq!(task.limits.memory, 1 << 30);
     let expected = Spool {
         max_size: 64 << 20,
@@ -161,4 +164,22 @@ console = "never"
     assert_eq!(task.log.format, LogFormat::Json);
     assert_eq!(task.log.console, Console::Never);
     assert!(task.warnings.is_empty(), "{:?}", task.warnings);
+}
+
+#[test]
+fn nodes_of_a_cluster_are_read_with_where_they_are_reached() {
+    let files = Files::new();
+    let text = "source.address = \"a:1\"\n[target]\ntype = \"redis-cluster\"\n\
+                addresses = [\"b:1\", \"[::1]:2\"]\naddress_map = { \"10.0.0.1:6379\" = \"c:3\" }\n\
+                db_map = { \"3\" = 0 }\n[filter]\ndatabases = [3]\n";
+    let target = files.load(text).unwrap().target;
+    let nodes = target.cluster.as_ref().unwrap();
+    let shown = nodes.addresses.iter().map(ToString::to_string);
+    assert_eq!(shown.collect::<Vec<_>>(), ["b:1", "[::1]:2"]);
+    let reached = &nodes.address_map[&"10.0.0.1:6379".parse().unwrap()];
+    assert_eq!(reached.to_string(), "c:3");
+    assert_eq!(
+        (target.address.to_string().as_str(), target.db(3)),
+        ("b:1", 0)
+    );
 }

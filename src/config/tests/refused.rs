@@ -176,15 +176,14 @@ fn a_value_that_means_nothing_is_refused_with_what_would() {
     );
     assert_eq!(
         complaints(
-            "[source]\ntype = \"redis\"\naddress = \"df\"\nannounce_ip = \"me\"\nannounce_port = 0\n[target]\ntype = \"redis-cluster\"\naddress = \"::1:6379\"\ndb_map = { a = 1, \"1\" = \"2\" }\n[limits]\nmemory = \"1MiB\"\n[spool]\nmax_size = \"1MiB\"\nkeep = \"2days\"\nsync = \"allways\"\non_full = \"drop\"\n"
+            "[source]\ntype = \"redis\"\naddress = \"df\"\nannounce_ip = \"me\"\nannounce_port = 0\n[target]\ntype = \"redis-clusters\"\naddress = \"::1:6379\"\ndb_map = { a = 1, \"1\" = \"2\" }\n[limits]\nmemory = \"1MiB\"\n[spool]\nmax_size = \"1MiB\"\nkeep = \"2days\"\nsync = \"allways\"\non_full = \"drop\"\n"
         ),
         [
             "orders.toml:2:8: source.type: \"redis\" is not known here, expected \"dragonfly\"",
             "orders.toml:3:11: source.address: \"df\" has no port, expected \"host:port\"",
             "orders.toml:4:15: source.announce_ip: \"me\" is not an IP address, expected one such as \"10.0.0.1\"",
             "orders.toml:5:17: source.announce_port: 0 is out of range, expected a number from 1 to 65535",
-            "orders.toml:7:8: target.type: \"redis-cluster\" is not known here, expected \"redis\"",
-            "orders.toml:8:11: target.address: \"::1:6379\" is an IPv6 address without brackets, expected \"[ipv6]:port\"",
+            "orders.toml:7:8: target.type: \"redis-clusters\" is not one of \"redis\", \"redis-cluster\", did you mean \"redis-cluster\"?",
             "orders.toml:9:12: target.db_map.a: is not a database number, expected \"source\" = target, such as \"0\" = 1",
             "orders.toml:9:25: target.db_map.1: is a string, expected a number from 0 to 2147483646",
             "orders.toml:11:10: limits.memory: \"1MiB\" is too small, expected at least \"16MiB\"",
@@ -192,6 +191,51 @@ fn a_value_that_means_nothing_is_refused_with_what_would() {
             "orders.toml:14:8: spool.keep: \"2days\" is out of range, expected a duration from \"0s\" to \"1day\"",
             "orders.toml:15:8: spool.sync: \"allways\" is not one of \"interval\", \"always\", \"never\", did you mean \"always\"?",
             "orders.toml:16:11: spool.on_full: \"drop\" is not known here, expected one of \"disconnect\", \"throttle\"",
+        ]
+    );
+}
+
+#[test]
+fn keys_of_a_cluster_and_of_one_server_are_told_apart() {
+    let behind =
+        |target: &str| complaints(&format!("source.address = \"a:1\"\n[target]\n{target}"));
+    assert_eq!(
+        behind("address = \"b:1\"\naddresses = [\"c:1\"]\naddress_map = {}\n"),
+        [
+            "orders.toml:4:1: target.addresses: is for target.type = \"redis-cluster\", expected only target.address",
+            "orders.toml:5:1: target.address_map: is for target.type = \"redis-cluster\", expected only target.address",
+        ]
+    );
+    assert_eq!(
+        behind("type = \"redis-cluster\"\naddress = \"b:1\"\n"),
+        [
+            "orders.toml:2:1: target.addresses: is missing, expected an array of some nodes of the cluster such as [\"host:port\"]",
+            "orders.toml:4:1: target.address: is for one server, expected target.addresses, an array of some nodes of the cluster",
+        ]
+    );
+    assert_eq!(
+        behind(
+            "type = \"redis-cluster\"\naddresses = [\"b\", 1, \"unix:/s\"]\n\
+             address_map = { \"c\" = \"d:1\", \"e:1\" = 2 }\nposition_db = 1\n\
+             db_map = { \"0\" = 3 }\n"
+        ),
+        [
+            "orders.toml:4:14: target.addresses: \"b\" has no port, expected \"host:port\"",
+            "orders.toml:4:19: target.addresses: is an integer, expected \"host:port\" or \"[ipv6]:port\"",
+            "orders.toml:4:22: target.addresses: \"unix:/s\" is a socket, expected \"host:port\" as for every node of a cluster",
+            "orders.toml:5:17: target.address_map.c: \"c\" has no port, expected \"host:port\"",
+            "orders.toml:5:38: target.address_map.e:1: is an integer, expected \"host:port\" or \"[ipv6]:port\"",
+            "orders.toml:6:1: target.position_db: is 1, expected 0, the only database of a cluster",
+            "orders.toml:7:1: target.db_map: sends database 0 to 3, expected 0, the only database of a cluster",
+        ]
+    );
+    assert_eq!(
+        behind(
+            "type = \"redis-cluster\"\naddresses = [\"b:1\", \"a:1\"]\n[filter]\ndatabases = [0, 3]\n"
+        ),
+        [
+            "orders.toml:2:1: target.db_map: leaves database 3 of filter.databases where it is, expected { \"3\" = 0 }: a cluster has only database 0",
+            "orders.toml:4:1: target.addresses: has the address of the source too, expected other servers",
         ]
     );
 }

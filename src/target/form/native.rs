@@ -12,6 +12,8 @@
 use crate::commands::Form;
 use crate::rdb::{Elements, Halt};
 use crate::target::Outgoing;
+use crate::target::position::of_slot;
+use crate::target::slot_of;
 
 use super::chunk::Chunk;
 use super::window::Window;
@@ -43,9 +45,14 @@ pub struct Build<'a> {
     filled: bool,
 }
 
-/// The name under which a large value of a key is built.
-pub fn temporary(task: &str, key: &[u8]) -> Vec<u8> {
-    [b"df2redis:tmp:", task.as_bytes(), b":", key].concat()
+/// The name under which a large value of a key is built: in a cluster, in the key's slot.
+pub fn temporary(task: &str, of_cluster: bool, key: &[u8]) -> Vec<u8> {
+    let name = format!("df2redis:tmp:{task}");
+    let name = match of_cluster {
+        true => of_slot(&name, slot_of(key)),
+        false => name,
+    };
+    [name.as_bytes(), b":", key].concat()
 }
 
 impl<'a> Build<'a> {
@@ -62,7 +69,7 @@ impl<'a> Build<'a> {
         let key = if direct {
             job.value.key.to_vec()
         } else {
-            temporary(job.settings.task, job.value.key)
+            temporary(job.settings.task, job.settings.of_cluster, job.value.key)
         };
         let mut build = Self {
             job,

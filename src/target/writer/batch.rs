@@ -28,7 +28,7 @@ const KEPT: usize = 1 << 20;
 
 /// One item's commands, or one `SELECT` between items.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Item {
+pub(in crate::target) struct Item {
     /// Its first command.
     pub first: usize,
     pub db: u32,
@@ -38,7 +38,7 @@ pub(super) struct Item {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(in crate::target) struct Batch {
     pub out: Outgoing,
     pub items: Vec<Item>,
     /// The position reached when everything is answered.
@@ -68,7 +68,7 @@ pub(super) struct Batch {
 
 /// What is asked behind a batch.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Checks {
+pub(in crate::target) enum Checks {
     #[default]
     Nothing,
     /// `GET` of the fence.
@@ -94,7 +94,7 @@ impl Checks {
 
 /// One attempt to send a batch, and its replies.
 #[derive(Debug, Default)]
-pub(super) struct Sending {
+pub(in crate::target) struct Sending {
     /// Commands before this one were answered in an earlier attempt.
     pub from: usize,
     /// Whether it travels between `MULTI` and `EXEC`.
@@ -192,7 +192,7 @@ impl Batch {
     }
 
     /// Encodes what stands around the commands, for a connection whose database is `db`.
-    pub fn prepare(&mut self, db: Option<u32>, guard: Option<&Guard>) {
+    pub(in crate::target::writer) fn prepare(&mut self, db: Option<u32>, guard: Option<&Guard>) {
         let transaction = self.needs_transaction(db);
         let from = self.sending.from;
         let sending = &mut self.sending;
@@ -301,7 +301,7 @@ fn select(out: &mut BytesMut, db: u32) {
 }
 
 /// Encodes a small command.
-pub(super) fn words(out: &mut BytesMut, words: &[&[u8]]) {
+pub(in crate::target) fn words(out: &mut BytesMut, words: &[&[u8]]) {
     resp::command_start(out, words.len());
     words.iter().for_each(|word| resp::bulk(out, word));
 }

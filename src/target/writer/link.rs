@@ -16,7 +16,7 @@ use crate::fail_point;
 use crate::net::Stream;
 use crate::resp::{Reply, Scanner};
 use crate::target::error::TargetError;
-use crate::target::fence::{Fence, ServerId};
+use crate::target::fence::ServerId;
 use crate::target::outgoing::{Piece, Place};
 use crate::target::settings::Settings;
 
@@ -43,7 +43,7 @@ struct Loaded {
 }
 
 #[derive(Debug)]
-pub(super) struct Link {
+pub(in crate::target) struct Link {
     stream: Stream,
     progress: Option<Progress>,
     loaded: Loaded,
@@ -55,20 +55,27 @@ pub(super) struct Link {
 
 /// Why bytes could not be written.
 #[derive(Debug)]
-pub(super) enum WriteError {
+pub(in crate::target) enum WriteError {
     Socket(io::Error),
     Spill(io::Error),
 }
 
 impl Link {
-    /// Connects and logs in, within the connect timeout each. With a fence, the server must be the one it was taken
-    /// on, and the position database becomes the current one.
-    pub async fn open(settings: &Settings, fence: Option<&Fence>) -> Result<Self, TargetError> {
-        let mut stream = settings.stream().await?;
+    /// Connects and logs in, within the connect timeout each; before anything else it gets its name, if there is one.
+    /// With a server it must be this one, and the position database becomes the current one.
+    pub async fn open(
+        settings: &Settings,
+        server: Option<&ServerId>,
+        name: Option<&str>,
+    ) -> Result<Self, TargetError> {
+        let mut stream = settings.stream(&settings.endpoint).await?;
         let starting = async {
             log_in(&mut stream, settings).await?;
-            match fence {
-                Some(fence) => recognise(&mut stream, settings, fence).await,
+            if let Some(name) = name {
+                set_name(&mut stream, settings, name).await?;
+            }
+            match server {
+                Some(server) => recognise(&mut stream, settings, server).await,
                 None => Ok(()),
             }
         };
@@ -191,6 +198,15 @@ impl Link {
         progress
     }
 
+    /// One question and its answer, while nothing else is under way.
+    pub async fn ask(
+        &mut self,
+        settings: &Settings,
+        command: &[&[u8]],
+    ) -> Result<Reply, TargetError> {
+        ask(&mut self.stream, settings, command).await
+    }
+
     /// Closes in order: everything written is followed by an end of stream. Cancel safe.
     pub async fn close(&mut self) -> io::Result<()> {
         self.stream.shutdown().await
@@ -255,11 +271,30 @@ async fn log_in(stream: &mut Stream, settings: &Settings) -> Result<(), TargetEr
     }
 }
 
+/// Names the connection, so that whoever takes over can end it.
+async fn set_name(stream: &mut Stream, settings: &Settings, name: &str) -> Result<(), TargetError> {
+    let words = [&b"CLIENT"[..], b"SETNAME", name.as_bytes()];
+    match ask(stream, settings, &words).await? {
+        Reply::Ok => Ok(()),
+        Reply::Error(text) => Err(TargetError::from_answer(
+            &settings.addr(),
+            "naming the connection",
+            "CLIENT",
+            String::from_utf8_lossy(&text).into_owned(),
+        )),
+        other => Err(TargetError::Answer {
+            addr: settings.addr(),
+            doing: "naming the connection".to_owned(),
+            answer: format!("{other:?}"),
+        }),
+    }
+}
+
 /// Makes sure that this is the server, with the dataset, that the positions were read from.
 async fn recognise(
     stream: &mut Stream,
     settings: &Settings,
-    fence: &Fence,
+    expected: &ServerId,
 ) -> Result<(), TargetError> {
     let refused = |doing: &str, name: &str, reply| match reply {
         Reply::Error(text) => {
@@ -280,7 +315,7 @@ async fn recognise(
         }
     }
     let [server, replication] = &sections;
-    if ServerId::of_info(server, replication) != *fence.server() {
+    if ServerId::of_info(server, replication) != *expected {
         return Err(TargetError::Replaced {
             addr: settings.addr(),
         });

@@ -9,13 +9,14 @@ use super::refused::Site;
 use crate::commands;
 use crate::entry::{Args, ArgsWriter};
 use crate::target::answer::Tolerate;
+use crate::target::outgoing::Outgoing;
 use crate::target::position::PREFIX;
 
 /// A slow network: 10 MB/s.
-const BYTES_PER_US: u64 = 10;
+pub(in crate::target) const BYTES_PER_US: u64 = 10;
 
 /// How long the target may be silent before nothing more is handed to it.
-const HELD_UP: Duration = Duration::from_millis(100);
+pub(in crate::target) const HELD_UP: Duration = Duration::from_millis(100);
 
 /// A key that was to be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,38 +127,52 @@ impl Writer {
         let Some(item) = batch.item_of(command) else {
             return;
         };
-        let sent = batch.out.words(command);
-        // Few are meant, and only those are copied.
-        let name = sent.first().map(|word| word.head(LONGEST_NAME));
-        if !name.is_some_and(|name| of(&name)) {
-            return;
-        }
-        let mut words = ArgsWriter::default();
-        for word in sent {
-            // What is longer is no key.
-            words.word(&word.head(LONGEST_KEY));
-        }
-        let (packed, count) = words.finish();
-        if let Ok(args) = Args::check(&packed, count) {
-            let depends = |used: commands::KeyUse<'_>| used.read || !used.whole;
-            // What the source does not journal under this name.
-            let ours = match args.name() {
-                EXPIRES_FIELDS => args.get(1),
-                b"EVAL" => args.get(3),
-                _ => None,
-            };
-            if ours.is_none() && !commands::keys(&args).any(depends) {
-                return;
-            }
-            let keys = commands::keys(&args).map(|used| used.key).chain(ours);
-            let keys = keys.filter(|key| !key.starts_with(PREFIX));
-            self.missed.extend(keys.map(|key| Missed {
-                db: item.db,
-                key: key.to_vec(),
-                certain,
-            }));
-        }
+        let found = keys_of(&batch.out, command, (item.db, certain), of);
+        self.missed.extend(found);
     }
+}
+
+/// The keys that a command took for granted, if its name is one that is meant; `place` says in which database, and
+/// whether they were certainly missing.
+pub(in crate::target) fn keys_of(
+    out: &Outgoing,
+    command: usize,
+    (db, certain): (u32, bool),
+    of: impl Fn(&[u8]) -> bool,
+) -> Vec<Missed> {
+    let sent = out.words(command);
+    // Few are meant, and only those are copied.
+    let name = sent.first().map(|word| word.head(LONGEST_NAME));
+    if !name.is_some_and(|name| of(&name)) {
+        return Vec::new();
+    }
+    let mut words = ArgsWriter::default();
+    for word in sent {
+        // What is longer is no key.
+        words.word(&word.head(LONGEST_KEY));
+    }
+    let (packed, count) = words.finish();
+    let Ok(args) = Args::check(&packed, count) else {
+        return Vec::new();
+    };
+    let depends = |used: commands::KeyUse<'_>| used.read || !used.whole;
+    // What the source does not journal under this name.
+    let ours = match args.name() {
+        EXPIRES_FIELDS => args.get(1),
+        b"EVAL" => args.get(3),
+        _ => None,
+    };
+    if ours.is_none() && !commands::keys(&args).any(depends) {
+        return Vec::new();
+    }
+    let keys = commands::keys(&args).map(|used| used.key).chain(ours);
+    let keys = keys.filter(|key| !key.starts_with(PREFIX));
+    keys.map(|key| Missed {
+        db,
+        key: key.to_vec(),
+        certain,
+    })
+    .collect()
 }
 
 /// No command has a longer name.

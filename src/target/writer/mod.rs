@@ -13,11 +13,11 @@
 //!                                   └─ refused for now ─► all answered ─► backoff ─► waiting
 //! ```
 
-mod batch;
+pub(super) mod batch;
 mod guard;
-mod link;
-mod missed;
-mod patience;
+pub(super) mod link;
+pub(super) mod missed;
+pub(super) mod patience;
 mod refused;
 mod replies;
 mod retry;
@@ -48,7 +48,7 @@ const MOST_SENT: usize = 4;
 /// Emptied batches kept for reuse.
 const SPARE: usize = 2;
 /// Notices kept until somebody asks; the counters go on.
-const NOTICES: usize = 64;
+pub(super) const NOTICES: usize = 64;
 
 /// Whether an item may take effect twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +125,11 @@ pub enum Notice {
         /// How many attempts were refused.
         attempts: u32,
     },
+    /// Slots of a cluster are on the move for longer than usual: their entries wait, and nothing else.
+    Moving {
+        /// Which.
+        slots: Vec<u16>,
+    },
     /// A command was refused for good, recorded, and passed over.
     Skipped {
         /// Which.
@@ -186,7 +191,10 @@ impl Writer {
         policy: ErrorPolicy,
         fenced: Option<Fenced>,
     ) -> Result<Self, TargetError> {
-        let link = Link::open(settings, fenced.as_ref().map(|fenced| &fenced.fence)).await?;
+        let link = {
+            let server = fenced.as_ref().map(|fenced| fenced.fence.server());
+            Link::open(settings, server, None).await?
+        };
         let guard = fenced.map(Guard::new);
         let db = guard.as_ref().map(|guard| guard.position_db);
         Ok(Self {
@@ -279,27 +287,15 @@ impl Writer {
         self.notices.pop_front()
     }
 
-    /// Writes what can be written and reads what has come, until something was answered for or
-    /// there is a notice. Never ends while there is nothing to do, unless the connection does.
-    /// Cancel safe. After an error the writer is of no further use.
-    pub async fn drive(&mut self) -> Result<(), TargetError> {
-        std::future::poll_fn(|cx| self.poll_drive(cx)).await
-    }
-
-    /// Drives until everything pushed was answered. Cancel safe.
-    pub async fn settle(&mut self) -> Result<(), TargetError> {
-        while !self.is_settled() {
-            self.drive().await?;
-        }
-        Ok(())
-    }
-
-    /// Closes the connection in order; best after [`settle`](Self::settle).
+    /// Closes the connection in order; best when everything is settled.
     pub async fn close(mut self) -> io::Result<()> {
         self.link.close().await
     }
 
-    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TargetError>> {
+    /// Writes what can be written and reads what has come, until something was answered for or
+    /// there is a notice. Pending for ever while there is nothing to do, unless the connection ends. After an error the
+    /// writer is of no further use.
+    pub fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TargetError>> {
         loop {
             if self.retry.poll_ready(cx) {
                 self.poll_send(cx)?;

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 const ANOTHER_LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(in crate::target) struct Patience {
     limit: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     /// Since when nothing has moved though an answer is due, and how many bytes had been written by then.

@@ -84,7 +84,7 @@ fn words(features: &Features, kind: u8, policy: Kind, task: &Task) -> String {
         Form::Native => "commands that build the same value",
         Form::None => {
             let name = policy.as_str();
-            return match reaction(&task.policy.on_unsupported, policy) {
+            return match reaction(&task.policy, policy) {
                 Reaction::Stop => format!("none: stops the task (policy.on_unsupported.{name})"),
                 Reaction::Skip => format!("none: left out (policy.on_unsupported.{name})"),
             };

@@ -89,7 +89,7 @@ pub async fn preflight(task: &Arc<Task>) -> Preflight {
 
 /// A task of these further lines.
 #[cfg(test)]
-fn task_with(lines: &str) -> Arc<Task> {
+pub(super) fn task_with(lines: &str) -> Arc<Task> {
     let mut file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
     let content = format!(
         "[source]\naddress = \"a:1\"\n[target]\naddress = \"b:1\"\n[task]\nname = \"t\"\n{lines}"

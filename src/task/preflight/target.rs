@@ -6,17 +6,23 @@ use crate::config::{Conflict, Glob, Reaction, Task};
 use crate::process::Exit;
 use crate::target::{Control, Lack, Missing, Permissions, Profile, Purpose, Settings, TargetError};
 
+use super::super::error::ONLY_DATABASE_0;
 use super::super::settings;
-use super::finding::{Finding, bytes, counted};
+use super::finding::{Finding, Grade, bytes, counted};
 use super::source::{Source, user};
 
 /// Patterns of `filter.include` that are tried with a key.
 const PATTERNS: usize = 16;
 
+/// For what commands are missing, why, and on which nodes of a cluster if not on all.
+type Group<'a> = (Purpose, &'a Lack, &'a [String]);
+
 /// What could be learnt.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) profile: Profile,
+    /// The masters of a cluster, with their addresses.
+    nodes: Vec<(String, Profile)>,
     permissions: Permissions,
     /// Databases that the task uses and the target does not have.
     lacking: Vec<u32>,
@@ -27,6 +33,7 @@ impl Target {
     pub(super) async fn read(settings: &Settings, task: &Arc<Task>) -> Result<Self, TargetError> {
         let mut control = Control::connect(settings).await?;
         let profile = Profile::read(&mut control).await?;
+        let nodes = Profile::read_each(&mut control).await?;
         let permissions = Permissions::read(settings, &profile.features, &examples(task)).await?;
         let mut lacking = Vec::new();
         for db in databases(task, profile.databases) {
@@ -40,6 +47,7 @@ impl Target {
         }
         Ok(Self {
             profile,
+            nodes,
             permissions,
             lacking,
         })
@@ -50,7 +58,7 @@ impl Target {
         let mut findings = vec![self.itself()];
         findings.extend(self.permissions(task));
         findings.extend(self.modules(task));
-        findings.push(self.eviction());
+        findings.extend(self.eviction());
         findings.extend(self.longest_word(task));
         findings.extend(self.present(task));
         findings
@@ -62,6 +70,18 @@ impl Target {
         if profile.is_loading {
             let what = format!("target: {server}, still loading its data");
             return Finding::error(Exit::Unavailable, what).advise("wait until it is ready");
+        }
+        if let Some((_, first)) = self.nodes.first() {
+            let masters = counted(self.nodes.len() as u64, "master");
+            let what = format!("target: a cluster of {masters}, {}", first.features);
+            let other = |node: &&(String, Profile)| node.1.features != first.features;
+            return match self.nodes.iter().find(other) {
+                None => Finding::ok(what),
+                Some((addr, node)) => {
+                    let what = format!("{what}, but {} on {addr}", node.features);
+                    Finding::note(what).advise("only what all can do is used")
+                }
+            };
         }
         if profile.is_read_only {
             let what = format!("target: {server}, a replica that refuses writes");
@@ -88,24 +108,23 @@ impl Target {
             return vec![Finding::ok(what)];
         }
         let user = user(task.target.credentials.as_ref());
-        let mut groups: Vec<(Purpose, &Lack, Vec<&str>)> = Vec::new();
+        let mut groups: Vec<(Group<'_>, Vec<&str>)> = Vec::new();
         for Missing {
             command,
             purpose,
             lack,
+            only_on,
         } in missing
         {
-            let same = groups
-                .iter_mut()
-                .find(|group| (group.0, group.1) == (*purpose, lack));
-            match same {
-                Some((_, _, commands)) => commands.push(command),
-                None => groups.push((*purpose, lack, vec![command])),
+            let of = (*purpose, lack, &only_on[..]);
+            match groups.iter_mut().find(|group| group.0 == of) {
+                Some((_, commands)) => commands.push(command),
+                None => groups.push((of, vec![command])),
             }
         }
         groups
             .iter()
-            .map(|(purpose, lack, commands)| lacks(*purpose, lack, commands, user))
+            .map(|(of, commands)| lacks(*of, commands, user))
             .collect()
     }
 
@@ -137,29 +156,19 @@ impl Target {
         judged.into()
     }
 
-    fn eviction(&self) -> Finding {
-        let Profile {
-            max_memory,
-            eviction,
-            ..
-        } = &self.profile;
-        match (max_memory, eviction.as_deref()) {
-            (_, None) => Finding::note("target: eviction policy not visible, check by hand")
-                .advise(
-                    "maxmemory-policy must be noeviction, or keys are lost when the target is full",
-                ),
-            (_, Some("noeviction")) => {
-                Finding::ok("target: keeps its keys when it is full (maxmemory-policy noeviction)")
-            }
-            (None, Some(policy)) => Finding::ok(format!(
-                "target: has no maxmemory, so maxmemory-policy {policy} means nothing"
-            )),
-            (Some(_), Some(policy)) => {
-                let what =
-                    format!("target: loses keys when it is full (maxmemory-policy {policy})");
-                Finding::warning(what)
-                    .advise("on the target: CONFIG SET maxmemory-policy noeviction")
-            }
+    /// Of a cluster, every master that may lose keys; if none does, what is true of the first.
+    fn eviction(&self) -> Vec<Finding> {
+        let Some((_, first)) = self.nodes.first() else {
+            return vec![eviction(&self.profile, "target")];
+        };
+        let judged = self.nodes.iter();
+        let judged = judged.map(|(addr, node)| eviction(node, &format!("target: {addr}")));
+        let bad: Vec<_> = judged
+            .filter(|finding| finding.grade != Grade::Ok)
+            .collect();
+        match bad.is_empty() {
+            true => vec![eviction(first, "target: each master")],
+            false => bad,
         }
     }
 
@@ -237,8 +246,11 @@ impl Target {
                 Some((from, keys)) => format!(", which is for {} of database {from}", counted(*keys, "key")),
                 None => ", which the task file names".to_owned(),
             };
-            Finding::error(Exit::Config, format!("target: no database {db}{has}{holds}"))
-                .advise("raise \"databases\" on the target, or map or leave it out (target.db_map, filter.databases)")
+            let advice = match task.target.cluster {
+                Some(_) => ONLY_DATABASE_0,
+                None => "raise \"databases\" on the target, or map or leave it out (target.db_map, filter.databases)",
+            };
+            Finding::error(Exit::Config, format!("target: no database {db}{has}{holds}")).advise(advice)
         }));
         if lacking.is_empty() {
             findings.push(Finding::ok("target: has every database that the task uses"));
@@ -315,15 +327,40 @@ impl Target {
     }
 }
 
-/// Commands that are missing for one purpose and one reason.
-fn lacks(purpose: Purpose, lack: &Lack, commands: &[&str], user: &str) -> Finding {
+/// What becomes of keys when a server is full.
+fn eviction(profile: &Profile, whom: &str) -> Finding {
+    match (profile.max_memory, profile.eviction.as_deref()) {
+        (_, None) => Finding::note(format!(
+            "{whom}: eviction policy not visible, check by hand"
+        ))
+        .advise("maxmemory-policy must be noeviction, or keys are lost when the target is full"),
+        (_, Some("noeviction")) => Finding::ok(format!(
+            "{whom}: keeps its keys when it is full (maxmemory-policy noeviction)"
+        )),
+        (None, Some(policy)) => Finding::ok(format!(
+            "{whom}: has no maxmemory, so maxmemory-policy {policy} means nothing"
+        )),
+        (Some(_), Some(policy)) => {
+            let what = format!("{whom}: loses keys when it is full (maxmemory-policy {policy})");
+            Finding::warning(what).advise("on the target: CONFIG SET maxmemory-policy noeviction")
+        }
+    }
+}
+
+/// Commands that are missing for one purpose and one reason, on these nodes or on all.
+fn lacks((purpose, lack, only_on): Group<'_>, commands: &[&str], user: &str) -> Finding {
     let names = commands.join(", ");
+    let names = match only_on.is_empty() {
+        true => names,
+        false => format!("{names} on {}", only_on.join(", ")),
+    };
     let purpose_text = match purpose {
         Purpose::Transactions => "everything is written in transactions",
         Purpose::Records => "for its records, the keys df2redis:*",
         Purpose::Snapshot => "for the snapshot",
         Purpose::Journal => "for the source's writes",
         Purpose::Flushes => "for a flush of the source",
+        Purpose::Nodes => "for the nodes of the cluster",
     };
     let (exit, what, advice) = match lack {
         Lack::Permission => {

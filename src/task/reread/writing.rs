@@ -154,7 +154,7 @@ impl Applier {
         let task = &self.context.task;
         let (db, begun) = (
             task.target.db(place.db),
-            form::temporary(&task.name, &place.key),
+            form::temporary(&task.name, task.target.cluster.is_some(), &place.key),
         );
         let out = self
             .writer

@@ -1,0 +1,431 @@
+//! Connections to the nodes of a cluster, for everything but the flows.
+//!
+//! Invariants: a command that was redirected was not executed, so it is sent again; one whose connection was lost may
+//!   have been, so it is not. Which node owns which slot is asked again whenever one says that it does not.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use redis::{Cmd, FromRedisValue, RedisError, Value, cmd};
+use tokio::time::{Instant, sleep};
+
+use super::redirect::{Redirect, first_key};
+use super::slots::{self, Itself, Owners};
+use crate::net::Endpoint;
+use crate::target::error::TargetError;
+use crate::target::node::{Node, name_of, text_of};
+use crate::target::settings::{Seeds, Settings};
+use crate::target::slot::slot_of;
+
+/// How long a cluster that is not ready is waited for: longer than an election takes with the usual
+/// `cluster-node-timeout` of 15 s.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Commands sent to a node at a time.
+const AT_ONCE: usize = 4096;
+
+/// All nodes of a cluster.
+#[derive(Debug)]
+pub(in crate::target) struct Nodes {
+    settings: Settings,
+    seeds: Seeds,
+    addr: String,
+    owners: Owners,
+    open: HashMap<Endpoint, Node>,
+}
+
+impl Nodes {
+    /// Connects to the first seed that answers, and asks for the others.
+    pub(in crate::target) async fn connect(
+        settings: &Settings,
+        seeds: &Seeds,
+    ) -> Result<Self, TargetError> {
+        let mut nodes = Self {
+            settings: settings.clone(),
+            seeds: seeds.clone(),
+            addr: settings.endpoint.to_string(),
+            owners: Owners::default(),
+            open: HashMap::new(),
+        };
+        nodes.refresh().await?;
+        Ok(nodes)
+    }
+
+    /// Whom this talks to, for errors.
+    pub(in crate::target) fn addr(&self) -> &str {
+        &self.addr
+    }
+
+    /// Whether that is the only database there is.
+    pub(in crate::target) fn select(&self, db: u32) -> Result<(), TargetError> {
+        match db {
+            0 => Ok(()),
+            _ => Err(TargetError::Database {
+                addr: self.addr.clone(),
+                db,
+                answer: "a cluster has only database 0".to_owned(),
+            }),
+        }
+    }
+
+    /// Who owns which slots, by what was heard last.
+    pub(in crate::target) fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
+    /// Those that own slots, by their first slot.
+    pub(in crate::target) fn masters(&self) -> Vec<Endpoint> {
+        self.owners.masters()
+    }
+
+    /// The connection to a node.
+    pub(in crate::target) async fn on(
+        &mut self,
+        endpoint: &Endpoint,
+    ) -> Result<&mut Node, TargetError> {
+        if !self.open.contains_key(endpoint) {
+            let node = Node::connect(&self.settings, endpoint).await?;
+            self.open.insert(endpoint.clone(), node);
+        }
+        let none = || TargetError::Lost {
+            addr: endpoint.to_string(),
+            unanswered: 0,
+            cause: std::io::ErrorKind::NotConnected.into(),
+        };
+        self.open.get_mut(endpoint).ok_or_else(none)
+    }
+
+    /// Any master.
+    pub(in crate::target) async fn any(&mut self) -> Result<&mut Node, TargetError> {
+        let first = self.owners.masters().into_iter().next();
+        let endpoint = first.unwrap_or_else(|| self.settings.endpoint.clone());
+        self.on(&endpoint).await
+    }
+
+    /// A sign of life of every node that was talked to; those that give none are connected to anew when they are needed.
+    pub(in crate::target) async fn ping(&mut self) -> Result<(), TargetError> {
+        let mut dead = Vec::new();
+        for (endpoint, node) in &mut self.open {
+            if node.ping().await.is_err() {
+                dead.push(endpoint.clone());
+            }
+        }
+        for endpoint in dead {
+            self.open.remove(&endpoint);
+        }
+        self.any().await?.ping().await
+    }
+
+    /// Asks who owns which slots: of the nodes that are known, then of the seeds, until one says it.
+    pub(in crate::target) async fn refresh(&mut self) -> Result<(), TargetError> {
+        let mut candidates = self.owners.masters();
+        candidates.extend(self.seeds.endpoints.iter().cloned());
+        let mut failure = None;
+        for endpoint in candidates {
+            match self.owners_by(&endpoint).await {
+                Ok(owners) => {
+                    self.owners = owners;
+                    let masters = self.owners.masters();
+                    self.open.retain(|endpoint, _| masters.contains(endpoint));
+                    return Ok(());
+                }
+                // What a node answers for good is the same on all.
+                Err(error) if !error.is_temporary() => return Err(error),
+                Err(error) => {
+                    self.open.remove(&endpoint);
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        Err(failure.unwrap_or_else(|| self.unready("finding its nodes", "no seeds")))
+    }
+
+    async fn owners_by(&mut self, endpoint: &Endpoint) -> Result<Owners, TargetError> {
+        const DOING: &str = "asking for the slots of the cluster";
+        let node = self.on(endpoint).await?;
+        let asked = node.ask(DOING, cmd("CLUSTER").arg("SLOTS")).await;
+        let answer: Value = asked.map_err(|error| match error {
+            TargetError::Answer { addr, answer, .. } if answer.contains("cluster support") => {
+                TargetError::NotACluster { addr }
+            }
+            error => error,
+        })?;
+        let read = Owners::read(&answer, endpoint, |place| self.reached(place));
+        let owners = read.ok_or_else(|| TargetError::Answer {
+            addr: endpoint.to_string(),
+            doing: DOING.to_owned(),
+            answer: format!("{answer:?}"),
+        })?;
+        match owners.gap() {
+            None => Ok(owners),
+            Some(slot) => Err(TargetError::Unready {
+                addr: endpoint.to_string(),
+                doing: DOING.to_owned(),
+                answer: format!("no master owns slot {slot}"),
+            }),
+        }
+    }
+
+    /// Where an announced address is reached from here.
+    fn reached(&self, announced: Endpoint) -> Endpoint {
+        let mapped = self.seeds.address_map.get(&announced).cloned();
+        mapped.unwrap_or(announced)
+    }
+
+    /// What every master says of itself, those without slots too, which may be about to get some.
+    pub(super) async fn selves(&mut self) -> Result<Vec<(Endpoint, Itself)>, TargetError> {
+        const DOING: &str = "asking what the nodes of the cluster own";
+        let question = cmd("CLUSTER").arg("NODES").take();
+        self.refresh().await?;
+        let first = self.any().await?;
+        let all: String = first.ask(DOING, &question).await?;
+        let mut masters = self.masters();
+        if let Some(asked) = masters.first().cloned() {
+            for place in slots::masters(&all, &asked) {
+                let place = self.reached(place);
+                if !masters.contains(&place) {
+                    masters.push(place);
+                }
+            }
+        }
+        let mut selves = Vec::with_capacity(masters.len());
+        for place in masters {
+            let answer: String = self.on(&place).await?.ask(DOING, &question).await?;
+            let read = Itself::read(&answer);
+            let itself = read.ok_or_else(|| self.unready(DOING, &answer))?;
+            // A name and an address can stand for one node.
+            if !selves
+                .iter()
+                .any(|(_, known): &(_, Itself)| known.id == itself.id)
+            {
+                selves.push((place, itself));
+            }
+        }
+        Ok(selves)
+    }
+
+    /// Sends each command to the node that owns its first key, and yields all answers, in order. No order is kept among
+    /// the commands. The first error ends it; others may have been executed.
+    pub(in crate::target) async fn ask_each(
+        &mut self,
+        doing: &str,
+        commands: &[Cmd],
+    ) -> Result<Vec<Value>, TargetError> {
+        let mut answers: Vec<Value> = vec![Value::Nil; commands.len()];
+        let mut waiting: Vec<usize> = (0..commands.len()).collect();
+        let mut patience = Patience::new();
+        while !waiting.is_empty() {
+            let mut by_node: HashMap<Endpoint, Vec<usize>> = HashMap::new();
+            for at in waiting.drain(..) {
+                let key = commands.get(at).and_then(first_key);
+                let owner = key.and_then(|key| self.owners.of(slot_of(key)));
+                let owner = owner
+                    .or(self.owners.of(0))
+                    .unwrap_or(&self.settings.endpoint);
+                by_node.entry(owner.clone()).or_default().push(at);
+            }
+            let mut stale = false;
+            for (place, all) in by_node {
+                for part in all.chunks(AT_ONCE) {
+                    let asked: Vec<Cmd> = part
+                        .iter()
+                        .filter_map(|at| commands.get(*at).cloned())
+                        .collect();
+                    let node = match self.on(&place).await {
+                        Ok(node) => node,
+                        // Nothing was sent; somebody may have taken over.
+                        Err(error) if error.is_temporary() && patience.lasts() => {
+                            stale = true;
+                            waiting.extend(part);
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    };
+                    let replies = match node.answers(&asked).await {
+                        Ok(replies) => replies,
+                        Err(error) => {
+                            self.open.remove(&place);
+                            return Err(error);
+                        }
+                    };
+                    for ((at, command), reply) in part.iter().zip(&asked).zip(replies) {
+                        let answer = match self.settle(doing, &place, command, reply).await? {
+                            Some(answer) => answer,
+                            None if patience.lasts() => {
+                                stale = true;
+                                waiting.push(*at);
+                                continue;
+                            }
+                            None => return Err(self.unready(doing, "redirects without end")),
+                        };
+                        if let Some(there) = answers.get_mut(*at) {
+                            *there = answer;
+                        }
+                    }
+                }
+            }
+            if stale {
+                self.refresh_later(&mut patience).await?;
+            }
+        }
+        Ok(answers)
+    }
+
+    /// What is known after a reply: the answer, or nothing, and the command is to be sent again.
+    async fn settle(
+        &mut self,
+        doing: &str,
+        place: &Endpoint,
+        command: &Cmd,
+        reply: Result<Value, RedisError>,
+    ) -> Result<Option<Value>, TargetError> {
+        let error = match reply {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(error) => error,
+        };
+        match Redirect::of(&text_of(&error), place) {
+            None => Err(self.error(doing, &name_of(command), error)),
+            Some(Redirect::Moved(_) | Redirect::Later) => Ok(None),
+            Some(Redirect::Ask(to)) => {
+                let to = self.reached(to);
+                let node = self.on(&to).await?;
+                let both = [cmd("ASKING"), command.clone()];
+                match node.answers(&both).await?.pop() {
+                    Some(Ok(answer)) => Ok(Some(answer)),
+                    Some(Err(error)) => match Redirect::of(&text_of(&error), &to) {
+                        Some(_) => Ok(None),
+                        None => Err(self.error(doing, &name_of(command), error)),
+                    },
+                    None => Ok(None),
+                }
+            }
+        }
+    }
+
+    /// Sends commands in order to the one node that owns their first key.
+    pub(in crate::target) async fn ask_all<T: FromRedisValue>(
+        &mut self,
+        doing: &str,
+        name: &str,
+        commands: &redis::Pipeline,
+    ) -> Result<T, TargetError> {
+        let key = commands.cmd_iter().find_map(first_key).map(<[u8]>::to_vec);
+        let mut patience = Patience::new();
+        loop {
+            let place = self.place_of(key.as_deref());
+            let asked = self.on(&place).await?.ask_all(doing, name, commands).await;
+            match self.redirected(&place, asked) {
+                Ok(answer) => return Ok(answer),
+                Err(None) if patience.lasts() => self.refresh_later(&mut patience).await?,
+                Err(None) => return Err(self.unready(doing, "redirects without end")),
+                Err(Some(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// See [`Node::transact`]. All keys are in one slot.
+    pub(in crate::target) async fn transact(
+        &mut self,
+        doing: &str,
+        commands: &[Cmd],
+    ) -> Result<Option<Vec<Value>>, TargetError> {
+        let key = commands.iter().find_map(first_key).map(<[u8]>::to_vec);
+        let mut patience = Patience::new();
+        loop {
+            let place = self.place_of(key.as_deref());
+            let node = self.on(&place).await?;
+            let asked = node.transact(doing, 0, &[], commands).await;
+            match self.redirected(&place, asked) {
+                Ok(answer) => return Ok(answer),
+                Err(None) if patience.lasts() => self.refresh_later(&mut patience).await?,
+                Err(None) => return Err(self.unready(doing, "redirects without end")),
+                Err(Some(error)) => return Err(error),
+            }
+        }
+    }
+
+    fn place_of(&self, key: Option<&[u8]>) -> Endpoint {
+        let owner = self.owners.of(key.map_or(0, slot_of));
+        owner.unwrap_or(&self.settings.endpoint).clone()
+    }
+
+    /// The answer, an error, or no error where the node said that it is another one's turn.
+    fn redirected<T>(
+        &mut self,
+        place: &Endpoint,
+        asked: Result<T, TargetError>,
+    ) -> Result<T, Option<TargetError>> {
+        asked.map_err(|error| match error {
+            TargetError::Answer { ref answer, .. } | TargetError::Unready { ref answer, .. }
+                if Redirect::of(answer, place).is_some() =>
+            {
+                None
+            }
+            TargetError::Lost { .. } | TargetError::Silent { .. } => {
+                self.open.remove(place);
+                Some(error)
+            }
+            error => Some(error),
+        })
+    }
+
+    /// Asks for the owners anew. Waits before all but the first time.
+    async fn refresh_later(&mut self, patience: &mut Patience) -> Result<(), TargetError> {
+        if patience.tried {
+            sleep(PAUSE).await;
+        }
+        patience.tried = true;
+        match self.refresh().await {
+            Err(error) if error.is_temporary() && patience.lasts() => Ok(()),
+            other => other,
+        }
+    }
+
+    /// An answer as what it is taken for.
+    pub(in crate::target) fn read<T: FromRedisValue>(
+        &self,
+        doing: &str,
+        command: &Cmd,
+        answer: Value,
+    ) -> Result<T, TargetError> {
+        let read = redis::from_redis_value(answer);
+        read.map_err(|error| self.error(doing, &name_of(command), error.into()))
+    }
+
+    pub(in crate::target) fn error(
+        &self,
+        doing: &str,
+        command: &str,
+        error: RedisError,
+    ) -> TargetError {
+        TargetError::from_answer(&self.addr, doing, command, text_of(&error))
+    }
+
+    fn unready(&self, doing: &str, answer: &str) -> TargetError {
+        TargetError::Unready {
+            addr: self.addr.clone(),
+            doing: doing.to_owned(),
+            answer: answer.to_owned(),
+        }
+    }
+}
+
+/// How long redirects are followed.
+struct Patience {
+    until: Instant,
+    tried: bool,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self {
+            until: Instant::now() + PATIENCE,
+            tried: false,
+        }
+    }
+
+    fn lasts(&self) -> bool {
+        Instant::now() < self.until
+    }
+}

@@ -1,0 +1,394 @@
+//! Replies of the nodes, matched to what was sent, and what follows from an error.
+
+use super::lane::Role;
+use super::writer::Writer;
+use crate::fail_point::{self, Place};
+use crate::resp::Reply;
+use crate::target::answer::Refusal;
+use crate::target::dead_letter::ErrorPolicy;
+use crate::target::error::TargetError;
+use crate::target::failed::{self, Failed};
+use crate::target::writer::Notice;
+use crate::target::writer::missed::{BYTES_PER_US, keys_of};
+use crate::target::{Missed, Tolerate};
+
+const OK: &[u8] = b"+OK\r\n";
+const QUEUED: &[u8] = b"+QUEUED\r\n";
+
+/// Whether an error says that nothing was executed, and that it may be later, or elsewhere.
+pub(super) fn is_for_now(error: &[u8]) -> bool {
+    Refusal::of(error).is_some() || is_redirect(error)
+}
+
+/// Whether an error says that a slot is another node's, or on its way to one.
+fn is_redirect(error: &[u8]) -> bool {
+    [&b"MOVED "[..], b"ASK ", b"TRYAGAIN "]
+        .iter()
+        .any(|code| error.starts_with(code))
+}
+
+impl Writer {
+    /// Takes `count` bytes that a lane has read.
+    pub(super) fn take_replies(&mut self, index: usize, count: usize) -> Result<(), TargetError> {
+        fail_point::pass(Place::Replied);
+        let Some(lane) = self.lanes.get_mut(index) else {
+            return Ok(());
+        };
+        let buffer = std::mem::take(&mut lane.link.replies);
+        let result = self.take_bytes(index, buffer.get(..count).unwrap_or_default());
+        if let Some(lane) = self.lanes.get_mut(index) {
+            lane.link.replies = buffer;
+        }
+        result?;
+        match self.flight.is_some() && self.lanes.iter().all(|lane| lane.unanswered() == 0) {
+            true => self.finish(),
+            false => Ok(()),
+        }
+    }
+
+    fn take_bytes(&mut self, index: usize, mut rest: &[u8]) -> Result<(), TargetError> {
+        let flight = self.flight.as_ref();
+        let watches = self.notes_missing && flight.is_some_and(|flight| flight.watches);
+        while !rest.is_empty() {
+            let Some(lane) = self.lanes.get_mut(index) else {
+                return Ok(());
+            };
+            if lane.scanner.is_between() {
+                let usual = match lane.roles.get(lane.answered) {
+                    Some(Role::Plain(_) | Role::Multi) => OK,
+                    Some(Role::Queued(_) | Role::Position(_)) => QUEUED,
+                    _ => &[],
+                };
+                if !usual.is_empty() && rest.starts_with(usual) {
+                    lane.answered += 1;
+                    rest = rest.get(usual.len()..).unwrap_or_default();
+                    continue;
+                }
+                lane.scanner.note_zeros(watches);
+            }
+            let scanned = lane.scanner.feed(rest);
+            let (used, reply) = scanned.map_err(|cause| TargetError::Protocol {
+                addr: lane.addr(),
+                cause,
+            })?;
+            rest = rest.get(used..).unwrap_or_default();
+            match reply {
+                None | Some(Reply::Push) => {}
+                Some(reply) => self.take_reply(index, reply)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn take_reply(&mut self, index: usize, reply: Reply) -> Result<(), TargetError> {
+        let Some(lane) = self.lanes.get_mut(index) else {
+            return Ok(());
+        };
+        let addr = lane.addr();
+        let Some(role) = lane.roles.get(lane.answered).copied() else {
+            return Err(unexpected(&addr, "nothing was asked", reply));
+        };
+        lane.answered += 1;
+        match (role, reply) {
+            (role, Reply::Error(text)) if is_redirect(&text) && role != Role::Record => {
+                self.redirected(role);
+                Ok(())
+            }
+            // The state of what else is under way is that after a kill: everything is read again.
+            (role, Reply::Error(text)) if is_for_now(&text) && role != Role::Ping => {
+                Err(TargetError::Unready {
+                    addr,
+                    doing: "writing".to_owned(),
+                    answer: String::from_utf8_lossy(&text).into_owned(),
+                })
+            }
+            (Role::Ping, _) => Ok(()),
+            (Role::Plain(n), Reply::Error(text)) => self.refused(n, &text, false),
+            (Role::Plain(_), Reply::Queued) => Err(unexpected(
+                &addr,
+                "writing without a transaction",
+                Reply::Queued,
+            )),
+            (Role::Plain(_), _) | (Role::Multi, Reply::Ok) => Ok(()),
+            (Role::Queued(_) | Role::Position(_), Reply::Queued) => Ok(()),
+            (Role::Queued(n), Reply::Error(text)) => self.refused(n, &text, true),
+            (Role::Exec(group), Reply::Array { len, errors }) => {
+                fail_point::pass(Place::TransactionAnswered);
+                self.take_executed(index, group, len, errors)
+            }
+            (Role::Exec(group), Reply::Error(text)) if text.starts_with(b"EXECABORT") => {
+                let flight = self.flight.as_mut();
+                let group = flight.and_then(|flight| flight.groups.get_mut(group as usize));
+                if let Some(group) = group {
+                    group.again = !group.redirected;
+                }
+                Ok(())
+            }
+            // The field was there, or somebody has removed what the task has on this node.
+            (Role::Stamp(true), Reply::Integer(1..)) => Err(TargetError::Vanished {
+                addr,
+                what: "the stamp of a flow is gone".to_owned(),
+            }),
+            (Role::Stamp(_) | Role::Removal | Role::Record, Reply::Integer(_)) => Ok(()),
+            (
+                Role::Stamp(_) | Role::Removal | Role::Record | Role::Position(_),
+                Reply::Error(text),
+            ) => Err(TargetError::Record {
+                addr,
+                key: "a position or stamp of the task".to_owned(),
+                what: String::from_utf8_lossy(&text).into_owned(),
+            }),
+            (_, reply) => Err(unexpected(&addr, "writing", reply)),
+        }
+    }
+
+    /// A slot is on the move: its commands of this flight are parked when all is answered.
+    fn redirected(&mut self, role: Role) {
+        self.must_look = true;
+        let Some(flight) = &mut self.flight else {
+            return;
+        };
+        let of_command = |n: u32| {
+            let at = flight.order.iter().position(|command| *command == n)?;
+            let mut groups = flight.groups.iter();
+            groups.position(|group| group.commands.contains(&at))
+        };
+        let group = match role {
+            Role::Plain(n) | Role::Queued(n) => of_command(n),
+            Role::Position(group) | Role::Exec(group) => Some(group as usize),
+            // The nodes are told again, where the stamps are then.
+            Role::Stamp(_) => {
+                flight.stamp = None;
+                None
+            }
+            Role::Removal | Role::Record | Role::Ping | Role::Multi => None,
+        };
+        if let Some(group) = group.and_then(|group| flight.groups.get_mut(group)) {
+            group.redirected = true;
+            group.again = false;
+        }
+    }
+
+    /// A group's transaction was executed. Errors in it did not undo the rest, and are not tried again.
+    fn take_executed(
+        &mut self,
+        index: usize,
+        group: u32,
+        len: u64,
+        errors: Vec<crate::resp::ElementError>,
+    ) -> Result<(), TargetError> {
+        let Some(flight) = &self.flight else {
+            return Ok(());
+        };
+        let group = flight.groups.get(group as usize);
+        let commands = group.and_then(|group| flight.order.get(group.commands.clone()));
+        let commands: Vec<u32> = commands
+            .unwrap_or_default()
+            .iter()
+            .copied()
+            .filter(|n| !self.dropped.contains(n))
+            .collect();
+        let positions = u64::from(self.flow.is_some() && flight.reaches.is_some());
+        let zeros = match self.lanes.get_mut(index) {
+            Some(lane) => lane.scanner.take_zeros(),
+            None => Vec::new(),
+        };
+        if len != commands.len() as u64 + positions {
+            let addr = self.addr.clone();
+            let reply = Reply::Array { len, errors };
+            return Err(unexpected(&addr, "committing a transaction", reply));
+        }
+        let command = |element: u64| {
+            let element = usize::try_from(element).ok()?;
+            commands.get(element).copied()
+        };
+        if self.notes_missing {
+            let may_miss = |name: &[u8]| matches!(name, b"PEXPIREAT" | b"PERSIST");
+            for n in zeros.into_iter().filter_map(command) {
+                self.note_missed(n, true, may_miss);
+            }
+        }
+        for error in errors {
+            let Some(n) = command(error.index) else {
+                return Err(TargetError::Record {
+                    addr: self.addr.clone(),
+                    key: "the position of a slot".to_owned(),
+                    what: String::from_utf8_lossy(&error.text).into_owned(),
+                });
+            };
+            if self.notes_missing && Tolerate::NoSuchKey.covers(&error.text) {
+                self.note_missed(n, true, |_| true);
+                continue;
+            }
+            self.refused_executed(n, &error.text)?;
+        }
+        Ok(())
+    }
+
+    fn note_missed(&mut self, n: u32, certain: bool, of: impl Fn(&[u8]) -> bool) {
+        if let Some(flight) = &self.flight {
+            let found: Vec<Missed> = keys_of(&flight.out, n as usize, (0, certain), of);
+            self.missed.extend(found);
+        }
+    }
+
+    /// A command was refused for good, and has not taken effect. In a transaction, nothing has.
+    fn refused(&mut self, n: u32, text: &[u8], queued: bool) -> Result<(), TargetError> {
+        if self.is_tolerated(n, text) {
+            return Ok(());
+        }
+        if let Some(error) = self.stops_at(n, text, false) {
+            return Err(error);
+        }
+        self.pass_over(n, text)?;
+        let record = self.record(n, text);
+        if let Some(flight) = &mut self.flight {
+            flight.records.extend(record);
+        }
+        if queued {
+            self.dropped.push(n);
+        }
+        Ok(())
+    }
+
+    /// A command was refused for good, in a transaction that has taken effect.
+    fn refused_executed(&mut self, n: u32, text: &[u8]) -> Result<(), TargetError> {
+        if self.is_tolerated(n, text) {
+            return Ok(());
+        }
+        let record = self.record(n, text);
+        let stops = self.stops_at(n, text, record.is_some());
+        if stops.is_none() {
+            self.pass_over(n, text)?;
+        }
+        if let Some(flight) = &mut self.flight {
+            flight.records.extend(record);
+            if flight.then.is_none() {
+                flight.then = stops.map(Box::new);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_tolerated(&self, n: u32, text: &[u8]) -> bool {
+        let flight = self.flight.as_ref();
+        flight.is_some_and(|flight| flight.item_of(n as usize).tolerate.covers(text))
+    }
+
+    /// The error that a refused command ends the task with, if it does.
+    fn stops_at(&self, n: u32, text: &[u8], recorded: bool) -> Option<TargetError> {
+        let (ErrorPolicy::Stop, Some(flight)) = (&self.policy, &self.flight) else {
+            return None;
+        };
+        let described = flight.out.describe(n as usize);
+        let (addr, answer) = (
+            self.addr.clone(),
+            String::from_utf8_lossy(text).into_owned(),
+        );
+        Some(match text.starts_with(b"NOPERM") {
+            true => TargetError::Permission {
+                addr,
+                command: described.name,
+                answer,
+            },
+            false => TargetError::Refused {
+                addr,
+                key: described.key().to_vec(),
+                command: described.name,
+                lsn: described.lsn,
+                answer,
+                recorded,
+            },
+        })
+    }
+
+    /// The record of a refused command, if it is a journal entry's and there is room.
+    fn record(&mut self, n: u32, text: &[u8]) -> Option<Failed> {
+        let flight = self.flight.as_ref()?;
+        let flow = self.flow.as_mut()?;
+        let lsn = flight.out.lsn(n as usize)?;
+        if !flow.fence.count_failed(failed::MOST) {
+            return None;
+        }
+        let place = (flow.flow, lsn, flow.nth_failed(lsn));
+        Some(Failed::of(&flight.out, n as usize, place, 0, text))
+    }
+
+    /// Notes a command in the dead-letter file.
+    fn pass_over(&mut self, n: u32, text: &[u8]) -> Result<(), TargetError> {
+        let (Some(flight), ErrorPolicy::Skip { dead_letter }) = (&self.flight, &self.policy) else {
+            return Ok(());
+        };
+        let flow = self.flow.as_ref().map(|flow| flow.flow);
+        dead_letter.record(&flight.out, n as usize, flow, 0, text)?;
+        self.counters.skipped += 1;
+        if self.notices.len() < crate::target::writer::NOTICES {
+            self.notices.push_back(Notice::Skipped {
+                command: flight.out.describe(n as usize),
+                db: 0,
+                answer: String::from_utf8_lossy(text).into_owned(),
+            });
+        }
+        self.stirred = true;
+        Ok(())
+    }
+
+    /// Every lane is answered: what was not executed is sent again, records follow, or the flight is over.
+    fn finish(&mut self) -> Result<(), TargetError> {
+        if let Some(lane) = self.lanes.iter().find(|lane| lane.link.is_writing()) {
+            return Err(lane.lost(std::io::Error::other("it answered before it was asked")));
+        }
+        let Some(flight) = self.flight.take() else {
+            return Ok(());
+        };
+        if !flight.records.is_empty() || flight.groups.iter().any(|group| group.again) {
+            self.send(flight, false);
+            return Ok(());
+        }
+        for group in flight.groups.iter().filter(|group| group.redirected) {
+            let commands = flight.order.get(group.commands.clone()).unwrap_or_default();
+            let since = flight.since_of(group.slot, self.applied());
+            self.parking.park(group.slot, &flight, commands, since);
+            self.waiting = true;
+        }
+        let atomic = flight.groups.iter().any(|group| group.atomic);
+        fail_point::pass(match atomic {
+            true => Place::TransactionChecked,
+            false => Place::BatchAnswered,
+        });
+        let late = flight.begun.is_some_and(|(at, patience)| {
+            // What is large takes its time on the way.
+            let on_the_way = std::time::Duration::from_micros(flight.out.len() / BYTES_PER_US);
+            at.elapsed() > patience.saturating_add(on_the_way)
+        });
+        let groups = flight.groups.iter().filter(|group| group.atomic && late);
+        let doubted: Vec<u32> = groups
+            .flat_map(|group| flight.order.get(group.commands.clone()))
+            .flatten()
+            .copied()
+            .collect();
+        self.flight = Some(flight);
+        if self.notes_missing {
+            doubted
+                .into_iter()
+                .for_each(|n| self.note_missed(n, false, |_| true));
+        }
+        let then = self.flight.as_mut().and_then(|flight| flight.then.take());
+        self.land();
+        then.map_or(Ok(()), |error| Err(*error))
+    }
+}
+
+fn unexpected(addr: &str, doing: &str, reply: Reply) -> TargetError {
+    match reply {
+        Reply::Error(text) => {
+            let text = String::from_utf8_lossy(&text).into_owned();
+            TargetError::from_answer(addr, doing, "it", text)
+        }
+        reply => TargetError::Answer {
+            addr: addr.to_owned(),
+            doing: doing.to_owned(),
+            answer: format!("{reply:?}"),
+        },
+    }
+}

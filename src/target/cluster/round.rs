@@ -1,0 +1,295 @@
+//! From what was pushed to what each node gets: commands by slot, slots by node.
+//!
+//! Invariants: commands of one slot leave in the order in which they were pushed, on one lane, and are either one
+//!   transaction with the slot's position, or all safe to repeat.
+
+use std::ops::Range;
+
+use super::lane::Role;
+use super::writer::{Flight, Flow, Writer};
+use crate::target::answer::Tolerate;
+use crate::target::outgoing::{Outgoing, Word};
+use crate::target::position::of_slot;
+use crate::target::slot::slot_of;
+use crate::target::writer::Kind;
+
+/// Longer words are values.
+const LONGEST_KEY: u64 = 64 << 20;
+
+/// One item's commands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Item {
+    /// Its first command.
+    pub first: usize,
+    pub kind: Kind,
+    pub tolerate: Tolerate,
+}
+
+/// A slot's commands of one batch.
+#[derive(Debug, Clone)]
+pub(super) struct Group {
+    pub slot: u16,
+    /// Where they are in the order of the flight.
+    pub commands: Range<usize>,
+    /// Whether they are one transaction.
+    pub atomic: bool,
+    /// Nothing of its transaction was executed, and what was refused for good is taken out: it is to be sent again.
+    pub again: bool,
+    /// It was not executed, or not all of it: the slot is on the move.
+    pub redirected: bool,
+}
+
+/// Whether a command of the journal can be repeated, whatever came behind it, as long as that is repeated too: it reads
+/// nothing and leaves its one key whole, as a value of its own or gone.
+fn is_safe(out: &Outgoing, n: usize, name: &[u8]) -> bool {
+    let word = |index: usize, expected: &[u8]| is(out, n, index, expected);
+    let is_named = |expected: &[u8]| name.eq_ignore_ascii_case(expected);
+    match out.word_count(n) {
+        2 => is_named(b"DEL") || is_named(b"UNLINK"),
+        3 => is_named(b"SET"),
+        5 if is_named(b"SET") => word(3, b"PXAT") || word(3, b"EXAT"),
+        5 => is_named(b"RESTORE") && word(2, b"0") && word(4, b"REPLACE"),
+        6 => is_named(b"RESTORE") && word(4, b"REPLACE") && word(5, b"ABSTTL"),
+        _ => false,
+    }
+}
+
+/// Whether a word of a command is this one, in any case.
+fn is(out: &Outgoing, n: usize, index: usize, expected: &[u8]) -> bool {
+    let word = out.word_at(n, index);
+    let word = word.filter(|word| word.len() == expected.len() as u64);
+    word.is_some_and(|word| word.head(expected.len()).eq_ignore_ascii_case(expected))
+}
+
+/// Commands whose first key is not the word behind the name.
+const ELSEWHERE: [(&[u8], usize); 7] = [
+    (b"EVAL", 3),
+    (b"EVALSHA", 3),
+    (b"FCALL", 3),
+    (b"XGROUP", 2),
+    (b"BITOP", 2),
+    (b"LMPOP", 2),
+    (b"ZMPOP", 2),
+];
+
+/// The name, and the slot of the first key; `None` for a command without keys.
+fn place(out: &Outgoing, n: usize) -> (&[u8], Option<u16>) {
+    // It is no value, so it is in memory.
+    let name = out.word_at(n, 0).and_then(|word| word.in_memory());
+    let name = name.unwrap_or_default();
+    let elsewhere = ELSEWHERE
+        .iter()
+        .find(|(other, _)| name.eq_ignore_ascii_case(other));
+    let index = elsewhere.map_or(1, |(_, index)| *index);
+    let slot = |word: Word<'_>| match word.in_memory() {
+        Some(key) => slot_of(key),
+        None => slot_of(&word.head(usize::try_from(word.len().min(LONGEST_KEY)).unwrap_or(0))),
+    };
+    (name, out.word_at(n, index).map(slot))
+}
+
+impl Flight {
+    /// Sorts its commands into groups; leaves out those that their slot has. Whether any is a sign of life.
+    pub(super) fn sort(&mut self, flow: Option<&Flow>) -> bool {
+        let mut pings = false;
+        let mut places: Vec<(u16, u32, bool)> = Vec::with_capacity(self.out.commands());
+        let mut items = self.items.iter().peekable();
+        let mut kind = Kind::Record;
+        for n in 0..self.out.commands() {
+            while let Some(item) = items.next_if(|item| item.first <= n) {
+                kind = item.kind;
+            }
+            let (name, slot) = place(&self.out, n);
+            let Some(slot) = slot else {
+                pings = true;
+                continue;
+            };
+            let lsn = self.out.lsn(n);
+            if flow.is_some_and(|flow| lsn.is_some_and(|lsn| flow.has(slot, lsn))) {
+                continue;
+            }
+            let safe = kind == Kind::Record || is_safe(&self.out, n, name);
+            places.push((slot, u32::try_from(n).unwrap_or(u32::MAX), safe));
+        }
+        // Stable: the order within a slot stays.
+        places.sort_by_key(|(slot, ..)| *slot);
+        self.order = places.iter().map(|(_, n, _)| *n).collect();
+        let mut start = 0;
+        for part in places.chunk_by(|(a, ..), (b, ..)| a == b) {
+            let end = start + part.len();
+            if let Some((slot, ..)) = part.first() {
+                self.groups.push(Group {
+                    slot: *slot,
+                    commands: start..end,
+                    atomic: part.iter().any(|(.., safe)| !safe),
+                    again: true,
+                    redirected: false,
+                });
+            }
+            start = end;
+        }
+        pings
+    }
+}
+
+impl Writer {
+    /// Fills the lanes with the groups that are to be sent, and what else is due.
+    pub(super) fn fill(&mut self, flight: &mut Flight, pings: bool) {
+        self.lanes.iter_mut().for_each(super::lane::Lane::clear);
+        if let Some(stamp) = flight.stamp
+            && !std::mem::replace(&mut flight.stamped, true)
+        {
+            self.fill_stamps(stamp);
+        }
+        if pings {
+            let lanes = self.lanes.iter_mut();
+            lanes.for_each(|lane| lane.words(Role::Ping, &[b"PING"]));
+        }
+        for record in std::mem::take(&mut flight.records) {
+            self.fill_record(&record);
+        }
+        let Flight {
+            out,
+            order,
+            groups,
+            reaches,
+            ..
+        } = flight;
+        for (index, group) in (0_u32..).zip(groups) {
+            let Some(lane) = self
+                .owners
+                .get(usize::from(group.slot))
+                .and_then(|owner| self.lanes.get_mut(usize::from(*owner)))
+            else {
+                continue;
+            };
+            if !std::mem::take(&mut group.again) {
+                continue;
+            }
+            let commands = order.get(group.commands.clone()).unwrap_or_default();
+            if !group.atomic {
+                for n in commands {
+                    lane.batch.out.append(out, *n as usize);
+                    lane.roles.push(Role::Plain(*n));
+                }
+                continue;
+            }
+            lane.words(Role::Multi, &[b"MULTI"]);
+            for n in commands.iter().filter(|n| !self.dropped.contains(n)) {
+                lane.batch.out.append(out, *n as usize);
+                lane.roles.push(Role::Queued(*n));
+            }
+            if let (Some(flow), Some(reaches)) = (&mut self.flow, *reaches) {
+                let key = of_slot(&flow.fence.names().position, group.slot);
+                let at = itoa::Buffer::new().format(reaches).to_owned();
+                let field = flow.names.slot.as_bytes();
+                lane.words(
+                    Role::Position(index),
+                    &[b"HSET", key.as_bytes(), field, at.as_bytes()],
+                );
+                flow.positions.insert(group.slot, reaches);
+            }
+            lane.words(Role::Exec(index), &[b"EXEC"]);
+        }
+    }
+
+    fn fill_stamps(&mut self, stamp: u64) {
+        let Some(flow) = &self.flow else {
+            return;
+        };
+        let lsn = itoa::Buffer::new().format(stamp).to_owned();
+        for lane in &mut self.lanes {
+            let key = lane.stamp_key.clone();
+            let mut words = vec![
+                &b"HSET"[..],
+                key.as_bytes(),
+                flow.names.lsn.as_bytes(),
+                lsn.as_bytes(),
+            ];
+            let at = match flow.is_introduced {
+                true => String::new(),
+                false => lane.now.text(),
+            };
+            if !flow.is_introduced {
+                words.extend([flow.names.at.as_bytes(), at.as_bytes()]);
+            }
+            lane.words(Role::Stamp(flow.is_introduced), &words);
+        }
+    }
+
+    fn fill_record(&mut self, record: &crate::target::Failed) {
+        let Some(flow) = &self.flow else {
+            return;
+        };
+        let key = flow.fence.names().failed.clone();
+        let owner = self.owners.get(usize::from(slot_of(key.as_bytes())));
+        let lane = owner.and_then(|owner| self.lanes.get_mut(usize::from(*owner)));
+        if let Some(lane) = lane {
+            let json = record.json();
+            let words = [
+                &b"HSET"[..],
+                key.as_bytes(),
+                record.id.as_bytes(),
+                json.as_bytes(),
+            ];
+            lane.words(Role::Record, &words);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn out(words: &[&[u8]]) -> Outgoing {
+        let mut out = Outgoing::new();
+        out.command(words.len(), Some(1));
+        words.iter().for_each(|word| out.word(word));
+        out
+    }
+
+    #[test]
+    fn only_what_leaves_a_key_whole_is_safe_to_repeat() {
+        for (line, safe) in [
+            ("SET k v", true),
+            ("set k v", true),
+            ("SET k v PXAT 5", true),
+            ("SET k v PX 5", false),
+            ("SET k v NX", false),
+            ("SET k v KEEPTTL", false),
+            ("SET k v XX PXAT 5", false),
+            ("DEL k", true),
+            ("DEL k l", false),
+            ("UNLINK k", true),
+            ("RESTORE k 0 x REPLACE", true),
+            ("RESTORE k 7 x REPLACE", false),
+            ("RESTORE k 7 x REPLACE ABSTTL", true),
+            ("INCR k", false),
+            ("HSET k f v", false),
+            ("SADD k m", false),
+            ("PEXPIREAT k 5", false),
+            ("COPY k l REPLACE", false),
+        ] {
+            let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            let out = out(&words);
+            let (name, slot) = place(&out, 0);
+            assert_eq!(is_safe(&out, 0, name), safe, "{line}");
+            assert_eq!(slot, Some(slot_of(b"k")), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_for_the_slot_of_its_first_key() {
+        for (line, slot) in [
+            ("EVAL script 1 k", Some("k")),
+            ("XGROUP CREATE k g 0", Some("k")),
+            ("BITOP AND k l m", Some("k")),
+            ("SET {k}:1 v", Some("k")),
+            ("PING", None),
+        ] {
+            let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            let found = place(&out(&words), 0).1;
+            assert_eq!(found, slot.map(|key| slot_of(key.as_bytes())), "{line}");
+        }
+    }
+}

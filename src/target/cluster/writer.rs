@@ -1,0 +1,776 @@
+//! One flow's way into a cluster: items in, a lane to every master, and positions that survive whatever happens there.
+//!
+//! ```text
+//!  begin, mark ──► open ──sort──► flight ──► lane 0: stamp, commands by slot ──┐
+//!                                        ├─► lane 1: stamp, commands by slot ──┼─ every reply ──► applied
+//!                                        └─► lane N: stamp, commands by slot ──┘
+//! ```
+//!
+//! One flight is unanswered at a time. In it a slot's commands are either **plain**, if every one of them leaves its key
+//! whole and reads nothing (`SET`, `DEL`, `RESTORE … REPLACE`), or one **transaction** that ends in the slot's position:
+//! `MULTI … HSET df2redis:position:<task>:{tag} <flow> <next> EXEC`. Commands of different slots have no order among
+//! each other, so nothing is lost by sorting; commands of one slot keep theirs. When a flight is answered, everything
+//! before `next` is in the cluster; the flights that follow begin by saying so on every lane, in a **stamp**.
+//!
+//! # Why every entry takes effect exactly once
+//!
+//! Of one flow; flows share no key. Let `p` be what stands as a slot's position on the slot's owner, `s` the stamp there.
+//!
+//! 1. *What `p` says.* The transaction that stored `p` held, or came behind, every entry of the slot before `p`: an earlier
+//!    flight was answered without a refusal, or the session had ended. Owner and slot change together with the position,
+//!    which is a key of the slot: it moves with it, and shares the fate of its writes in every failover, because a master's
+//!    replication is one ordered stream, of which a replica has a beginning.
+//! 2. *What `s` says.* It was sent only after all entries before it were answered, wherever they went. So it proves them on
+//!    the node it is on as long as that node's dataset is that stream's beginning, for the slots that it names.
+//! 3. *Going on.* A flow goes on at the least stamp. Of each slot, entries before `max(p, s)` are skipped, safe or not;
+//!    nothing lies between the least stamp and there that was not done, by 1 and 2. What follows `max(p, s)` in the slot and
+//!    has been done nevertheless was plain, or a later `p` would stand there. Done again in order, and followed by what
+//!    was not done yet, plain writes come to the same: the last one of each key decides, and each unsafe one finds the
+//!    state that it found, or would have found, at first. That is why *mixtures* on one key are right, and why one refused
+//!    command of a plain group is no harm though later ones of it were executed: the whole group comes again.
+//! 4. *Nobody else writes.* Before anything is read, connections of whoever wrote before are ended on every node; see
+//!    [`super::takeover`]. Nothing of them takes effect later.
+//! 5. *Redirects.* A command that is answered with MOVED, ASK or TRYAGAIN was not executed, and neither was any of its
+//!    transaction; of a plain group some may have been. The slot's commands are **parked**, whole and in order, and later
+//!    ones of the slot behind them, until the slot has an owner that takes them; nothing of it is sent meanwhile, so none
+//!    overtakes another. Of a plain group, what was executed comes again, see 3. A transaction comes with a position that
+//!    covers what was parked. What is applied, and so every stamp, stays before the oldest parked entry; other slots go
+//!    on. An ASK is not followed: what it is about is on both sides until the slot has moved. Anything else that is
+//!    refused for now leaves a state like that after a kill, and is treated like one: the session's side of the target
+//!    ends, and everything is read again.
+//!    A move changes the stamps of both nodes, which are written again, with the slots they are about now, before the
+//!    slot's next entry; only then the old ones go. That is done only between nodes that have lived on: a node that was
+//!    restarted, or replaced by its replica, may have lost what it had answered for, and everything is read again.
+//! 6. *Slots that moved* while nobody wrote, or between the last stamp and a kill: a slot's `s` is the stamp that names the
+//!    slot. Is that its owner's, see 2. Is it the node's that the slot came from, it holds if neither of the two was
+//!    restarted or replaced since: then the slot's keys left with all that the stamp proves. In every other case nobody
+//!    knows, and everything is copied anew. A stamp names its node, so that one which moved with its slot is not mistaken.
+//! 7. *Positions that are removed* are at or before the stamps that were answered on every node: there `max(p, s)` is `s`.
+//!    So the least stamp alone, without those of the single nodes, would not do: a node that lost its last writes in a
+//!    failover takes the flow back, behind where positions on other nodes were removed.
+//! 8. *A stamp is never taken back.* A flow that went on at the least of several stores none before it has reached the
+//!    greatest of all that is known, so a second kill finds what the first one found, and positions that only grow.
+//!
+//! A node whose keys are removed by somebody else shows it: the stamp makes its field anew, which the reply tells.
+//!
+//! What this cannot see: a cluster that loses the record and the fence in a failover between a takeover and the old
+//! process' next look. It was cut off everywhere by then, and looks at the fence before it writes again.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::lane::{Lane, Role};
+use super::parked::Parking;
+use super::refresh::{self, Fresh};
+use super::round::{Group, Item};
+use super::stamp::FieldNames;
+use super::takeover::{Resumed, Topology};
+use crate::resp::Reply;
+use crate::target::answer::Tolerate;
+use crate::target::control::Control;
+use crate::target::dead_letter::ErrorPolicy;
+use crate::target::error::TargetError;
+use crate::target::failed::Failed;
+use crate::target::fence::Fence;
+use crate::target::outgoing::Outgoing;
+use crate::target::settings::Settings;
+use crate::target::slot_of;
+use crate::target::writer::missed::HELD_UP;
+use crate::target::writer::patience::Patience;
+use crate::target::writer::{Counters, Fenced, Kind, Limits, Missed, Notice};
+
+/// How often a busy flow stamps the nodes.
+const STAMP_EVERY: Duration = Duration::from_millis(20);
+/// How long is waited for the fence to be read, when a connection was lost.
+const LOOK: Duration = Duration::from_secs(5);
+/// Who owns what is looked at after so many calls of `store`, of which there is one each second and a few more.
+const LOOK_EVERY: u32 = 60;
+/// After so many looks, which is more than a second, a slot is on the move for longer than usual.
+const LONG: u32 = 9;
+/// The first wait for a slot that is on the move, which doubles, and the longest.
+const WAIT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
+/// Positions of slots that are removed at a time.
+const REMOVED_AT_ONCE: usize = 512;
+
+/// What ties a writer to its task's positions.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub fence: Fence,
+    pub flow: u32,
+    pub names: FieldNames,
+    /// What slots have already.
+    resumed: Option<Arc<Resumed>>,
+    /// The stamp on every node.
+    stored: Option<u64>,
+    /// Whether its stamps say whose they are.
+    pub is_introduced: bool,
+    /// Positions that stand in slots.
+    pub positions: HashMap<u16, u64>,
+    /// Those at or before this one are removed at the next occasion.
+    pub removable: Option<u64>,
+    emptied: u64,
+    /// Whether the nodes are to be told again of a position that they have.
+    restamps: bool,
+    /// Stamps that no node's is any more.
+    stale: Vec<String>,
+    /// The entry that was refused last, and how many of its commands were.
+    last_failed: Option<(u64, u32)>,
+}
+
+impl Flow {
+    fn new(fenced: Fenced) -> Self {
+        let resumed = fenced.fence.resumed(fenced.flow);
+        let resumed = resumed.filter(|_| fenced.stored.is_some());
+        Self {
+            names: FieldNames::of(fenced.flow, &fenced.fence.epoch()),
+            flow: fenced.flow,
+            stored: fenced.stored,
+            is_introduced: false,
+            positions: resumed
+                .as_ref()
+                .map(|resumed| resumed.positions.clone())
+                .unwrap_or_default(),
+            removable: None,
+            resumed,
+            emptied: fenced.fence.emptied(),
+            restamps: false,
+            stale: fenced.fence.stale_stamps(),
+            fence: fenced.fence,
+            last_failed: None,
+        }
+    }
+
+    /// Whether a slot has this entry.
+    pub fn has(&self, slot: u16, lsn: u64) -> bool {
+        let resumed = self.resumed.as_ref();
+        let next = resumed.and_then(|resumed| resumed.by_slot.get(usize::from(slot)));
+        next.is_some_and(|next| lsn < *next)
+    }
+
+    /// Whether a stamp of this position says no less than what is known.
+    fn may_stamp(&self, at: u64) -> bool {
+        let resumed = self.resumed.as_ref();
+        resumed.is_none_or(|resumed| at >= resumed.caught_up)
+    }
+
+    /// Whether all nodes are to be told of this position.
+    fn is_due(&self, at: u64) -> bool {
+        (self.restamps || self.stored != Some(at)) && self.may_stamp(at)
+    }
+
+    /// How many commands of this entry were refused before; counts this one.
+    pub fn nth_failed(&mut self, lsn: u64) -> u32 {
+        let nth = match self.last_failed {
+            Some((last, nth)) if last == lsn => nth + 1,
+            _ => 0,
+        };
+        self.last_failed = Some((lsn, nth));
+        nth
+    }
+}
+
+/// What is pushed and not sent.
+#[derive(Debug, Default)]
+struct Open {
+    out: Outgoing,
+    items: Vec<Item>,
+    /// When its first item was begun, and how long after that its answers may come before its keys are doubted.
+    begun: Option<(Instant, Duration)>,
+    /// Whether the answer 0 to some of its commands means that a key is missing.
+    watches: bool,
+}
+
+/// What is sent, and not all answered.
+#[derive(Debug, Default)]
+pub(super) struct Flight {
+    pub out: Outgoing,
+    pub items: Vec<Item>,
+    /// Its commands, slot by slot.
+    pub order: Vec<u32>,
+    pub groups: Vec<Group>,
+    /// The position reached when everything is answered.
+    pub reaches: Option<u64>,
+    /// What the nodes are told before anything else.
+    pub stamp: Option<u64>,
+    pub stamped: bool,
+    pub at: Option<Instant>,
+    pub begun: Option<(Instant, Duration)>,
+    pub watches: bool,
+    /// Slots that were parked, and since which position.
+    pub parked: BTreeMap<u16, Option<u64>>,
+    /// Refused entries that are to be recorded.
+    pub records: Vec<Failed>,
+    /// The error that follows when they are.
+    pub then: Option<Box<TargetError>>,
+}
+
+impl Flight {
+    /// The item of a command.
+    pub fn item_of(&self, command: usize) -> Item {
+        let behind = self.items.partition_point(|item| item.first <= command);
+        let item = behind.checked_sub(1).and_then(|item| self.items.get(item));
+        item.copied().unwrap_or(Item {
+            first: command,
+            kind: Kind::Entry,
+            tolerate: Tolerate::Nothing,
+        })
+    }
+
+    /// Since when a slot waits, if it was parked before; else since `applied`.
+    pub fn since_of(&self, slot: u16, applied: Option<u64>) -> Option<u64> {
+        self.parked.get(&slot).copied().unwrap_or(applied)
+    }
+}
+
+type Refreshing = Pin<Box<dyn Future<Output = Result<Fresh, TargetError>> + Send>>;
+type Looking = Pin<Box<dyn Future<Output = TargetError> + Send>>;
+
+/// A flow's connections to all masters.
+pub(in crate::target) struct Writer {
+    pub(super) addr: String,
+    settings: Settings,
+    limits: Limits,
+    pub(super) policy: ErrorPolicy,
+    pub(super) lanes: Vec<Lane>,
+    /// By slot, the index of its lane.
+    pub(super) owners: Vec<u16>,
+    pub(super) flow: Option<Flow>,
+    open: Open,
+    pub(super) flight: Option<Flight>,
+    /// Commands of the flight that were refused for good before anything was executed.
+    pub(super) dropped: Vec<u32>,
+    /// The position that everything pushed reaches.
+    marked: Option<u64>,
+    applied: Option<u64>,
+    last_stamp: Option<Instant>,
+    overdue: Patience,
+    /// What a lost connection means.
+    looking: Option<Looking>,
+    /// Slots that are on the move.
+    pub(super) parking: Parking,
+    /// Whether who owns what is to be looked at again.
+    pub(super) must_look: bool,
+    refreshing: Option<Refreshing>,
+    fresh: Option<Fresh>,
+    /// What is parked waits for the next look.
+    pub(super) waiting: bool,
+    looks: u32,
+    ticks: u32,
+    pub(super) notices: VecDeque<Notice>,
+    pub(super) missed: Vec<Missed>,
+    pub(super) notes_missing: bool,
+    patience: Duration,
+    pub(super) counters: Counters,
+    pub(super) stirred: bool,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer")
+            .field("addr", &self.addr)
+            .field("lanes", &self.lanes.len())
+            .field("applied", &self.applied)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Writer {
+    /// Connects to every master. With a fence, to those that it was taken on, and looks at it once more.
+    pub async fn connect(
+        settings: &Settings,
+        limits: Limits,
+        policy: ErrorPolicy,
+        fenced: Option<Fenced>,
+    ) -> Result<Self, TargetError> {
+        let fence = fenced.as_ref().map(|fenced| fenced.fence.clone());
+        let topology = match fence.as_ref().and_then(Fence::topology) {
+            Some(topology) => topology,
+            None => Arc::new(asked_topology(settings).await?),
+        };
+        let name = fence.as_ref().and_then(Fence::connection_name);
+        let mut lanes = Vec::with_capacity(topology.masters.len());
+        for master in &topology.masters {
+            lanes.push(Lane::open(settings, master, name.as_deref()).await?);
+        }
+        let stored = fenced.as_ref().and_then(|fenced| fenced.stored);
+        let mut writer = Self {
+            addr: settings.addr(),
+            settings: settings.clone(),
+            overdue: Patience::new(limits.answer),
+            limits,
+            policy,
+            lanes,
+            owners: topology.owners.clone(),
+            flow: fenced.map(Flow::new),
+            open: Open::default(),
+            flight: None,
+            dropped: Vec::new(),
+            marked: stored,
+            applied: stored,
+            last_stamp: None,
+            looking: None,
+            parking: Parking::default(),
+            must_look: false,
+            refreshing: None,
+            fresh: None,
+            waiting: false,
+            looks: 0,
+            ticks: 0,
+            notices: VecDeque::new(),
+            missed: Vec::new(),
+            notes_missing: false,
+            patience: Duration::MAX,
+            counters: Counters::default(),
+            stirred: false,
+        };
+        if let Some(fence) = fence {
+            writer.look_at(&fence).await?;
+        }
+        Ok(writer)
+    }
+
+    /// Reads the fence, now that every lane has its name.
+    async fn look_at(&mut self, fence: &Fence) -> Result<(), TargetError> {
+        const DOING: &str = "looking at the fence";
+        let key = fence.names().fence.clone();
+        let slot = slot_of(key.as_bytes());
+        let owner = self.owners.get(usize::from(slot)).copied();
+        let lane = owner.and_then(|owner| self.lanes.get_mut(usize::from(owner)));
+        let Some(lane) = lane else {
+            return Err(self.unready(DOING, "no master owns the slot of the fence".to_owned()));
+        };
+        let answer = fence_of(lane, &key).await?;
+        match answer {
+            Reply::Text(token) => fence.check(&self.addr, Some(token)),
+            Reply::Null => fence.check(&self.addr, None),
+            Reply::Error(text) => {
+                let text = String::from_utf8_lossy(&text).into_owned();
+                match super::replies::is_for_now(text.as_bytes()) {
+                    true => Err(self.unready(DOING, text)),
+                    false => Err(TargetError::from_answer(&self.addr, DOING, "GET", text)),
+                }
+            }
+            other => Err(TargetError::Answer {
+                addr: self.addr.clone(),
+                doing: DOING.to_owned(),
+                answer: format!("{other:?}"),
+            }),
+        }
+    }
+
+    pub fn begin(&mut self, kind: Kind, tolerate: Tolerate) -> &mut Outgoing {
+        if self.open.begun.is_none() && self.notes_missing {
+            self.open.begun = Some((Instant::now(), self.patience));
+        }
+        self.open.items.push(Item {
+            first: self.open.out.commands(),
+            kind,
+            tolerate,
+        });
+        &mut self.open.out
+    }
+
+    pub fn mark(&mut self, next: u64) {
+        self.marked = Some(next);
+        if self.open.out.is_empty() && self.flight.is_none() {
+            self.applied = self.parking.bounded(self.marked);
+        }
+    }
+
+    pub fn has_room(&self) -> bool {
+        let sent = self.flight.as_ref();
+        let sent = sent.map_or(0, |flight| flight.out.in_memory());
+        sent + self.open.out.in_memory() + self.parking.in_memory() < self.limits.window
+            && self.open.out.commands() < self.limits.batch_commands
+    }
+
+    /// Whether everything pushed was answered, and all nodes know.
+    pub fn is_settled(&self) -> bool {
+        self.open.out.is_empty()
+            && self.flight.is_none()
+            && self.parking.is_empty()
+            && !self.must_stamp()
+    }
+
+    fn must_stamp(&self) -> bool {
+        let flow = self.flow.as_ref();
+        flow.is_some_and(|flow| self.applied.is_some_and(|at| flow.is_due(at)))
+    }
+
+    pub fn applied(&self) -> Option<u64> {
+        self.applied
+    }
+
+    /// The position that the next start finds at least; without a fence the applied one.
+    pub fn stored(&self) -> Option<u64> {
+        match &self.flow {
+            Some(flow) => flow.stored,
+            None => self.applied,
+        }
+    }
+
+    /// Has positions of slots removed that the nodes' stamps have passed; who owns what is looked at from time to time.
+    /// Stamps follow by themselves.
+    pub fn store(&mut self) {
+        self.ticks = self.ticks.wrapping_add(1);
+        self.must_look |= self.ticks.is_multiple_of(LOOK_EVERY);
+        if let Some(flow) = &mut self.flow {
+            flow.removable = flow.stored;
+        }
+    }
+
+    /// See [`Fence::move_all`].
+    pub fn stands_at(&mut self, next: u64) {
+        debug_assert!(self.flight.is_none(), "moved while something is unanswered");
+        self.applied = Some(next);
+        self.marked = Some(next);
+        if let Some(flow) = &mut self.flow {
+            flow.stored = Some(next);
+            flow.restamps = true;
+            let emptied = flow.fence.emptied();
+            if std::mem::replace(&mut flow.emptied, emptied) != emptied {
+                flow.resumed = None;
+                flow.positions.clear();
+            }
+        }
+    }
+
+    pub fn note_missing(&mut self, patience: Duration) {
+        self.notes_missing = true;
+        self.patience = patience;
+    }
+
+    pub fn is_held_up(&self) -> bool {
+        let at = self.flight.as_ref().and_then(|flight| flight.at);
+        at.is_some_and(|at| at.elapsed() > HELD_UP)
+    }
+
+    pub fn watch(&mut self) {
+        self.open.watches |= self.notes_missing;
+    }
+
+    pub fn take_missed(&mut self) -> Vec<Missed> {
+        std::mem::take(&mut self.missed)
+    }
+
+    pub fn counters(&self) -> Counters {
+        let flight = self.flight.as_ref();
+        Counters {
+            in_flight_bytes: flight.map_or(0, |flight| flight.out.len()),
+            ..self.counters
+        }
+    }
+
+    pub fn notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    pub async fn close(mut self) -> io::Result<()> {
+        for lane in &mut self.lanes {
+            lane.link.close().await?;
+        }
+        Ok(())
+    }
+
+    pub fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TargetError>> {
+        if let Some(looking) = &mut self.looking {
+            return looking.as_mut().poll(cx).map(Err);
+        }
+        match self.poll_lanes(cx) {
+            Poll::Ready(Err(error @ TargetError::Lost { .. })) if self.flow.is_some() => {
+                self.look(error);
+                self.poll_drive(cx)
+            }
+            other => other,
+        }
+    }
+
+    /// A connection was lost: whoever takes over ends them.
+    fn look(&mut self, error: TargetError) {
+        let Some(fence) = self.flow.as_ref().map(|flow| flow.fence.clone()) else {
+            return;
+        };
+        let settings = self.settings.clone();
+        let asking = async move {
+            let mut control = Control::connect(&settings).await?;
+            fence.held(&mut control, "looking at the fence").await
+        };
+        self.looking = Some(Box::pin(async move {
+            match tokio::time::timeout(LOOK, asking).await {
+                Ok(Err(taken @ TargetError::TakenOver { .. })) => taken,
+                _ => error,
+            }
+        }));
+    }
+
+    fn poll_lanes(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TargetError>> {
+        loop {
+            self.poll_refresh(cx)?;
+            if self.flight.is_none() {
+                self.take_off();
+            }
+            for lane in &mut self.lanes {
+                lane.poll_write(cx)?;
+            }
+            if std::mem::take(&mut self.stirred) {
+                return Poll::Ready(Ok(()));
+            }
+            let mut moved = false;
+            for index in 0..self.lanes.len() {
+                let Some(lane) = self.lanes.get_mut(index) else {
+                    continue;
+                };
+                match lane.link.poll_read(cx) {
+                    Poll::Pending => {}
+                    Poll::Ready(Ok(0)) => {
+                        return Poll::Ready(Err(lane.lost(io::ErrorKind::UnexpectedEof.into())));
+                    }
+                    Poll::Ready(Ok(count)) => {
+                        moved = true;
+                        self.take_replies(index, count)?;
+                    }
+                    Poll::Ready(Err(cause)) => return Poll::Ready(Err(lane.lost(cause))),
+                }
+            }
+            if moved {
+                self.overdue.nothing_is_due();
+                continue;
+            }
+            if self.flight.is_none() {
+                self.overdue.nothing_is_due();
+                return Poll::Pending;
+            }
+            let written = self.lanes.iter().map(|lane| lane.link.written).sum();
+            if self.overdue.poll_lost(written, cx).is_ready() {
+                return Poll::Ready(Err(TargetError::Silent {
+                    addr: self.addr.clone(),
+                    doing: "writing".to_owned(),
+                    after: self.limits.answer,
+                }));
+            }
+            return Poll::Pending;
+        }
+    }
+
+    /// Begins to look at who owns what, and goes by what was found when nothing is under way.
+    fn poll_refresh(&mut self, cx: &mut Context<'_>) -> Result<(), TargetError> {
+        if self.must_look && self.refreshing.is_none() && self.fresh.is_none() {
+            let (first, most) = WAIT;
+            let doubled = first.saturating_mul(1 << self.looks.min(10)).min(most);
+            let wait = match self.looks {
+                0 => Duration::ZERO,
+                _ => doubled,
+            };
+            self.looks = self.looks.saturating_add(1);
+            if self.looks == LONG {
+                let slots = self.parking.slots().collect();
+                self.notices.push_back(Notice::Moving { slots });
+                self.stirred = true;
+            }
+            let known = self.lanes.iter().map(|lane| lane.now.clone()).collect();
+            let fence = self.flow.as_ref().map(|flow| flow.fence.clone());
+            let settings = self.settings.clone();
+            self.refreshing = Some(Box::pin(refresh::look(settings, known, fence, wait)));
+        }
+        if let Some(refreshing) = &mut self.refreshing
+            && let Poll::Ready(fresh) = refreshing.as_mut().poll(cx)
+        {
+            self.refreshing = None;
+            self.fresh = Some(fresh?);
+        }
+        if self.flight.is_none()
+            && let Some(fresh) = self.fresh.take()
+        {
+            self.go_by(fresh);
+        }
+        Ok(())
+    }
+
+    /// From now on slots are where they are now. Every node is told so before anything else.
+    fn go_by(&mut self, fresh: Fresh) {
+        self.must_look = false;
+        self.waiting = false;
+        let Fresh { topology, opened } = fresh;
+        let mut lanes: Vec<Lane> = std::mem::take(&mut self.lanes);
+        lanes.extend(opened);
+        for master in &topology.masters {
+            let Some(at) = lanes.iter().position(|lane| lane.now.id == master.now.id) else {
+                continue;
+            };
+            let mut lane = lanes.swap_remove(at);
+            let key = master.stamp_key(&self.settings.task);
+            if lane.now.slots != master.now.slots
+                && let Some(flow) = &mut self.flow
+            {
+                flow.is_introduced = false;
+                flow.restamps = self.applied.is_some();
+                if lane.stamp_key != key {
+                    flow.stale.push(std::mem::replace(&mut lane.stamp_key, key));
+                }
+            }
+            lane.now = master.now.clone();
+            self.lanes.push(lane);
+        }
+        // What a node without slots had is in its slots' new owners.
+        if let Some(flow) = &mut self.flow {
+            flow.stale
+                .extend(lanes.into_iter().map(|lane| lane.stamp_key));
+            let current = |key: &String| self.lanes.iter().any(|lane| lane.stamp_key == *key);
+            flow.stale.retain(|key| !current(key));
+            flow.removable = flow.removable.or(flow.stored);
+        }
+        self.owners = topology.owners;
+    }
+
+    /// Sends what was pushed, or what the nodes are to be told, if there is any of it.
+    fn take_off(&mut self) {
+        let due = !self.waiting && !self.parking.is_empty();
+        let is_empty = self.open.out.is_empty() && !due;
+        let must_stamp = self.must_stamp() && !self.must_look;
+        if is_empty && !must_stamp {
+            return;
+        }
+        let is_time = is_empty
+            || self
+                .last_stamp
+                .is_none_or(|last| last.elapsed() >= STAMP_EVERY);
+        let mut open = std::mem::take(&mut self.open);
+        let parked = match due {
+            true => self.parking.take_into(&mut open.out, &mut open.items),
+            false => BTreeMap::new(),
+        };
+        let mut flight = Flight {
+            out: open.out,
+            items: open.items,
+            reaches: self.marked,
+            stamp: self.applied.filter(|_| must_stamp && is_time),
+            begun: open.begun,
+            watches: open.watches,
+            parked,
+            at: Some(Instant::now()),
+            ..Flight::default()
+        };
+        if flight.stamp.is_some() {
+            self.last_stamp = Some(Instant::now());
+        }
+        let pings = flight.sort(self.flow.as_ref());
+        let mut groups = std::mem::take(&mut flight.groups);
+        groups.retain(|group| {
+            let parked = self.parking.has(group.slot);
+            if parked {
+                let commands = flight.order.get(group.commands.clone()).unwrap_or_default();
+                self.parking
+                    .park(group.slot, &flight, commands, self.applied);
+            }
+            !parked
+        });
+        flight.groups = groups;
+        self.send(flight, pings);
+    }
+
+    /// Sends what is to be sent of a flight; one of which nothing is, is over.
+    pub(super) fn send(&mut self, mut flight: Flight, pings: bool) {
+        self.fill(&mut flight, pings);
+        self.remove_positions();
+        self.lanes.iter_mut().for_each(Lane::start);
+        self.flight = Some(flight);
+        if self.lanes.iter().all(|lane| lane.unanswered() == 0) {
+            self.land();
+        }
+    }
+
+    /// Appends the removal of positions that the stamps have passed.
+    fn remove_positions(&mut self) {
+        let Some(flow) = &mut self.flow else {
+            return;
+        };
+        let Some(removable) = flow.removable.take() else {
+            return;
+        };
+        let old = flow.positions.iter().filter(|(_, at)| **at <= removable);
+        let old: Vec<u16> = old.map(|(slot, _)| *slot).take(REMOVED_AT_ONCE).collect();
+        let stale = match flow.is_introduced {
+            true => std::mem::take(&mut flow.stale),
+            false => Vec::new(),
+        };
+        for key in stale {
+            let owner = self.owners.get(usize::from(slot_of(key.as_bytes())));
+            let lane = owner.and_then(|owner| self.lanes.get_mut(usize::from(*owner)));
+            if let Some(lane) = lane {
+                let (lsn, at) = (flow.names.lsn.as_bytes(), flow.names.at.as_bytes());
+                lane.words(Role::Removal, &[b"HDEL", key.as_bytes(), lsn, at]);
+            }
+        }
+        for slot in old {
+            flow.positions.remove(&slot);
+            let owner = self.owners.get(usize::from(slot));
+            let lane = owner.and_then(|owner| self.lanes.get_mut(usize::from(*owner)));
+            if let Some(lane) = lane {
+                let key = crate::target::position::of_slot(&flow.fence.names().position, slot);
+                let words = [&b"HDEL"[..], key.as_bytes(), flow.names.slot.as_bytes()];
+                lane.words(Role::Removal, &words);
+            }
+        }
+    }
+
+    /// Everything of the flight is answered.
+    pub(super) fn land(&mut self) {
+        self.stirred = true;
+        let Some(flight) = self.flight.take() else {
+            return;
+        };
+        let reached = match self.open.out.is_empty() {
+            // What was marked since, with nothing to be sent for it, too.
+            true => self.marked,
+            false => flight.reaches,
+        };
+        self.applied = self.parking.bounded(reached.or(self.applied));
+        if self.parking.is_empty() {
+            self.looks = 0;
+        }
+        if let (Some(flow), Some(stamp)) = (&mut self.flow, flight.stamp) {
+            flow.stored = Some(stamp);
+            flow.is_introduced = true;
+            flow.restamps = false;
+        }
+        self.counters.commands += flight.order.len() as u64;
+        self.counters.bytes += flight.out.len();
+        self.dropped.clear();
+        let mut out = flight.out;
+        out.clear();
+        if self.open.out.is_empty() && out.in_memory() == 0 {
+            self.open.out = out;
+        }
+    }
+
+    pub(super) fn unready(&self, doing: &str, answer: String) -> TargetError {
+        TargetError::Unready {
+            addr: self.addr.clone(),
+            doing: doing.to_owned(),
+            answer,
+        }
+    }
+}
+
+/// What stands in the fence, as a node says.
+async fn fence_of(lane: &mut Lane, key: &str) -> Result<Reply, TargetError> {
+    let settings = lane.settings.clone();
+    let words = [&b"GET"[..], key.as_bytes()];
+    lane.link.ask(&settings, &words).await
+}
+
+/// Who owns which slots, where no fence has told.
+async fn asked_topology(settings: &Settings) -> Result<Topology, TargetError> {
+    let mut control = Control::connect(settings).await?;
+    match control.nodes() {
+        Some(nodes) => Topology::read(nodes).await,
+        None => Err(TargetError::NotACluster {
+            addr: settings.addr(),
+        }),
+    }
+}

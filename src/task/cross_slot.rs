@@ -1,0 +1,95 @@
+//! What a cluster makes of commands with several keys, and of other databases than 0.
+//!
+//! A command whose keys each stand for themselves is sent in parts, one for each slot. Of one that combines keys of
+//! several slots, `policy.on_cross_slot` decides; to `fetch`, the keys that it writes are withheld from it on and read
+//! again, which is exact: see [`reread`](super::reread).
+
+use crate::commands::{self, Kind, Plan, Reason, Slots, Unsupported};
+use crate::config::CrossSlot;
+use crate::entry::{Args, Batch, Command};
+use crate::target::{self, TargetError};
+
+use super::applier::Applier;
+use super::error::TaskError;
+use super::items::{Foreign, OWN_KEYS, Took, describe};
+use super::large::Large;
+use super::settings;
+
+impl Applier {
+    /// A command that the filter lets pass.
+    pub(super) fn route(
+        &mut self,
+        batch: &Batch,
+        command: &Command,
+        args: &Args<'_>,
+        large: Option<&Large>,
+        foreign: &mut Foreign,
+    ) -> Result<Took, TaskError> {
+        if self.context.task.target.cluster.is_none() {
+            return self.send(batch, command, args, large, foreign);
+        }
+        if commands::keys(args).next().is_some() {
+            self.refuse_database(command.db)?;
+        }
+        match commands::by_slot(args, target::slot_of) {
+            Slots::One => self.send(batch, command, args, large, foreign),
+            Slots::Parts(parts) => {
+                for (packed, words) in parts {
+                    let args = self.checked(&packed, words)?;
+                    self.send(batch, command, &args, large, foreign)?;
+                }
+                Ok(Took::Whole)
+            }
+            Slots::Across => {
+                // Some are, wherever their keys are.
+                let reads_again = matches!(self.plan(batch, command, args), Plan::ReadAgain(_))
+                    || self.context.task.policy.on_cross_slot == CrossSlot::Fetch;
+                self.across_slots(command, args, reads_again, foreign)?;
+                Ok(Took::Whole)
+            }
+        }
+    }
+
+    fn across_slots(
+        &mut self,
+        command: &Command,
+        args: &Args<'_>,
+        reads_again: bool,
+        foreign: &mut Foreign,
+    ) -> Result<(), TaskError> {
+        if commands::keys(args).any(|used| used.key.starts_with(OWN_KEYS))
+            || !commands::keys(args).any(|used| used.written)
+            || !self.settle_foreign(command, args, foreign)
+        {
+            return Ok(());
+        }
+        if reads_again {
+            // Of those that do not fit on the list it counts how many they are.
+            self.distrust(command, args);
+            return Ok(());
+        }
+        let crosses = Unsupported {
+            kind: Kind::CrossSlot,
+            reason: Reason::CrossesSlots,
+        };
+        let context = self.context.clone();
+        context.unsupported(self.log(), command.db, &describe(args), &crosses)?;
+        self.skipped();
+        Ok(())
+    }
+
+    /// A cluster has only database 0. What a source had elsewhere when the task began was refused then.
+    pub(super) fn refuse_database(&self, source_db: u32) -> Result<(), TaskError> {
+        let task = &self.context.task;
+        match task.target.db(source_db) {
+            db if db != 0 && task.target.cluster.is_some() => {
+                Err(TaskError::Target(TargetError::Database {
+                    addr: settings::target(task).endpoint.to_string(),
+                    db,
+                    answer: "a cluster has only database 0".to_owned(),
+                }))
+            }
+            _ => Ok(()),
+        }
+    }
+}
