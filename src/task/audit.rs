@@ -1,7 +1,7 @@
 //! The audit: source and target are compared in the background, again and again, and what differs is set right.
 //!
 //! The source's own journal does not tell of everything that happens there, and others may write to the target. What
-//! then differs no entry shows. So all keys are walked over at a bounded rate by [`check`](crate::check), which proves
+//! then differs no entry shows. So all keys are walked over at a bounded rate by [`mod@check`], which proves
 //! a difference by positions. A key that differs is handed to the flow that owns it, which reads it again between two
 //! positions and writes what it found where that is exact (see [`reread`](super::reread)): what is repaired takes part
 //! in the order of entries, whatever is written meanwhile, and none is repeated or left out.
