@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::outgoing::Described;
 use crate::net::ConnectError;
 use crate::resp::Garbage;
 
@@ -275,6 +276,32 @@ impl TargetError {
             Self::Replaced { .. } => "the task reads its positions from the target again",
             Self::DeadLetter { .. } => "check space and permissions of the state directory",
             Self::Spill(_) => "check the disk of the state directory",
+        }
+    }
+
+    /// What it means that a flow's command was refused for good. `recorded`: its record is on the target.
+    pub(super) fn of_refused(
+        addr: &str,
+        described: Described,
+        text: &[u8],
+        recorded: bool,
+    ) -> Self {
+        let addr = addr.to_owned();
+        let answer = String::from_utf8_lossy(text).into_owned();
+        match text.starts_with(b"NOPERM") {
+            true => Self::Permission {
+                addr,
+                command: described.name,
+                answer,
+            },
+            false => Self::Refused {
+                addr,
+                key: described.key().to_vec(),
+                command: described.name,
+                lsn: described.lsn,
+                answer,
+                recorded,
+            },
         }
     }
 

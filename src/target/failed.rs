@@ -60,6 +60,25 @@ pub struct Failed {
     pub unknown: bool,
 }
 
+/// Numbers the commands of one entry that are refused, in order: there is a record of each.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
+    /// The entry that was refused last, and the number of its last command.
+    last: Option<(u64, u32)>,
+}
+
+impl Numbers {
+    /// How many commands of this entry were refused before; counts this one.
+    pub fn next(&mut self, lsn: u64) -> u32 {
+        let nth = match self.last {
+            Some((last, nth)) if last == lsn => nth + 1,
+            _ => 0,
+        };
+        self.last = Some((lsn, nth));
+        nth
+    }
+}
+
 /// How a repetition ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Retried {

@@ -196,20 +196,17 @@ impl Fence {
         }));
         let withheld = withheld.iter().map(|member| Withheld::read(member));
         let withheld = withheld.collect::<Option<Vec<_>>>();
-        let withheld = withheld.ok_or_else(|| TargetError::Record {
+        let no_member = |key: &String| TargetError::Record {
             addr: control.addr().to_owned(),
-            key: fence.names().reread.clone(),
+            key: key.clone(),
             what: "a member is not of the form <flow>:<database>:<key>".to_owned(),
-        })?;
+        };
+        let withheld = withheld.ok_or_else(|| no_member(&fence.names().reread))?;
         let members = members
             .iter()
             .map(|(member, at)| Some((Withheld::read(member)?, *at as i64)));
         let members = members.collect::<Option<Vec<_>>>();
-        let members = members.ok_or_else(|| TargetError::Record {
-            addr: control.addr().to_owned(),
-            key: fence.names().members.clone(),
-            what: "a member is not of the form <flow>:<database>:<key>".to_owned(),
-        })?;
+        let members = members.ok_or_else(|| no_member(&fence.names().members))?;
         Ok(Taken {
             fence,
             stored,

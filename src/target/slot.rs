@@ -20,6 +20,27 @@ pub fn slot_of(key: &[u8]) -> u16 {
     (checksum(CrcAlgorithm::Crc16Xmodem, tag.unwrap_or(key)) % u64::from(SLOTS)) as u16
 }
 
+/// Commands whose first key is not the word behind the name, and which word it is.
+const ELSEWHERE: [(&[u8], usize); 9] = [
+    (b"EVAL", 3),
+    (b"EVALSHA", 3),
+    (b"FCALL", 3),
+    (b"XGROUP", 2),
+    (b"XINFO", 2),
+    (b"OBJECT", 2),
+    (b"BITOP", 2),
+    (b"LMPOP", 2),
+    (b"ZMPOP", 2),
+];
+
+/// Which word of a command with keys is the first of them, the name being word 0.
+pub(super) fn first_key_at(name: &[u8]) -> usize {
+    let elsewhere = ELSEWHERE
+        .iter()
+        .find(|(other, _)| name.eq_ignore_ascii_case(other));
+    elsewhere.map_or(1, |(_, index)| *index)
+}
+
 /// A word whose slot this is, to be put between braces in a key that is to be there. Of at most five letters and digits.
 pub fn tag_of(slot: u16) -> &'static str {
     static TAGS: LazyLock<Vec<String>> = LazyLock::new(|| {

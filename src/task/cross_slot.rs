@@ -72,10 +72,7 @@ impl Applier {
             kind: Kind::CrossSlot,
             reason: Reason::CrossesSlots,
         };
-        let context = self.context.clone();
-        context.unsupported(self.log(), command.db, &describe(args), &crosses)?;
-        self.skipped();
-        Ok(())
+        self.leave_out(command.db, &describe(args), &crosses)
     }
 
     /// A cluster has only database 0. What a source had elsewhere when the task began was refused then.

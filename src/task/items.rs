@@ -272,8 +272,7 @@ impl Applier {
                         reason: Reason::CrossesFilter,
                     };
                     let what = format!("{} with key {}", show(args.name()), show(key));
-                    context.unsupported(self.log(), command.db, &what, &crosses)?;
-                    self.skipped();
+                    self.leave_out(command.db, &what, &crosses)?;
                     return Ok(Took::Whole);
                 }
             }
@@ -382,10 +381,7 @@ impl Applier {
                 self.note(command.db, args, Some(commands::Note::PassedOn));
             }
             Plan::Unsupported(unsupported) => {
-                let what = describe(args);
-                self.context
-                    .unsupported(self.log(), command.db, &what, &unsupported)?;
-                self.skipped();
+                self.leave_out(command.db, &describe(args), &unsupported)?;
             }
         }
         Ok(Took::Whole)
@@ -742,8 +738,18 @@ impl Applier {
                 return self.damaged(db, key, &error.to_string());
             }
         };
+        self.leave_out(db, &what, &unsupported)
+    }
+
+    /// Does without what the target cannot hold or do, if the policy lets it.
+    pub(super) fn leave_out(
+        &self,
+        db: u32,
+        what: &str,
+        unsupported: &Unsupported,
+    ) -> Result<(), TaskError> {
         self.context
-            .unsupported(self.log(), db, &what, &unsupported)?;
+            .unsupported(self.log(), db, what, unsupported)?;
         self.skipped();
         Ok(())
     }

@@ -3,6 +3,7 @@
 use redis::{Arg, Cmd};
 
 use crate::net::Endpoint;
+use crate::target::slot::first_key_at;
 
 /// A node's answer when it is another one's turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,14 +52,11 @@ pub(in crate::target) fn first_key(command: &Cmd) -> Option<&[u8]> {
         _ => None,
     };
     let name = word(0)?.to_ascii_uppercase();
-    let at = match &name[..] {
+    match &name[..] {
         b"PING" | b"INFO" | b"COMMAND" | b"CONFIG" | b"SCRIPT" | b"CLUSTER" | b"CLIENT"
-        | b"SCAN" | b"UNWATCH" | b"TIME" | b"DBSIZE" => return None,
-        b"EVAL" | b"EVALSHA" => 3,
-        b"XINFO" | b"XGROUP" | b"OBJECT" | b"BITOP" | b"LMPOP" | b"ZMPOP" => 2,
-        _ => 1,
-    };
-    word(at)
+        | b"SCAN" | b"UNWATCH" | b"TIME" | b"DBSIZE" => None,
+        _ => word(first_key_at(&name)),
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::target::dead_letter::ErrorPolicy;
 use crate::target::error::TargetError;
 use crate::target::failed::{self, Failed};
 use crate::target::writer::Notice;
-use crate::target::writer::missed::{BYTES_PER_US, keys_of};
+use crate::target::writer::missed::{came_late, keys_of};
 use crate::target::{Missed, Tolerate};
 
 const OK: &[u8] = b"+OK\r\n";
@@ -203,9 +203,8 @@ impl Writer {
             commands.get(element).copied()
         };
         if self.notes_missing {
-            let may_miss = |name: &[u8]| matches!(name, b"PEXPIREAT" | b"PERSIST");
             for n in zeros.into_iter().filter_map(command) {
-                self.note_missed(n, true, may_miss);
+                self.note_missed(n, true, |name| matches!(name, b"PEXPIREAT" | b"PERSIST"));
             }
         }
         for error in errors {
@@ -281,25 +280,8 @@ impl Writer {
             return None;
         };
         let described = flight.out.describe(n as usize);
-        let (addr, answer) = (
-            self.addr.clone(),
-            String::from_utf8_lossy(text).into_owned(),
-        );
-        Some(match text.starts_with(b"NOPERM") {
-            true => TargetError::Permission {
-                addr,
-                command: described.name,
-                answer,
-            },
-            false => TargetError::Refused {
-                addr,
-                key: described.key().to_vec(),
-                command: described.name,
-                lsn: described.lsn,
-                answer,
-                recorded,
-            },
-        })
+        let error = TargetError::of_refused(&self.addr, described, text, recorded);
+        Some(error)
     }
 
     /// The record of a refused command, if it is a journal entry's and there is room.
@@ -310,7 +292,7 @@ impl Writer {
         if !flow.fence.count_failed(failed::MOST) {
             return None;
         }
-        let place = (flow.flow, lsn, flow.nth_failed(lsn));
+        let place = (flow.flow, lsn, flow.numbers.next(lsn));
         Some(Failed::of(&flight.out, n as usize, place, 0, text))
     }
 
@@ -356,11 +338,7 @@ impl Writer {
             true => Place::TransactionChecked,
             false => Place::BatchAnswered,
         });
-        let late = flight.begun.is_some_and(|(at, patience)| {
-            // What is large takes its time on the way.
-            let on_the_way = std::time::Duration::from_micros(flight.out.len() / BYTES_PER_US);
-            at.elapsed() > patience.saturating_add(on_the_way)
-        });
+        let late = came_late(flight.begun, flight.out.len());
         let groups = flight.groups.iter().filter(|group| group.atomic && late);
         let doubted: Vec<u32> = groups
             .flat_map(|group| flight.order.get(group.commands.clone()))

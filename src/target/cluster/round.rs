@@ -10,11 +10,9 @@ use super::writer::{Flight, Flow, Writer};
 use crate::target::answer::Tolerate;
 use crate::target::outgoing::{Outgoing, Word};
 use crate::target::position::of_slot;
-use crate::target::slot::slot_of;
+use crate::target::slot::{first_key_at, slot_of};
 use crate::target::writer::Kind;
-
-/// Longer words are values.
-const LONGEST_KEY: u64 = 64 << 20;
+use crate::target::writer::missed::LONGEST_KEY;
 
 /// One item's commands.
 #[derive(Debug, Clone, Copy)]
@@ -61,31 +59,16 @@ fn is(out: &Outgoing, n: usize, index: usize, expected: &[u8]) -> bool {
     word.is_some_and(|word| word.head(expected.len()).eq_ignore_ascii_case(expected))
 }
 
-/// Commands whose first key is not the word behind the name.
-const ELSEWHERE: [(&[u8], usize); 7] = [
-    (b"EVAL", 3),
-    (b"EVALSHA", 3),
-    (b"FCALL", 3),
-    (b"XGROUP", 2),
-    (b"BITOP", 2),
-    (b"LMPOP", 2),
-    (b"ZMPOP", 2),
-];
-
 /// The name, and the slot of the first key; `None` for a command without keys.
 fn place(out: &Outgoing, n: usize) -> (&[u8], Option<u16>) {
     // It is no value, so it is in memory.
     let name = out.word_at(n, 0).and_then(|word| word.in_memory());
     let name = name.unwrap_or_default();
-    let elsewhere = ELSEWHERE
-        .iter()
-        .find(|(other, _)| name.eq_ignore_ascii_case(other));
-    let index = elsewhere.map_or(1, |(_, index)| *index);
     let slot = |word: Word<'_>| match word.in_memory() {
         Some(key) => slot_of(key),
-        None => slot_of(&word.head(usize::try_from(word.len().min(LONGEST_KEY)).unwrap_or(0))),
+        None => slot_of(&word.head(LONGEST_KEY)),
     };
-    (name, out.word_at(n, index).map(slot))
+    (name, out.word_at(n, first_key_at(name)).map(slot))
 }
 
 impl Flight {

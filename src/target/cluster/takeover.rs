@@ -14,7 +14,7 @@ use super::stamp::{FieldNames, Fields, Present, Stamp, judge};
 use crate::net::Endpoint;
 use crate::target::error::TargetError;
 use crate::target::fence::ServerId;
-use crate::target::position::{Names, of_slot};
+use crate::target::position::{self, Names, of_slot};
 use crate::target::profile::info_field;
 use crate::target::slot::SLOTS;
 
@@ -36,7 +36,7 @@ impl Master {
 }
 
 fn stamp_key(task: &str, slot: u16) -> String {
-    of_slot(&format!("df2redis:stamp:{task}"), slot)
+    of_slot(&position::stamp_key(task), slot)
 }
 
 /// The masters, and which of them owns each slot.

@@ -75,7 +75,7 @@ use crate::target::answer::Tolerate;
 use crate::target::control::Control;
 use crate::target::dead_letter::ErrorPolicy;
 use crate::target::error::TargetError;
-use crate::target::failed::Failed;
+use crate::target::failed::{Failed, Numbers};
 use crate::target::fence::Fence;
 use crate::target::outgoing::Outgoing;
 use crate::target::settings::Settings;
@@ -118,8 +118,8 @@ pub(super) struct Flow {
     restamps: bool,
     /// Stamps that no node's is any more.
     stale: Vec<String>,
-    /// The entry that was refused last, and how many of its commands were.
-    last_failed: Option<(u64, u32)>,
+    /// Of refused commands.
+    pub numbers: Numbers,
 }
 
 impl Flow {
@@ -141,7 +141,7 @@ impl Flow {
             restamps: false,
             stale: fenced.fence.stale_stamps(),
             fence: fenced.fence,
-            last_failed: None,
+            numbers: Numbers::default(),
         }
     }
 
@@ -161,16 +161,6 @@ impl Flow {
     /// Whether all nodes are to be told of this position.
     fn is_due(&self, at: u64) -> bool {
         (self.restamps || self.stored != Some(at)) && self.may_stamp(at)
-    }
-
-    /// How many commands of this entry were refused before; counts this one.
-    pub fn nth_failed(&mut self, lsn: u64) -> u32 {
-        let nth = match self.last_failed {
-            Some((last, nth)) if last == lsn => nth + 1,
-            _ => 0,
-        };
-        self.last_failed = Some((lsn, nth));
-        nth
     }
 }
 

@@ -22,7 +22,7 @@ use super::retry::Trouble;
 use crate::resp::Reply;
 use crate::target::answer::Refusal;
 use crate::target::error::TargetError;
-use crate::target::failed::Failed;
+use crate::target::failed::{Failed, Numbers};
 use crate::target::fence::{self, Fence};
 use crate::target::position;
 
@@ -49,8 +49,8 @@ pub(super) struct Guard {
     pub armed: bool,
     /// A transaction was not executed, because the fence was written to.
     pub displaced: bool,
-    /// The entry that was refused last, and how many of its commands were.
-    last_failed: Option<(u64, u32)>,
+    /// Of refused commands.
+    pub numbers: Numbers,
 }
 
 impl Guard {
@@ -63,7 +63,7 @@ impl Guard {
             stored: fenced.stored,
             armed: false,
             displaced: false,
-            last_failed: None,
+            numbers: Numbers::default(),
         }
     }
 
@@ -101,16 +101,6 @@ impl Guard {
         let key = self.fence.names().failed.as_bytes();
         let json = failed.json();
         words(out, &[b"HSET", key, failed.id.as_bytes(), json.as_bytes()]);
-    }
-
-    /// How many commands of this entry were refused before; counts this one.
-    pub fn nth_failed(&mut self, lsn: u64) -> u32 {
-        let nth = match self.last_failed {
-            Some((last, nth)) if last == lsn => nth + 1,
-            _ => 0,
-        };
-        self.last_failed = Some((lsn, nth));
-        nth
     }
 
     fn other_position(&self, found: Option<Vec<u8>>) -> String {

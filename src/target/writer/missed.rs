@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing is noted unless somebody said with [`Writer::note_missing`] that he will read such keys again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Writer;
 use super::refused::Site;
@@ -13,7 +13,7 @@ use crate::target::outgoing::Outgoing;
 use crate::target::position::PREFIX;
 
 /// A slow network: 10 MB/s.
-pub(in crate::target) const BYTES_PER_US: u64 = 10;
+const BYTES_PER_US: u64 = 10;
 
 /// How long the target may be silent before nothing more is handed to it.
 pub(in crate::target) const HELD_UP: Duration = Duration::from_millis(100);
@@ -101,12 +101,7 @@ impl Writer {
         else {
             return;
         };
-        // What is large takes its time on the way.
-        let on_the_way = Duration::from_micros(batch.out.len() / BYTES_PER_US);
-        let is_late = batch
-            .begun
-            .is_some_and(|(at, patience)| at.elapsed() > patience.saturating_add(on_the_way));
-        if is_late && self.notes_missing {
+        if self.notes_missing && came_late(batch.begun, batch.out.len()) {
             (0..batch.out.commands()).for_each(|command| self.note_keys(command, false, |_| true));
         }
     }
@@ -130,6 +125,13 @@ impl Writer {
         let found = keys_of(&batch.out, command, (item.db, certain), of);
         self.missed.extend(found);
     }
+}
+
+/// Whether so many bytes took longer than they may, from when they were begun.
+pub(in crate::target) fn came_late(begun: Option<(Instant, Duration)>, bytes: u64) -> bool {
+    // What is large takes its time on the way.
+    let on_the_way = Duration::from_micros(bytes / BYTES_PER_US);
+    begun.is_some_and(|(at, patience)| at.elapsed() > patience.saturating_add(on_the_way))
 }
 
 /// The keys that a command took for granted, if its name is one that is meant; `place` says in which database, and
@@ -179,4 +181,4 @@ pub(in crate::target) fn keys_of(
 const LONGEST_NAME: usize = 64;
 
 /// The longest key of Redis is 512 MiB, and nobody has one; longer words of one command are values.
-const LONGEST_KEY: usize = 64 << 20;
+pub(in crate::target) const LONGEST_KEY: usize = 64 << 20;

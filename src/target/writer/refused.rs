@@ -108,7 +108,7 @@ impl Writer {
         if !guard.fence.count_failed(failed::MOST) {
             return None;
         }
-        let place = (guard.flow, lsn, guard.nth_failed(lsn));
+        let place = (guard.flow, lsn, guard.numbers.next(lsn));
         let db = db_of(batch, command);
         Some(Failed::of(&batch.out, command, place, db, text))
     }
@@ -125,22 +125,8 @@ impl Writer {
             return Ok(None);
         }
         let described = batch.out.describe(command);
-        let (addr, answer) = (self.addr.clone(), lossy(text));
-        Ok(Some(match text.starts_with(b"NOPERM") {
-            true => TargetError::Permission {
-                addr,
-                command: described.name,
-                answer,
-            },
-            false => TargetError::Refused {
-                addr,
-                key: described.key().to_vec(),
-                command: described.name,
-                lsn: described.lsn,
-                answer,
-                recorded: false,
-            },
-        }))
+        let error = TargetError::of_refused(&self.addr, described, text, false);
+        Ok(Some(error))
     }
 
     /// Notes a command in the dead-letter file.

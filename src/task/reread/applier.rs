@@ -13,7 +13,7 @@ use super::{Settling, Suspects};
 use crate::commands::{self, KeyUse};
 use crate::entry::{Args, Batch, Command, Item, unix_ms};
 use crate::fail_point;
-use crate::target;
+use crate::target::{Fence, Kind, Outgoing, Tolerate};
 use crate::task::applier::Applier;
 use crate::task::error::TaskError;
 
@@ -140,23 +140,22 @@ impl Applier {
 
     /// Puts a key on the list on the target, with what is applied next.
     pub(super) fn enlist(&mut self, db: u32, key: &[u8]) {
-        let (flow, position_db) = (self.flow, self.context.task.target.position_db);
-        if let Some(fence) = &self.context.fence {
-            let out =
-                self.writer
-                    .begin(target::Kind::Entry, position_db, target::Tolerate::Nothing);
-            fence.enlist(out, flow, db, key);
-        }
+        self.keep(|fence, out, flow| fence.enlist(out, flow, db, key));
     }
 
     /// Takes it off there.
     pub(super) fn unlist(&mut self, db: u32, key: &[u8]) {
-        let (flow, position_db) = (self.flow, self.context.task.target.position_db);
+        self.keep(|fence, out, flow| fence.unlist(out, flow, db, key));
+    }
+
+    /// Has something kept on the target beside the positions, with what is applied next. Without a fence there are none.
+    pub(super) fn keep(&mut self, command: impl FnOnce(&Fence, &mut Outgoing, u32)) {
+        let position_db = self.context.task.target.position_db;
         if let Some(fence) = &self.context.fence {
-            let out =
-                self.writer
-                    .begin(target::Kind::Entry, position_db, target::Tolerate::Nothing);
-            fence.unlist(out, flow, db, key);
+            let out = self
+                .writer
+                .begin(Kind::Entry, position_db, Tolerate::Nothing);
+            command(fence, out, self.flow);
         }
     }
 

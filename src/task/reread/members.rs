@@ -128,23 +128,11 @@ impl Applier {
 
     /// Remembers on the target when a key has to be looked at, with what is applied next.
     fn schedule(&mut self, db: u32, key: &[u8], at_ms: i64) {
-        let (flow, position_db) = (self.flow, self.context.task.target.position_db);
-        if let Some(fence) = &self.context.fence {
-            let out =
-                self.writer
-                    .begin(target::Kind::Entry, position_db, target::Tolerate::Nothing);
-            fence.schedule(out, flow, db, key, at_ms);
-        }
+        self.keep(|fence, out, flow| fence.schedule(out, flow, db, key, at_ms));
     }
 
     fn unschedule(&mut self, db: u32, key: &[u8]) {
-        let (flow, position_db) = (self.flow, self.context.task.target.position_db);
-        if let Some(fence) = &self.context.fence {
-            let out =
-                self.writer
-                    .begin(target::Kind::Entry, position_db, target::Tolerate::Nothing);
-            fence.unschedule(out, flow, db, key);
-        }
+        self.keep(|fence, out, flow| fence.unschedule(out, flow, db, key));
     }
 
     /// What an earlier session knew.
