@@ -44,11 +44,18 @@ impl Source for RealDragonfly {
 /// A real one with so many flows.
 #[track_caller]
 fn dragonfly(flows: usize) -> RealDragonfly {
+    dragonfly_with(flows, &[])
+}
+
+/// The same, with further flags.
+#[track_caller]
+fn dragonfly_with(flows: usize, flags: &[&str]) -> RealDragonfly {
     let program = RealDragonfly::named().expect(
         "these tests need a Dragonfly: set DRAGONFLY to the path of its binary, \
          such as DRAGONFLY=/usr/bin/dragonfly make check-dragonfly",
     );
-    RealDragonfly::start(&program, flows).unwrap_or_else(|error| panic!("{error}"))
+    let started = RealDragonfly::start_with(&program, flows, flags);
+    started.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// A master of v1.40 leaves a DEL of a key that its snapshot has not reached out of the journal, even if the key came

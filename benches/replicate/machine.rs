@@ -62,11 +62,3 @@ pub fn redis_cpu(client: &mut Client) -> Duration {
         });
     Duration::from_secs_f64(seconds.sum())
 }
-
-/// The most memory a process has had, in bytes.
-pub fn peak_memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = peak.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
-}

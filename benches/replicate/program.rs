@@ -1,7 +1,8 @@
 //! df2redis as it is installed: the release binary, with a task file, watched from outside.
 
 use crate::Result;
-use crate::machine::{children_cpu, peak_memory};
+use crate::machine::children_cpu;
+use crate::support::peak_memory;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -116,7 +117,7 @@ impl Program {
     /// # Errors
     /// When it does not stop, or not with exit code 0.
     pub fn stop(mut self) -> Result<Used> {
-        let peak = peak_memory(self.child.id());
+        let peak = peak_memory(self.child.id()).unwrap_or(0);
         kill(
             Pid::from_raw(self.child.id().cast_signed()),
             Signal::SIGTERM,

@@ -1,7 +1,7 @@
 //! Values much larger than the memory that may be used.
 
 use crate::asked::{self, Checked, IDLE, Pair};
-use crate::support::{Client, within};
+use crate::support::{Client, peak_memory, within};
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Stdio;
@@ -42,13 +42,9 @@ fn measured(pair: &Pair, arguments: &[&str]) -> (Checked, u64) {
         .stderr(Stdio::piped())
         .spawn()
         .expect("df2redis starts");
-    let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
     let ended = within(Duration::from_secs(100), || {
-        let text = fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        peak = peak.max(kib.unwrap_or(0) * 1024);
+        peak = peak.max(peak_memory(child.id()).unwrap_or(0));
         child.try_wait().expect("the state of df2redis").is_some()
     });
     assert!(ended, "still comparing");

@@ -11,13 +11,6 @@ use crate::server::{establish, wanted};
 use crate::support::cluster::{Move, Shape, slot_of};
 use crate::support::{Cluster, RedisServer, SimulatedDragonfly, Target};
 
-const MASTERS: Shape<'_> = Shape {
-    masters: 3,
-    replicas: 0,
-    node_timeout_ms: 5000,
-    args: &[],
-};
-
 /// Runs each line on both.
 fn on_both(source: &RedisServer, cluster: &Cluster, lines: &[String]) {
     let mut client = source.client();
@@ -53,7 +46,7 @@ fn dataset() -> Vec<String> {
 
 fn pair() -> (RedisServer, Cluster, Task) {
     let source = RedisServer::start();
-    let cluster = Cluster::start_shaped(Target::Redis70, MASTERS);
+    let cluster = Cluster::start_shaped(Target::Redis70, Shape::MASTERS);
     on_both(&source, &cluster, &dataset());
     let task = Task::into_cluster(&source.address(), &cluster.addresses()[1..2]);
     (source, cluster, task)
@@ -199,7 +192,7 @@ fn a_difference_is_proved_by_the_positions_on_every_node() {
     let elsewhere = RedisServer::start();
     let other = Task::between(&source.address(), &elsewhere.address());
     let running = other.start_stable();
-    let cluster = Cluster::start_shaped(Target::Redis70, MASTERS);
+    let cluster = Cluster::start_shaped(Target::Redis70, Shape::MASTERS);
     let mut client = source.client();
     for n in 0..30 {
         client.ok(&["SET", &format!("same:{n}"), "v"]);
@@ -254,7 +247,7 @@ fn writes_on_their_way_into_a_cluster_are_no_differences() {
         .flows(2)
         .backing_store()
         .start();
-    let cluster = Cluster::start_shaped(Target::Redis70, MASTERS);
+    let cluster = Cluster::start_shaped(Target::Redis70, Shape::MASTERS);
     let mut client = source.client();
     for n in 0..50 {
         client.ok(&["SET", &format!("still:{n}"), "v"]);

@@ -1,25 +1,15 @@
 //! Commands with keys in several slots, and flushes, from one end to the other.
 
 use crate::df2redis::Task;
-use crate::support::client::Client;
 use crate::support::cluster::{Shape, slot_of};
-use crate::support::compare::{differences_of, read_database};
 use crate::support::{Cluster, SimulatedDragonfly, Target, eventually};
-
-const MASTERS: Shape<'_> = Shape {
-    masters: 3,
-    replicas: 0,
-    node_timeout_ms: 5000,
-    args: &[],
-};
 
 /// Waits until the cluster holds what the source does.
 #[track_caller]
 fn assert_copied(source: &SimulatedDragonfly, cluster: &Cluster) {
     let mut last = Vec::new();
     let mut same = || {
-        let left = read_database(&mut Client::connect(source.oracle()), 0);
-        last = differences_of(0, &left, &cluster.contents());
+        last = cluster.differences_from(source.oracle());
         last.is_empty()
     };
     if !crate::support::within(crate::support::PATIENCE, &mut same) {
@@ -45,7 +35,7 @@ fn commands_over_several_slots_end_as_at_the_source() {
         .flows(2)
         .backing_store()
         .start();
-    let cluster = Cluster::start_shaped(Target::Redis70, MASTERS);
+    let cluster = Cluster::start_shaped(Target::Redis70, Shape::MASTERS);
     let task = Task::into_cluster(&source.address(), &cluster.addresses());
     let running = task.start_stable();
     let mut client = source.client();
@@ -90,7 +80,7 @@ fn a_flush_empties_every_master_of_what_the_task_owns_and_of_nothing_else() {
         .flows(2)
         .backing_store()
         .start();
-    let cluster = Cluster::start_shaped(Target::Valkey91, MASTERS);
+    let cluster = Cluster::start_shaped(Target::Valkey91, Shape::MASTERS);
     for n in 0..40 {
         cluster.ok(&["SET", &format!("theirs:{n}"), "v"]);
     }
@@ -117,7 +107,7 @@ fn a_task_that_is_to_stop_at_a_command_over_several_slots_does() {
         .flows(1)
         .backing_store()
         .start();
-    let cluster = Cluster::start_shaped(Target::Redis70, MASTERS);
+    let cluster = Cluster::start_shaped(Target::Redis70, Shape::MASTERS);
     let task = Task::into_cluster(&source.address(), &cluster.addresses());
     let stopping = task.with("policy.on_cross_slot = \"stop\"");
     let mut running = stopping.start_stable();
@@ -159,7 +149,7 @@ fn an_entry_that_a_node_refuses_waits_for_an_operator_and_is_run_again_once() {
         .flows(1)
         .backing_store()
         .start();
-    let cluster = Cluster::start_shaped(Target::Redis70, MASTERS);
+    let cluster = Cluster::start_shaped(Target::Redis70, Shape::MASTERS);
     let task = Task::into_cluster(&source.address(), &cluster.addresses());
     let mut running = task.start_stable();
     let mut client = source.client();

@@ -5,8 +5,8 @@ use nix::sys::signal::Signal;
 use df2redis::fail_point::{DIE_AT, Place};
 
 use crate::df2redis::{Df2redis, Task};
-use crate::lanes::{MASTERS, Writes, equal, killed, resumed, source, task};
-use crate::support::cluster::Move;
+use crate::lanes::{Writes, equal, killed, resumed, source, task};
+use crate::support::cluster::{Move, Shape};
 use crate::support::{Cluster, SimulatedDragonfly, Target, eventually, within};
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
@@ -69,7 +69,10 @@ fn die(task: &Task, source: &SimulatedDragonfly, writes: &mut Writes, (place, at
 }
 
 fn dies_everywhere(cases: impl Iterator<Item = &'static (Place, u64)>) {
-    let (source, cluster) = (source(), Cluster::start_shaped(Target::Redis70, MASTERS));
+    let (source, cluster) = (
+        source(),
+        Cluster::start_shaped(Target::Redis70, Shape::MASTERS),
+    );
     let task = task(&source, &cluster);
     let mut writes = Writes::default();
     writes.rounds(&mut source.client(), 50);

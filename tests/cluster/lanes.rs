@@ -9,15 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::df2redis::{Df2redis, Task};
 use crate::support::cluster::{Move, Shape, slot_of};
-use crate::support::compare::{differences_of, read_database};
 use crate::support::{Client, Cluster, Reply, SimulatedDragonfly, Target, eventually};
-
-pub const MASTERS: Shape<'_> = Shape {
-    masters: 3,
-    replicas: 0,
-    node_timeout_ms: 5000,
-    args: &[],
-};
 
 pub fn source() -> SimulatedDragonfly {
     SimulatedDragonfly::options().backing_store().start()
@@ -25,17 +17,6 @@ pub fn source() -> SimulatedDragonfly {
 
 pub fn task(source: &SimulatedDragonfly, cluster: &Cluster) -> Task {
     Task::into_cluster(&source.address(), &cluster.addresses()).with("policy.max_delete = \"100%\"")
-}
-
-/// What differs between the source and all masters together.
-#[track_caller]
-fn differences(source: &SimulatedDragonfly, cluster: &Cluster) -> Vec<String> {
-    let left = read_database(&mut Client::connect(source.oracle()), 0);
-    let mut right = BTreeMap::new();
-    for master in cluster.masters() {
-        right.extend(read_database(&mut cluster.node(master).client(), 0));
-    }
-    differences_of(0, &left, &right)
 }
 
 #[track_caller]
@@ -48,7 +29,7 @@ pub fn equal(source: &SimulatedDragonfly, cluster: &Cluster) {
     eventually("no key to be removed", || {
         cluster.cmd(&["HEXISTS", "df2redis:position:copy", "reconcile"]) == Reply::Int(0)
     });
-    let differences = differences(source, cluster);
+    let differences = cluster.differences_from(source.oracle());
     assert!(differences.is_empty(), "{differences:#?}");
 }
 
@@ -132,7 +113,10 @@ pub fn killed(running: Df2redis, source: &SimulatedDragonfly) {
 
 #[test]
 fn a_full_sync_and_what_follows_are_equal_end_to_end() {
-    let (source, cluster) = (source(), Cluster::start_shaped(Target::Redis70, MASTERS));
+    let (source, cluster) = (
+        source(),
+        Cluster::start_shaped(Target::Redis70, Shape::MASTERS),
+    );
     let mut client = source.client();
     let mut writes = Writes::default();
     writes.rounds(&mut client, 300);
@@ -155,7 +139,10 @@ fn a_full_sync_and_what_follows_are_equal_end_to_end() {
 
 #[test]
 fn a_stop_and_a_start_go_on_where_the_cluster_is() {
-    let (source, cluster) = (source(), Cluster::start_shaped(Target::Redis70, MASTERS));
+    let (source, cluster) = (
+        source(),
+        Cluster::start_shaped(Target::Redis70, Shape::MASTERS),
+    );
     let task = task(&source, &cluster);
     let mut client = source.client();
     let mut writes = Writes::default();
@@ -176,7 +163,10 @@ fn a_stop_and_a_start_go_on_where_the_cluster_is() {
 
 #[test]
 fn kills_under_load_lose_and_repeat_nothing() {
-    let (source, cluster) = (source(), Cluster::start_shaped(Target::Redis70, MASTERS));
+    let (source, cluster) = (
+        source(),
+        Cluster::start_shaped(Target::Redis70, Shape::MASTERS),
+    );
     let task = task(&source, &cluster);
     let mut client = source.client();
     let mut writes = Writes::default();
@@ -199,7 +189,7 @@ fn kills_under_load_lose_and_repeat_nothing() {
 /// Moves slots, those of stamps among them, while writes are on their way.
 #[track_caller]
 fn slots_move_under_load(target: Target, how: Move) {
-    let (source, cluster) = (source(), Cluster::start_shaped(target, MASTERS));
+    let (source, cluster) = (source(), Cluster::start_shaped(target, Shape::MASTERS));
     let task = task(&source, &cluster);
     let mut running = task.start_stable();
     let mut client = source.client();
@@ -247,7 +237,10 @@ fn slots_that_move_at_once_under_load_lose_and_repeat_nothing() {
 
 #[test]
 fn entries_of_a_slot_that_is_half_moved_wait_and_no_others() {
-    let (source, cluster) = (source(), Cluster::start_shaped(Target::Redis70, MASTERS));
+    let (source, cluster) = (
+        source(),
+        Cluster::start_shaped(Target::Redis70, Shape::MASTERS),
+    );
     let task = task(&source, &cluster);
     let mut running = task.start_stable();
     let mut client = source.client();
@@ -286,7 +279,10 @@ fn entries_of_a_slot_that_is_half_moved_wait_and_no_others() {
 
 #[test]
 fn slots_that_move_between_kill_and_start_are_known_by_their_stamps() {
-    let (source, cluster) = (source(), Cluster::start_shaped(Target::Redis70, MASTERS));
+    let (source, cluster) = (
+        source(),
+        Cluster::start_shaped(Target::Redis70, Shape::MASTERS),
+    );
     let task = task(&source, &cluster);
     let mut client = source.client();
     let mut writes = Writes::default();
@@ -325,7 +321,10 @@ fn a_master_that_dies_takes_the_flows_back_to_what_its_replica_has() {
 
 #[test]
 fn a_master_that_is_restarted_empty_is_copied_to_again() {
-    let (source, mut cluster) = (source(), Cluster::start_shaped(Target::Redis70, MASTERS));
+    let (source, mut cluster) = (
+        source(),
+        Cluster::start_shaped(Target::Redis70, Shape::MASTERS),
+    );
     let task = task(&source, &cluster);
     let mut running = task.start_stable();
     let mut client = source.client();
@@ -345,7 +344,10 @@ fn a_master_that_is_restarted_empty_is_copied_to_again() {
 
 #[test]
 fn a_master_that_is_emptied_is_copied_to_again() {
-    let (source, cluster) = (source(), Cluster::start_shaped(Target::Redis70, MASTERS));
+    let (source, cluster) = (
+        source(),
+        Cluster::start_shaped(Target::Redis70, Shape::MASTERS),
+    );
     let task = task(&source, &cluster);
     let mut running = task.start_stable();
     let mut client = source.client();
@@ -363,7 +365,10 @@ fn a_master_that_is_emptied_is_copied_to_again() {
 
 #[test]
 fn a_flush_between_writes_is_passed_by_all_flows_and_nodes_at_once() {
-    let (source, cluster) = (source(), Cluster::start_shaped(Target::Redis70, MASTERS));
+    let (source, cluster) = (
+        source(),
+        Cluster::start_shaped(Target::Redis70, Shape::MASTERS),
+    );
     let task = task(&source, &cluster);
     let mut client = source.client();
     let mut writes = Writes::default();
@@ -384,7 +389,10 @@ fn a_flush_between_writes_is_passed_by_all_flows_and_nodes_at_once() {
 
 #[test]
 fn a_second_process_takes_over_and_the_first_one_ends() {
-    let (source, cluster) = (source(), Cluster::start_shaped(Target::Redis70, MASTERS));
+    let (source, cluster) = (
+        source(),
+        Cluster::start_shaped(Target::Redis70, Shape::MASTERS),
+    );
     let (one, two) = (task(&source, &cluster), task(&source, &cluster));
     let mut first = one.start_stable();
     let mut client = source.client();

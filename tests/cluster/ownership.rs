@@ -8,13 +8,6 @@ use crate::server::{establish, settings, wanted};
 use crate::support::cluster::{Move, Shape, slot_of};
 use crate::support::{Cluster, Target};
 
-const MASTERS: Shape<'_> = Shape {
-    masters: 3,
-    replicas: 0,
-    node_timeout_ms: 5000,
-    args: &[],
-};
-
 /// Keys in one pipeline for each node.
 fn fill(cluster: &Cluster, prefix: &str, keys: usize) {
     for master in cluster.masters() {
@@ -31,7 +24,7 @@ fn fill(cluster: &Cluster, prefix: &str, keys: usize) {
 
 #[tokio::test]
 async fn keys_that_were_there_first_stay_and_ours_go_whatever_their_node() {
-    let cluster = Cluster::start_shaped(Target::Redis70, MASTERS);
+    let cluster = Cluster::start_shaped(Target::Redis70, Shape::MASTERS);
     fill(&cluster, "a:old", 500);
     fill(&cluster, "b:", 50);
     let skip = || wanted("a:", Conflict::Skip);
@@ -74,7 +67,7 @@ async fn a_walk_meets_every_key_when_it_begins_with_a_slot_half_moved() {
 }
 
 async fn walk_while_slots_move(begins_halved: bool) {
-    let cluster = Cluster::start_shaped(Target::Redis70, MASTERS);
+    let cluster = Cluster::start_shaped(Target::Redis70, Shape::MASTERS);
     const KEYS: usize = 9_000;
     fill(&cluster, "k", KEYS);
     let mut exclusive = wanted("k", Conflict::Overwrite);
@@ -118,7 +111,7 @@ async fn walk_while_slots_move(begins_halved: bool) {
 
 #[tokio::test]
 async fn forget_removes_what_is_in_slots_of_every_node_and_nothing_else() {
-    let cluster = Cluster::start_shaped(Target::Valkey91, MASTERS);
+    let cluster = Cluster::start_shaped(Target::Valkey91, Shape::MASTERS);
     fill(&cluster, "a:", 300);
     let (mut control, _) = establish(&cluster, "one", wanted("a:", Conflict::Skip))
         .await
@@ -195,7 +188,7 @@ async fn a_server_that_is_no_cluster_is_refused_by_name() {
         Target::Redis70,
         Shape {
             masters: 1,
-            ..MASTERS
+            ..Shape::MASTERS
         },
     );
     let mut settings = settings(&cluster, "one");
@@ -210,7 +203,7 @@ async fn a_server_that_is_no_cluster_is_refused_by_name() {
 
 #[tokio::test]
 async fn announced_addresses_are_mapped_and_dead_seeds_passed_over() {
-    let cluster = Cluster::start_shaped(Target::Redis70, MASTERS);
+    let cluster = Cluster::start_shaped(Target::Redis70, Shape::MASTERS);
     fill(&cluster, "a:", 100);
     let mut settings = settings(&cluster, "one");
     // Nothing listens where the nodes say they are.

@@ -1,16 +1,9 @@
 //! What is found out about a cluster before a task starts, and what keeps one from starting.
 
-use crate::df2redis::{Checked, Task};
+use crate::df2redis::Task;
 use crate::support::cluster::{Move, Shape};
 use crate::support::dragonfly::{Record, Value};
 use crate::support::{Cluster, Dataset, SimulatedDragonfly, Target};
-
-const MASTERS: Shape<'_> = Shape {
-    masters: 3,
-    replicas: 0,
-    node_timeout_ms: 5000,
-    args: &[],
-};
 
 fn source() -> SimulatedDragonfly {
     SimulatedDragonfly::options()
@@ -19,23 +12,10 @@ fn source() -> SimulatedDragonfly {
         .start()
 }
 
-#[track_caller]
-fn assert_found(checked: &Checked, grade: &str, texts: &[&str]) {
-    let lines = checked.graded(grade);
-    let found = lines
-        .iter()
-        .any(|line| texts.iter().all(|text| line.contains(text)));
-    assert!(
-        found,
-        "{grade} {texts:?} in {}{}",
-        checked.text, checked.messages
-    );
-}
-
 #[test]
 fn every_master_of_a_cluster_is_looked_at() {
     let source = source();
-    let cluster = Cluster::start_shaped(Target::Redis70, MASTERS);
+    let cluster = Cluster::start_shaped(Target::Redis70, Shape::MASTERS);
     let task = Task::into_cluster(&source.address(), &cluster.addresses()[..1])
         .skipping_unsupported()
         .with("target.username = \"copier\"")
@@ -61,7 +41,7 @@ fn every_master_of_a_cluster_is_looked_at() {
         &["target: each master: keeps its keys when it is full (maxmemory-policy noeviction)"],
         &["target: has every database that the task uses"],
     ] {
-        assert_found(&checked, "ok", texts);
+        checked.assert_found("ok", texts);
     }
 
     let mut third = cluster.node(2).client();
@@ -70,21 +50,12 @@ fn every_master_of_a_cluster_is_looked_at() {
     third.ok(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     let address = cluster.node(2).address();
     let checked = task.check_servers();
-    assert_found(
-        &checked,
+    checked.assert_found(
         "error",
         &["lacks HSET on", &address, "ACL SETUSER copier +hset"],
     );
-    assert_found(
-        &checked,
-        "error",
-        &["lacks CLIENT KILL on", &address, "+client|kill"],
-    );
-    assert_found(
-        &checked,
-        "warning",
-        &[&address, "loses keys when it is full"],
-    );
+    checked.assert_found("error", &["lacks CLIENT KILL on", &address, "+client|kill"]);
+    checked.assert_found("warning", &[&address, "loses keys when it is full"]);
     assert_eq!(checked.code, Some(77));
     assert_eq!(
         cluster.keys(""),
@@ -102,13 +73,12 @@ fn databases_that_a_cluster_does_not_have_are_listed_with_their_keys() {
         Target::Valkey91,
         Shape {
             masters: 2,
-            ..MASTERS
+            ..Shape::MASTERS
         },
     );
     let task = Task::into_cluster(&source.address(), &cluster.addresses());
     let checked = task.check_servers();
-    assert_found(
-        &checked,
+    checked.assert_found(
         "error",
         &[
             "no database 3 (it has 1), which is for 1 key of database 3",
@@ -131,7 +101,7 @@ fn a_task_with_keys_in_other_databases_does_not_start_and_names_them() {
         Target::Redis70,
         Shape {
             masters: 1,
-            ..MASTERS
+            ..Shape::MASTERS
         },
     );
     let task = Task::into_cluster(&source.address(), &cluster.addresses());
@@ -158,7 +128,7 @@ fn what_is_no_cluster_and_a_cluster_named_as_one_server_are_told_apart() {
         Target::Redis70,
         Shape {
             masters: 1,
-            ..MASTERS
+            ..Shape::MASTERS
         },
     );
     let server = Target::Redis70.start();
@@ -167,20 +137,20 @@ fn what_is_no_cluster_and_a_cluster_named_as_one_server_are_told_apart() {
         "is not a node of a Redis Cluster",
         "set target.type = \"redis\"",
     ];
-    assert_found(&checked, "error", &texts);
+    checked.assert_found("error", &texts);
     assert_eq!(checked.code, Some(78));
     let checked = Task::between(&source.address(), &cluster.node(0).address()).check_servers();
     let texts = [
         "is a node of a Redis Cluster",
         "set target.type = \"redis-cluster\"",
     ];
-    assert_found(&checked, "error", &texts);
+    checked.assert_found("error", &texts);
 }
 
 #[test]
 fn forget_and_its_list_work_from_the_command_line() {
     let source = source();
-    let cluster = Cluster::start_shaped(Target::Redis70, MASTERS);
+    let cluster = Cluster::start_shaped(Target::Redis70, Shape::MASTERS);
     for n in 0..20 {
         cluster.ok(&["HSET", &format!("df2redis:position:copy:{{{n}}}"), "0", "7"]);
     }

@@ -17,17 +17,7 @@ const VALUE: usize = 300;
 const KEYS: u64 = 1_000;
 /// What the task may hold of its flows, and the program besides, as the README says, for two flows.
 const BUDGET: &str = "16MiB";
-const MOST_MEMORY_KIB: u64 = (16 + 16 + 2) << 10;
-
-/// The most memory a process has had, in KiB.
-fn peak_memory_kib(pid: nix::unistd::Pid) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let number = line.and_then(|line| line.split_whitespace().next());
-    number
-        .and_then(|number| number.parse().ok())
-        .expect("VmHWM")
-}
+const MOST_MEMORY: u64 = (16 + 16 + 2) << 20;
 
 /// Writes at a rate for so long; how many there were.
 fn write(pair: &Pair, per_second: u64, time: Duration) -> u64 {
@@ -78,8 +68,8 @@ fn a_target_that_does_not_answer_costs_disk_and_neither_writes_at_the_source_nor
     let patience = PATIENCE + scale::outage();
     assert!(within(patience, || pair.source.all_acked()), "not applied");
     pair.equal(&[]);
-    let peak = peak_memory_kib(running.pid());
-    assert!(peak < MOST_MEMORY_KIB, "{peak} KiB of {MOST_MEMORY_KIB}");
+    let peak = running.peak_memory();
+    assert!(peak < MOST_MEMORY, "{peak} bytes of {MOST_MEMORY}");
     assert_eq!(
         (pair.source.full_syncs(), pair.source.partial_syncs()),
         (1, 0)

@@ -26,25 +26,11 @@ fn assert_untouched(source: &SimulatedDragonfly, target: &RedisServer) {
     eventually("the probe's session is over", || source.replicas() == 0);
 }
 
-/// That one line of this grade holds these texts.
-#[track_caller]
-fn assert_found(checked: &Checked, grade: &str, texts: &[&str]) {
-    let lines = checked.graded(grade);
-    let found = lines
-        .iter()
-        .any(|line| texts.iter().all(|text| line.contains(text)));
-    assert!(
-        found,
-        "{grade} {texts:?} in {}{}",
-        checked.text, checked.messages
-    );
-}
-
 /// The only errors are these, each with these texts.
 #[track_caller]
 fn assert_errors(checked: &Checked, code: i32, errors: &[&[&str]]) {
     for texts in errors {
-        assert_found(checked, "error", texts);
+        checked.assert_found("error", texts);
     }
     assert_eq!(
         checked.graded("error").len(),
@@ -78,7 +64,7 @@ fn everything_is_as_it_should_be() {
         &["target: has every database that the task uses"],
         &["no maxmemory, a machine of ", "; the source uses 5.0 MiB"],
     ] {
-        assert_found(&checked, "ok", texts);
+        checked.assert_found("ok", texts);
     }
     let head = format!("task copy: {} to {}\n", source.address(), target.address());
     assert!(checked.text.starts_with(&head), "{}", checked.text);
@@ -134,7 +120,7 @@ fn a_target_user_that_lacks_commands_is_told_which_and_how_to_permit_them() {
             ],
         ],
     );
-    assert_found(&checked, "warning", &["lacks FLUSHDB", "+flushdb"]);
+    checked.assert_found("warning", &["lacks FLUSHDB", "+flushdb"]);
     assert!(
         checked
             .text
@@ -159,15 +145,13 @@ fn a_target_user_is_asked_for_the_keys_of_the_task_and_its_records() {
         .with("target.password = \"p\"")
         .with("filter.include = [\"user:*\", \"order:*\"]");
     let checked = task.check_servers();
-    assert_found(
-        &checked,
-        "error",
+    checked.assert_found("error",
         &[
             "HSET, HGET, HDEL, HKEYS, HGETALL, SADD, SREM, SCARD, SMEMBERS, ZADD, ZREM, ZRANGE, SMISMEMBER, UNLINK on keys such as \"df2redis:position:copy\"",
             "~df2redis:*",
         ],
     );
-    assert_found(&checked, "error", &["SET on keys such as \"order:x\""]);
+    checked.assert_found("error", &["SET on keys such as \"order:x\""]);
     assert!(!checked.text.contains("\"user:x\""), "{}", checked.text);
     assert_eq!(checked.code, Some(77));
     client.ok(&["ACL", "SETUSER", "copier", "~order:*", "~df2redis:*"]);
@@ -208,7 +192,7 @@ fn a_command_that_the_target_was_told_to_forget_is_found() {
         78,
         &[&["does not know RESTORE", "rename-command"]],
     );
-    assert_found(&checked, "warning", &["does not know FLUSHDB"]);
+    checked.assert_found("warning", &["does not know FLUSHDB"]);
     assert_untouched(&source, &target);
 }
 
@@ -219,16 +203,14 @@ fn a_target_that_evicts_or_is_too_small_is_warned_about() {
         RedisServer::start_with(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
     let checked = Task::between(&source.address(), &target.address()).check_servers();
     assert_errors(&checked, 0, &[]);
-    assert_found(
-        &checked,
+    checked.assert_found(
         "warning",
         &[
             "loses keys when it is full (maxmemory-policy allkeys-lru)",
             "CONFIG SET maxmemory-policy noeviction",
         ],
     );
-    assert_found(
-        &checked,
+    checked.assert_found(
         "warning",
         &["of maxmemory 100.0 MiB", "the source uses 200.0 MiB"],
     );
@@ -255,7 +237,7 @@ fn a_replica_as_target_is_an_error_unless_it_accepts_writes() {
         .ok(&["CONFIG", "SET", "replica-read-only", "no"]);
     let checked = task.check_servers();
     assert_errors(&checked, 0, &[]);
-    assert_found(&checked, "warning", &["a replica that accepts writes"]);
+    checked.assert_found("warning", &["a replica that accepts writes"]);
 }
 
 #[test]
@@ -271,15 +253,15 @@ fn servers_that_cannot_be_reached_are_findings() {
         &[&["source ", &refused, "check that the server runs"]],
     );
     // What can be said of the other side is said.
-    assert_found(&checked, "ok", &["target: Redis 7.0.15, a master"]);
-    assert_found(&checked, "note", &["what the source uses is not visible"]);
+    checked.assert_found("ok", &["target: Redis 7.0.15, a master"]);
+    checked.assert_found("note", &["what the source uses is not visible"]);
     let checked = Task::between(&source.address(), &nobody).check_servers();
     assert_errors(
         &checked,
         69,
         &[&["cannot reach the target", &refused, "check target.address"]],
     );
-    assert_found(&checked, "ok", &["source: Dragonfly df-v1.40.1, a master"]);
+    checked.assert_found("ok", &["source: Dragonfly df-v1.40.1, a master"]);
     assert!(!checked.text.contains("how values go"), "{}", checked.text);
     // The first error decides.
     let elsewhere = RedisServer::start_with(&["--requirepass", "opensesame"]);
@@ -357,25 +339,16 @@ fn a_source_that_hides_its_state_is_checked_by_hand() {
         "serialization_tagged_chunks",
         "compression_mode",
     ] {
-        assert_found(
-            &checked,
+        checked.assert_found(
             "note",
             &[&format!("source: {name} is not visible, check by hand")],
         );
     }
     // HELLO is never refused, and tells the release.
-    assert_found(&checked, "ok", &["source: Dragonfly df-v1.40.1, 2 flows"]);
-    assert_found(
-        &checked,
-        "note",
-        &["lacks +info", "ACL SETUSER copier +info"],
-    );
-    assert_found(&checked, "note", &["lacks +time", "clock of this machine"]);
-    assert_found(
-        &checked,
-        "note",
-        &["number of keys not visible, memory not visible"],
-    );
+    checked.assert_found("ok", &["source: Dragonfly df-v1.40.1, 2 flows"]);
+    checked.assert_found("note", &["lacks +info", "ACL SETUSER copier +info"]);
+    checked.assert_found("note", &["lacks +time", "clock of this machine"]);
+    checked.assert_found("note", &["number of keys not visible, memory not visible"]);
     assert_untouched(&source, &target);
 }
 
@@ -391,8 +364,8 @@ fn a_source_user_that_cannot_replicate_is_told_all_it_lacks_at_once() {
             "ACL SETUSER copier +ping +replconf",
         ]],
     );
-    assert_found(&checked, "ok", &["a master, number of flows not visible"]);
-    assert_found(&checked, "ok", &["source: cache_mode is false"]);
+    checked.assert_found("ok", &["a master, number of flows not visible"]);
+    checked.assert_found("ok", &["source: cache_mode is false"]);
     assert_untouched(&source, &target);
 }
 
@@ -418,9 +391,9 @@ fn settings_of_the_source_that_endanger_the_copy_are_warnings() {
             "a short stall ends the session",
         ),
     ] {
-        assert_found(&checked, "warning", &[name, risk]);
+        checked.assert_found("warning", &[name, risk]);
     }
-    assert_found(&checked, "note", &["compression_mode is 3"]);
+    checked.assert_found("note", &["compression_mode is 3"]);
     assert_eq!(checked.graded("warning").len(), 3);
 }
 
@@ -445,8 +418,7 @@ fn databases_are_compared_with_filter_map_and_target() {
             "target.db_map",
         ]],
     );
-    assert_found(
-        &checked,
+    checked.assert_found(
         "warning",
         &[
             "holds keys where the task writes: 1 in database 0",
@@ -462,15 +434,10 @@ fn databases_are_compared_with_filter_map_and_target() {
     for left_out in [0, 4] {
         let text =
             format!("database {left_out} of the source (1 key) is left out by filter.databases");
-        assert_found(&checked, "note", &[&text]);
+        checked.assert_found("note", &[&text]);
     }
-    assert_found(
-        &checked,
-        "note",
-        &["database 20 of the source goes to database 15"],
-    );
-    assert_found(
-        &checked,
+    checked.assert_found("note", &["database 20 of the source goes to database 15"]);
+    checked.assert_found(
         "note",
         &["filter.include and filter.exclude leave out keys"],
     );

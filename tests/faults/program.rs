@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{RedisServer, SimulatedDragonfly, compare, eventually};
+use crate::support::{RedisServer, SimulatedDragonfly, compare, eventually, peak_memory};
 
 /// More than the program needs for anything here, and far less than what a wrong length asks for.
 const PEAK_KIB: u64 = 128 << 10;
@@ -236,11 +236,7 @@ impl Running {
 
     /// The most memory it has had, KiB; none when it has ended.
     pub fn peak_kib(&self) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
-        let peak = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))?;
-        peak.trim().strip_suffix(" kB")?.parse().ok()
+        peak_memory(self.pid()).map(|bytes| bytes >> 10)
     }
 
     /// Asks it to end, and waits until it has, without an error.

@@ -1,8 +1,9 @@
 //! Values much larger than everything the task may hold: they pass in bounded memory, and nobody sees a part of one.
 
 use crate::asked::Checked;
-use crate::df2redis::{Df2redis, Task};
-use crate::support::{Client, RealDragonfly, RedisServer, within};
+use crate::df2redis::Task;
+use crate::dragonfly_with;
+use crate::support::{Client, RedisServer, within};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const TOGETHER: usize = 64;
 /// What the task may hold of its flows, and the program besides, as the README says, for two flows.
 const BUDGET: &str = "64MiB";
-const MOST_MEMORY_KIB: u64 = (64 + 16 + 2) << 10;
+const MOST_MEMORY: u64 = (64 + 16 + 2) << 20;
 
 /// MiB of the hash, and of the string, which cannot have more than 512: `HUGE_MIB` says it, such as 5120.
 fn sizes() -> (usize, usize) {
@@ -38,26 +39,12 @@ fn fill(client: &mut Client, fields: usize) {
     }
 }
 
-/// The most memory it has had, in KiB.
-fn peak_kib(running: &Df2redis) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid()));
-    let status = status.expect("its status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let number = line.and_then(|line| line.split_whitespace().next());
-    number
-        .and_then(|number| number.parse().ok())
-        .expect("VmHWM")
-}
-
 #[test]
 fn huge_values_pass_in_bounded_memory_and_are_never_seen_in_part() {
     let (hash, string) = sizes();
     let fields = (hash << 20) / VALUE;
-    let program = RealDragonfly::named();
-    let program = program.expect("DRAGONFLY is the path of a Dragonfly's binary");
     let memory = format!("--maxmemory={}mb", 2 * (hash + string) + 1024);
-    let source = RealDragonfly::start_with(&program, 2, &[&memory]);
-    let source = source.unwrap_or_else(|error| panic!("{error}"));
+    let source = dragonfly_with(2, &[&memory]);
     let target = RedisServer::start();
     let mut client = Client::connect(source.port());
     fill(&mut client, fields);
@@ -88,8 +75,8 @@ fn huge_values_pass_in_bounded_memory_and_are_never_seen_in_part() {
         over.store(true, Ordering::Release);
         running
     });
-    let peak = peak_kib(&running);
-    assert!(peak < MOST_MEMORY_KIB, "{peak} KiB of {MOST_MEMORY_KIB}");
+    let peak = running.peak_memory();
+    assert!(peak < MOST_MEMORY, "{peak} bytes of {MOST_MEMORY}");
     Checked::of(&task, &[]).assert_equal();
     assert_eq!(task.state_files(), Vec::<String>::new());
     running.stop();

@@ -12,7 +12,7 @@
 //!   for its first 2 s, so a cluster takes about 3 s to come up.
 
 use super::client::{Client, Reply};
-use super::compare::{Database, read_database};
+use super::compare::{Database, differences_of, read_database};
 use super::eventually;
 use super::redis_server::{RedisServer, free_port};
 use super::target::Target;
@@ -39,14 +39,22 @@ pub struct Shape<'a> {
     pub args: &'a [&'a str],
 }
 
+impl Shape<'_> {
+    /// Three masters alone: quick to start.
+    pub const MASTERS: Self = Self {
+        masters: 3,
+        replicas: 0,
+        // Busy machines hold up nodes for a second or two, which is no death.
+        node_timeout_ms: 5000,
+        args: &[],
+    };
+}
+
 impl Default for Shape<'_> {
     fn default() -> Self {
         Self {
-            masters: 3,
             replicas: 1,
-            // Busy machines hold up nodes for a second or two, which is no death.
-            node_timeout_ms: 5000,
-            args: &[],
+            ..Self::MASTERS
         }
     }
 }
@@ -270,6 +278,14 @@ impl Cluster {
     pub fn contents(&self) -> Database {
         let of = |node: usize| read_database(&mut self.node(node).client(), 0);
         self.masters().into_iter().flat_map(of).collect()
+    }
+
+    /// What differs between all masters together and database 0 of a server, which is on the left.
+    #[must_use]
+    #[track_caller]
+    pub fn differences_from(&self, port: u16) -> Vec<String> {
+        let left = read_database(&mut Client::connect(port), 0);
+        differences_of(0, &left, &self.contents())
     }
 
     /// Moves slots, whoever owns them, with their keys, while everything goes on.

@@ -232,6 +232,16 @@ impl Checked {
             .filter_map(|line| line.strip_prefix(start.as_str()))
             .collect()
     }
+
+    /// That one line of this grade holds these texts.
+    #[track_caller]
+    pub fn assert_found(&self, grade: &str, texts: &[&str]) {
+        let lines = self.graded(grade);
+        let found = lines
+            .iter()
+            .any(|line| texts.iter().all(|text| line.contains(text)));
+        assert!(found, "{grade} {texts:?} in {}{}", self.text, self.messages);
+    }
 }
 
 /// A running df2redis.
@@ -306,6 +316,16 @@ impl Df2redis {
             .lines()
             .filter(|line| line.contains(text))
             .count()
+    }
+
+    /// The most memory it has had, in bytes.
+    ///
+    /// # Panics
+    /// When it has ended.
+    #[must_use]
+    #[track_caller]
+    pub fn peak_memory(&self) -> u64 {
+        crate::support::peak_memory(self.child.id()).expect("df2redis is there")
     }
 
     /// Sends a signal.

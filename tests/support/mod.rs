@@ -72,6 +72,17 @@ fn stands_still(pid: Pid) -> bool {
     })
 }
 
+/// The most memory a process has had, in bytes; none when it has ended.
+#[must_use]
+pub fn peak_memory(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = peak.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib << 10)
+}
+
 /// True as soon as `check` is; false when it is not within `limit`.
 #[must_use]
 pub fn within(limit: Duration, mut check: impl FnMut() -> bool) -> bool {
