@@ -75,6 +75,26 @@ fn commands_over_several_slots_end_as_at_the_source() {
 }
 
 #[test]
+fn a_list_of_one_element_that_is_rotated_is_there_and_keeps_its_expiry() {
+    let source = SimulatedDragonfly::options().backing_store().start();
+    let cluster = Cluster::start_shaped(Target::Redis70, Shape::MASTERS);
+    let task = Task::into_cluster(&source.address(), &cluster.addresses());
+    let running = task.start_stable();
+    let mut client = source.client();
+    client.ok(&["RPUSH", "one", "a"]);
+    client.ok(&["PEXPIRE", "one", "600000"]);
+    eventually("the list is there", || cluster.keys("one").len() == 1);
+    client.ok(&["RPOPLPUSH", "one", "one"]);
+    client.ok(&["SET", "behind", "v"]);
+    eventually("what comes behind is copied", || {
+        cluster.cmd(&["GET", "behind"]) == "v"
+    });
+    assert_copied(&source, &cluster);
+    assert!(cluster.cmd(&["PTTL", "one"]).int() > Some(0));
+    running.stop();
+}
+
+#[test]
 fn a_flush_empties_every_master_of_what_the_task_owns_and_of_nothing_else() {
     let source = SimulatedDragonfly::options()
         .flows(2)

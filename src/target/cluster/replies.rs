@@ -9,7 +9,7 @@ use crate::target::dead_letter::ErrorPolicy;
 use crate::target::error::TargetError;
 use crate::target::failed::{self, Failed};
 use crate::target::writer::Notice;
-use crate::target::writer::missed::{came_late, keys_of};
+use crate::target::writer::missed::{ANSWERS_MISSING, came_late, keys_of};
 use crate::target::{Missed, Tolerate};
 
 const OK: &[u8] = b"+OK\r\n";
@@ -204,7 +204,7 @@ impl Writer {
         };
         if self.notes_missing {
             for n in zeros.into_iter().filter_map(command) {
-                self.note_missed(n, true, |name| matches!(name, b"PEXPIREAT" | b"PERSIST"));
+                self.note_missed(n, true, |name| ANSWERS_MISSING.contains(&name));
             }
         }
         for error in errors {
