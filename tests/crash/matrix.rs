@@ -184,11 +184,15 @@ fn a_process_that_dies_while_it_removes_what_the_source_no_longer_has_is_followe
         let pair = Pair::of(SimulatedDragonfly::options().ring(1 << 20));
         let task = pair.task();
         let mut workload = Workload::on(&[0, 1, 2]);
-        workload.rounds(&mut pair.client(), 60);
+        let mut client = pair.client();
+        workload.rounds(&mut client, 60);
+        client.lines(&["SELECT 5", "MSET gone:1 v gone:2 v gone:3 v gone:4 v"]);
         task.start_stable().stop();
         pair.left();
-        // It flushes a database, too. The positions are lost, as if the ring had been too small.
-        workload.rounds(&mut pair.client(), 110);
+        // It flushes a database, too, but writes its keys again: only those of another one are gone for good.
+        workload.rounds(&mut client, 110);
+        client.lines(&["SELECT 5", "DEL gone:1 gone:2 gone:3 gone:4"]);
+        // The positions are lost, as if the ring had been too small.
         let mut target = pair.target.client();
         target.ok(&["HSET", "df2redis:position:copy", "phase", "snapshot"]);
         die_and_start_again(&pair, &task, &mut workload, case);

@@ -268,6 +268,7 @@ on_every_target!(a_late_count_in_a_field_that_expired_meanwhile_is_the_sources);
 fn only_members_that_the_target_cannot_let_expire_are_on_the_schedule(target: Target) {
     let server = target.start();
     let (source, task, running) = followed(&server);
+    within_a_second();
     source.journal(0, ["HSETEX", "hash", "1000", "f", "1"]);
     source.journal(1, ["SADDEX", "set", "1000", "m"]);
     source.wait_acked();

@@ -33,8 +33,9 @@ use crate::commands::{self, Circumstances, Defect};
 use crate::entry::{Args, Batch, Command};
 use crate::task::applier::Applier;
 
-/// How long a pop waits for the push that belongs to it.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a pop waits for the push that belongs to it: flows are rarely further apart, and where they are, a list is
+/// read again for nothing.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Pops that wait, of one flow.
 const MOST_POPS: usize = 10_000;
