@@ -33,8 +33,8 @@ use super::ghosts::GhostFilter;
 use super::items::{Foreign, Took, show};
 use super::millis;
 use super::reread::{
-    Answer, Baselines, Before, Expiring, LATE, Late, List, MARGIN, MOST_BYTES, MOST_ITEMS,
-    Schedule, Settling, Suspects, Suspicion,
+    Answer, Baselines, Before, Doubts, Ends, Expiring, LATE, Late, List, MARGIN, MOST_BYTES,
+    MOST_ITEMS, Schedule, Settling, Suspects, Suspicion,
 };
 
 /// How often the applied position is acknowledged when nothing else asks for it.
@@ -128,6 +128,12 @@ pub(super) struct Applier {
     pub(super) baselines: Option<Baselines>,
     /// Keys that may expire on the target, where that is known.
     pub(super) expiring: Option<Expiring>,
+    /// When keys end, of those that were given an end last.
+    pub(super) ends: Ends,
+    /// The present entry's key may have ended on the target.
+    pub(super) may_have_ended: bool,
+    /// Keys whose entries' answers tell whether they were there.
+    pub(super) doubts: Doubts,
     /// Keys of which members expire that the target does not let expire.
     pub(super) members: Schedule,
     /// Large values that were read again, and are written before anything else.
@@ -136,6 +142,8 @@ pub(super) struct Applier {
     pub(super) before: Before,
     /// What is thought of the present entry, by those before.
     pub(super) suspicion: Option<Suspicion>,
+    /// A key should be withheld, and too many are.
+    pub(super) is_overwhelmed: bool,
     /// The answer to what was asked about withheld keys.
     pub(super) asking: Option<oneshot::Receiver<Answer>>,
     /// Keys that others do not trust.
@@ -179,10 +187,14 @@ impl Applier {
             late: Late::default(),
             baselines: looks.then(Baselines::new),
             expiring,
+            ends: Ends::default(),
+            may_have_ended: false,
+            doubts: Doubts::default(),
             members: Schedule::default(),
             large: Vec::new(),
             before: Before::default(),
             suspicion: None,
+            is_overwhelmed: false,
             asking: None,
             suspects,
             settling: Vec::new(),
@@ -250,6 +262,7 @@ impl Applier {
                 driven = self.writer.drive() => {
                     driven?;
                     self.progressed().await;
+                    self.endure()?;
                     if let Some(stored) = self.writer.stored().filter(|_| self.copied) {
                         batches.applied(stored);
                     }
@@ -297,6 +310,9 @@ impl Applier {
             if !first.checked {
                 first.checked = true;
                 self.late.end();
+                if self.next.is_some() {
+                    self.context.status.caught_up.store(true, Ordering::Relaxed);
+                }
                 self.writer.note_missing(LATE);
             }
             return Ok(open);
@@ -349,6 +365,8 @@ impl Applier {
             current.foreign = Some(self.foreign_of(&current.batch).await?);
         }
         let taken = self.take(current)?;
+        // Nothing of this goes out.
+        self.endure()?;
         if !self.large.is_empty() {
             Box::pin(self.write_large()).await?;
         }
@@ -555,7 +573,7 @@ impl Applier {
         }
         self.missed();
         if let Some(applied) = self.writer.applied() {
-            self.pushed(applied);
+            self.end_doubts(applied);
         }
         if self.writer.stored().is_some() && !std::mem::replace(&mut self.copied, true) {
             self.context.copied.send_modify(|flows| *flows += 1);

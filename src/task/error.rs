@@ -119,6 +119,14 @@ pub enum TaskError {
         BinaryBytes(.0.needed), BinaryBytes(.0.rates.0), BinaryBytes(.0.rates.1), BinaryBytes(.0.room)
     )]
     TooLarge(Box<TooLarge>),
+    /// The target has lost more keys than can be read again one by one.
+    #[error("more than {keys} keys of flow {flow} would have to be read again")]
+    Overwhelmed {
+        /// Which flow.
+        flow: u32,
+        /// How many are waiting for that.
+        keys: usize,
+    },
     /// The source became another one between two questions.
     #[error("the source was started anew while the session was opened")]
     Moved,
@@ -171,6 +179,7 @@ impl TaskError {
             | Self::Malformed { .. }
             | Self::Damaged { .. }
             | Self::Moved
+            | Self::Overwhelmed { .. }
             | Self::Spool(_)
             | Self::Spooling(_)
             | Self::Unspooling(_)
@@ -229,6 +238,7 @@ impl TaskError {
             | Self::Damaged { .. }
             | Self::Stuck
             | Self::Moved
+            | Self::Overwhelmed { .. }
             | Self::Panicked(_) => None,
         }
     }
@@ -249,7 +259,7 @@ impl TaskError {
                 _ => Exit::Unavailable,
             },
             Self::TooLarge(_) => Exit::Config,
-            Self::Undrained | Self::Moved => Exit::Temporary,
+            Self::Undrained | Self::Moved | Self::Overwhelmed { .. } => Exit::Temporary,
             Self::Spool(_) | Self::Spooling(_) | Self::Unspooling(_) | Self::SpoolFull { .. } => {
                 Exit::Io
             }

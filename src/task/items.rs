@@ -333,10 +333,7 @@ impl Applier {
                 for word in args.iter().skip(1) {
                     put(out, word, large);
                 }
-                self.watch(name);
-                if name != args.name() {
-                    self.rotated(command, args);
-                }
+                self.watch(name, command, args);
                 self.note(command.db, args, note);
                 if self.suspicion == Some(Suspicion::Pop)
                     && let Some(key) = args.get(1)
@@ -353,7 +350,7 @@ impl Applier {
                     }
                 }
                 if let Some(name) = planned.iter().next().and_then(<[_]>::first) {
-                    self.watch(name);
+                    self.watch(name, command, args);
                 }
                 self.note(command.db, args, note);
             }
@@ -493,9 +490,13 @@ impl Applier {
     }
 
     /// Some commands answer 0, or -2 for a field, when what they are about is missing, which then has to be read again.
-    fn watch(&mut self, name: &[u8]) {
+    fn watch(&mut self, name: &[u8], command: &Command, args: &Args<'_>) {
         if target::ANSWERS_MISSING.contains(&name) {
             self.writer.watch();
+            // A list that is rotated may go at any time.
+            if self.may_have_ended || self.suspicion == Some(Suspicion::PushIfThere) {
+                self.doubt(command, args);
+            }
         }
     }
 

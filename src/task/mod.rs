@@ -110,6 +110,7 @@ pub async fn run_with(
         terminal: &terminal,
         reporter: &reporter,
         timing,
+        copies_all: false.into(),
     };
     loop {
         reporter.session_begins();

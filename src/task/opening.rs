@@ -84,6 +84,7 @@ enum Reason {
     OtherFlows { stored: usize, flows: u32 },
     OtherMapping,
     Release,
+    Overwhelmed,
     Backlog { flows: Vec<u32> },
 }
 
@@ -98,6 +99,7 @@ impl Reason {
             | Self::OtherFlows { .. }
             | Self::OtherMapping
             | Self::Release
+            | Self::Overwhelmed
             | Self::Backlog { .. } => false,
         }
     }
@@ -120,6 +122,7 @@ impl fmt::Display for Reason {
                 write!(f, "source, databases or filters of the task have changed")
             }
             Self::Release => write!(f, "this release of the source cannot resume"),
+            Self::Overwhelmed => write!(f, "too many keys would have to be read again"),
             Self::Backlog { flows } => {
                 let flows: Vec<_> = flows.iter().map(u32::to_string).collect();
                 write!(
@@ -210,7 +213,10 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
     let ring = ring_entries(&mut monitor, &master).await?;
 
     let stored = taken.as_ref().map(|taken| &taken.stored);
-    let wanted = resumable(stored, ownership.is_same_mapping(), &master);
+    let mut wanted = resumable(stored, ownership.is_same_mapping(), &master);
+    if wanted.is_ok() && setup.copies_all.load(Ordering::Relaxed) {
+        wanted = Err(Reason::Overwhelmed);
+    }
     let identity = Identity::of(&master.id, master.flows);
     let last_master = wanted.as_ref().ok().and_then(|wanted| wanted.of.clone());
     let mut backlog = None;
@@ -276,6 +282,7 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         withheld.clear();
         members.clear();
         reconcile = prepare_snapshot(setup, &mut control, fence.as_ref(), &ownership).await?;
+        setup.copies_all.store(false, Ordering::Relaxed);
         fail_point::pass(Place::FullSyncRecorded);
     } else {
         // What was written while nobody listened comes late, whenever it is received.

@@ -15,6 +15,7 @@ mod outage;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use slog::{Logger, info, warn};
@@ -84,6 +85,8 @@ pub(super) struct Setup<'a> {
     pub(super) terminal: &'a Terminal,
     pub(super) reporter: &'a Reporter,
     pub(super) timing: Timing,
+    /// The next session copies everything, wherever the target is.
+    pub(super) copies_all: AtomicBool,
 }
 
 /// Runs one session until it is stopped, spoilt or broken. `reached_stable` is called once.
@@ -105,6 +108,9 @@ pub(super) async fn run(
     {
         running.full_sync_ended(Ended::SpoolFull);
         running.remember_full_sync().await;
+    }
+    if matches!(end, Err(TaskError::Overwhelmed { .. })) {
+        setup.copies_all.store(true, Ordering::Relaxed);
     }
     setup.terminal.show(None);
     running.close().await;

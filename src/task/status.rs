@@ -100,6 +100,8 @@ pub struct Status {
     pub reread: AtomicU64,
     /// Keys that should have been withheld, and were not, since there were too many.
     pub unverified: AtomicU64,
+    /// Entries of stable sync have come in time.
+    pub caught_up: AtomicBool,
     /// How many times the source's positions have been asked for and stored in `flows`.
     pub offsets_read: AtomicU64,
 }
@@ -133,6 +135,7 @@ impl Status {
             reduced: AtomicU64::new(0),
             reread: AtomicU64::new(0),
             unverified: AtomicU64::new(0),
+            caught_up: AtomicBool::new(false),
             offsets_read: AtomicU64::new(0),
         }
     }

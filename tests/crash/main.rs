@@ -11,6 +11,7 @@ mod df2redis;
 mod support;
 
 mod absent;
+mod answers;
 mod case;
 mod matrix;
 mod names;

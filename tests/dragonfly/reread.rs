@@ -11,6 +11,13 @@ use crate::support::dragonfly::Fault;
 use crate::support::{RedisServer, SimulatedDragonfly, eventually};
 use nix::sys::signal::Signal;
 
+/// Nobody learns what the source holds.
+const TELLS_NOTHING: Fault = Fault::Answer {
+    command: "DUMP",
+    with: "-LOADING Dragonfly is loading the dataset in memory",
+    times: usize::MAX,
+};
+
 fn source() -> SimulatedDragonfly {
     SimulatedDragonfly::options().backing_store().start()
 }
@@ -63,8 +70,7 @@ fn a_kill_while_keys_are_withheld_leaves_them_to_the_next_start() {
     source.wait_acked();
     // As if it had expired on the target.
     target.client().ok(&["DEL", "kept"]);
-    // The source tells nobody what it holds.
-    source.inject(Fault::NoAnswer { command: "DUMP" });
+    source.inject(TELLS_NOTHING);
     client.ok(&["PEXPIRE", "kept", "700000"]);
     eventually("it is withheld", || {
         target.client().ok(&["SCARD", "df2redis:reread:copy"]).int() == Some(1)
@@ -82,6 +88,39 @@ fn a_kill_while_keys_are_withheld_leaves_them_to_the_next_start() {
     let kept = target.client().ok(&["LRANGE", "kept", "0", "-1"]);
     assert_eq!(kept.items().len(), 3, "{kept:?}");
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 1));
+    running.stop();
+}
+
+#[test]
+fn more_keys_than_can_be_read_again_are_copied_with_all_others() {
+    let options = SimulatedDragonfly::options().flows(1).ring(1 << 20);
+    let (source, target) = (options.backing_store().start(), RedisServer::start());
+    let task = Task::between(&source.address(), &target.address());
+    let mut client = source.client();
+    client.ok(&["SELECT", "1"]);
+    let keys = 200_100;
+    let each = |client: &mut crate::support::Client, what: &str| {
+        let lines: Vec<_> = (0..keys)
+            .map(|n| what.replace('#', &n.to_string()))
+            .collect();
+        for some in lines.chunks(10_000) {
+            client.lines(some);
+        }
+    };
+    each(&mut client, "SET key:# v");
+    let mut running = task.start_stable();
+    // As if all had expired there.
+    let mut there = target.client();
+    there.ok(&["SELECT", "1"]);
+    there.ok(&["FLUSHDB"]);
+    source.inject(TELLS_NOTHING);
+    each(&mut client, "PEXPIRE key:# 700000");
+    running.wait_logged("too many keys would have to be read again");
+    source.clear_faults();
+    running.wait_stable();
+    source.assert_copied(target.port());
+    assert_eq!(there.ok(&["DBSIZE"]).int(), Some(keys));
+    assert_eq!((source.full_syncs(), source.partial_syncs()), (2, 0));
     running.stop();
 }
 

@@ -17,8 +17,9 @@ use crate::target::{Fence, Kind, Outgoing, Tolerate};
 use crate::task::applier::Applier;
 use crate::task::error::TaskError;
 
-/// Keys withheld by one flow. What comes after them is applied as it comes, and counted: they take memory, and each has
-/// to be read.
+/// Keys withheld by one flow: they take memory, and each has to be read. Where there would be more, everything is copied.
+/// A session that has just done that, and has not caught up yet, would only come here again: it applies what comes after
+/// them as it comes, and counts it.
 const MOST: usize = 200_000;
 
 impl Applier {
@@ -30,9 +31,7 @@ impl Applier {
         command: &Command,
         args: &Args<'_>,
     ) -> bool {
-        if let Some(expiring) = &self.expiring {
-            expiring.note_of(args);
-        }
+        self.note_ends(batch, command, args);
         if self.next.is_some() {
             self.forget_baselines();
         }
@@ -127,14 +126,29 @@ impl Applier {
     /// From now on nothing is applied to a key before it was read again.
     pub(in crate::task) fn withhold(&mut self, db: u32, key: &[u8], since: u64) {
         if self.list.len() >= MOST && !self.list.has(db, key) {
-            self.context
-                .status
-                .unverified
-                .fetch_add(1, Ordering::Relaxed);
+            let status = &self.context.status;
+            let has_copied = !self.context.expiring.is_empty();
+            if self.next.is_none() || has_copied && !status.caught_up.load(Ordering::Relaxed) {
+                status.unverified.fetch_add(1, Ordering::Relaxed);
+            } else {
+                self.is_overwhelmed = true;
+            }
             return;
         }
         if self.list.add(db, key, since) && self.next.is_some() {
             self.enlist(db, key);
+        }
+    }
+
+    /// # Errors
+    /// When a key should be withheld, and too many are.
+    pub(in crate::task) fn endure(&self) -> Result<(), TaskError> {
+        match self.is_overwhelmed {
+            true => Err(TaskError::Overwhelmed {
+                flow: self.flow,
+                keys: self.list.len(),
+            }),
+            false => Ok(()),
         }
     }
 

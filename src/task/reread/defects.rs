@@ -83,8 +83,6 @@ impl Last {
 pub(in crate::task) struct Before {
     deleted: Option<Last>,
     popped: Option<Last>,
-    /// Pushes into lists that may have gone, not answered for yet: the position behind each.
-    pushes: VecDeque<(u64, u32, Box<[u8]>)>,
     /// No key is read again for a mere second before.
     rests_until: Option<Instant>,
     /// Pops that may have been more than they say.
@@ -138,6 +136,12 @@ impl Before {
     /// Whether a key may be read again for less than a second of a member's life.
     fn may_ask(&self) -> bool {
         self.rests_until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    /// Whether a pop from this list is to be judged yet.
+    pub(super) fn waits(&self, db: u32, key: &[u8]) -> bool {
+        let mut pops = self.pops.iter();
+        pops.any(|popped| popped.db == db && *popped.key == *key)
     }
 
     /// A key of so many bytes was read again.
@@ -245,32 +249,6 @@ impl Applier {
         }
     }
 
-    /// An element was pushed into a list that may have gone, and then is to be read again. That is on the list on the target
-    /// from the same transaction on, since the answer may be lost.
-    pub(in crate::task) fn rotated(&mut self, command: &Command, args: &Args<'_>) {
-        if let (Some(lsn), Some(key)) = (command.lsn, args.get(1)) {
-            self.enlist(command.db, key);
-            let behind = lsn.saturating_add(1);
-            let pushed = (behind, command.db, key.into());
-            self.before.pushes.push_back(pushed);
-        }
-    }
-
-    /// The target has answered for what is before this position, and what it missed is withheld.
-    pub(in crate::task) fn pushed(&mut self, applied: u64) {
-        let is_behind = |pushed: &(u64, u32, Box<[u8]>)| pushed.0 <= applied;
-        while self.before.pushes.front().is_some_and(is_behind)
-            && let Some((_, db, key)) = self.before.pushes.pop_front()
-        {
-            let mut others = self.before.pushes.iter();
-            let again = others.any(|(_, other_db, other)| *other_db == db && *other == key);
-            if !again && !self.list.has(db, &key) {
-                self.unlist(db, &key);
-                self.writer.store();
-            }
-        }
-    }
-
     /// Judges the pops that have waited long enough.
     pub(in crate::task) fn judge_pops(&mut self) {
         let waited = |popped: &Popped| popped.at.elapsed() > PATIENCE;
@@ -283,12 +261,10 @@ impl Applier {
         let Some(popped) = self.before.pops.pop_front() else {
             return;
         };
-        let mut others = self.before.pops.iter();
-        let waits = others.any(|other| other.db == popped.db && other.key == popped.key);
         if !self.context.moves.all_arrived(popped.txid) {
             let since = self.next.unwrap_or_default();
             self.withhold(popped.db, &popped.key, since);
-        } else if !waits && !self.list.has(popped.db, &popped.key) {
+        } else if !self.is_enlisted(popped.db, &popped.key) {
             self.unlist(popped.db, &popped.key);
             self.writer.store();
         }

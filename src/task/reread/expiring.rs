@@ -43,9 +43,9 @@ impl Expiring {
 
     /// Notes what a command gives an end: by itself, or by handing on that of another key.
     #[inline]
-    pub fn note_of(&self, args: &Args<'_>) {
-        match gives(args) {
-            Gives::Nothing => {}
+    pub(super) fn note_given(&self, gives: &Gives, args: &Args<'_>) {
+        match gives {
+            Gives::Nothing | Gives::Life => {}
             Gives::End => {
                 if let Some(key) = args.get(1) {
                     self.note(key);
@@ -63,8 +63,11 @@ impl Expiring {
 }
 
 /// What a command does about the end of keys.
-enum Gives {
+#[derive(Debug)]
+pub(super) enum Gives {
     Nothing,
+    /// Its first key has none any more.
+    Life,
     /// Its first key gets one.
     End,
     /// What it writes may get that of a key it reads.
@@ -72,7 +75,7 @@ enum Gives {
 }
 
 #[inline]
-fn gives(args: &Args<'_>) -> Gives {
+pub(super) fn gives(args: &Args<'_>) -> Gives {
     let name = args.name();
     let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
     match name.first().map(u8::to_ascii_uppercase) {
@@ -84,6 +87,7 @@ fn gives(args: &Args<'_>) -> Gives {
         Some(b'F') if is("FIELDEXPIRE") => Gives::End,
         // It has the same name in another database.
         Some(b'M') if is("MOVE") => Gives::End,
+        Some(b'P') if is("PERSIST") => Gives::Life,
         _ if commands::end_of(args).is_some() => Gives::End,
         _ => Gives::Nothing,
     }
@@ -113,7 +117,8 @@ mod tests {
                 writer.word(word.as_bytes());
             });
             let (packed, count) = writer.finish();
-            expiring.note_of(&Args::check(&packed, count).unwrap());
+            let args = Args::check(&packed, count).unwrap();
+            expiring.note_given(&gives(&args), &args);
         }
         expiring
     }
@@ -135,7 +140,7 @@ mod tests {
         }
         let handed_on = after(&["PEXPIREAT a 1", "RENAME a b", "COPY b c"]);
         assert!(handed_on.may_have(b"b") && handed_on.may_have(b"c"));
-        let none = after(&["SET k v", "INCR k", "RENAME k l", "SADD k m"]);
+        let none = after(&["SET k v", "INCR k", "RENAME k l", "PERSIST k"]);
         assert!(!none.may_have(b"k") && !none.may_have(b"l"));
     }
 

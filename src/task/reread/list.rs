@@ -17,7 +17,11 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use crate::source::dragonfly::Found;
+use crate::source::dragonfly::{Found, Payload};
+
+/// Bytes of values that wait until the flow is where they were read; then no more are asked for. A flow that is far behind
+/// would have many of them wait for long.
+const MOST_WAITING: u64 = 4 << 20;
 
 /// A key of a database of the source.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +57,21 @@ enum State {
     },
 }
 
+impl State {
+    /// Bytes of memory of a value that was read.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Read {
+                value: Some(found), ..
+            } => match &found.payload {
+                Payload::Inline(bytes) => bytes.len() as u64,
+                Payload::Spilled(_) => 0,
+            },
+            Self::Waiting | Self::Asked { .. } | Self::Read { .. } => 0,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Held {
     state: State,
@@ -65,6 +84,8 @@ struct Held {
 pub(crate) struct List {
     keys: HashMap<u32, HashMap<Box<[u8]>, Held>>,
     count: usize,
+    /// Bytes of the values that were read.
+    bytes: u64,
     /// To be asked for, in order. May name keys that are no longer here.
     waiting: VecDeque<Place>,
     /// The same for keys that were written while they were read: each is asked for alone, which is quicker.
@@ -130,6 +151,7 @@ impl List {
             State::Asked { touched } => *touched = lsn.or(*touched),
             State::Read { from, .. } if lsn.is_some_and(|lsn| lsn < *from) => {}
             State::Read { .. } => {
+                self.bytes -= held.state.bytes();
                 held.state = State::Waiting;
                 let key = key.into();
                 self.busy.push_back(Place { db, key });
@@ -149,6 +171,7 @@ impl List {
             self.keys.remove(&db);
         }
         self.count -= 1;
+        self.bytes -= held.state.bytes();
         if let Some(count) = self.since.get_mut(&held.since) {
             *count -= 1;
             if *count == 0 {
@@ -178,8 +201,11 @@ impl List {
     }
 
     /// The next keys to be read, at most `most`. They count as asked for from now on. One that was written while it was
-    /// read comes alone.
+    /// read comes alone. None while much that was read waits to be written.
     pub fn ask(&mut self, most: usize) -> Vec<Place> {
+        if self.bytes >= MOST_WAITING {
+            return Vec::new();
+        }
         self.asked_several = !self.asked_several;
         let asked = match self.asked_several {
             true => self.ask_several(most),
@@ -237,6 +263,7 @@ impl List {
                 self.busy.push_back(place);
             } else {
                 held.state = State::Read { from, to, value };
+                self.bytes += held.state.bytes();
                 self.due.entry(to).or_default().push(place);
             }
         }
@@ -332,6 +359,38 @@ mod tests {
             [3]
         );
         assert!(list.is_empty() && list.oldest().is_none());
+    }
+
+    #[test]
+    fn no_more_is_asked_for_while_much_that_was_read_waits() {
+        let mut list = List::default();
+        let large = |_: &Place| {
+            Some(Found {
+                payload: Payload::Inline(vec![0; 1 << 20]),
+                expire_at_ms: None,
+            })
+        };
+        let read = |list: &mut List, to: u64| {
+            let asked = list.ask(1);
+            let values = asked
+                .into_iter()
+                .map(|place| (place.clone(), large(&place)));
+            let values: Vec<_> = values.collect();
+            let count = values.len();
+            let from = to;
+            list.answer(Answer { from, to, values });
+            count
+        };
+        (0..9).for_each(|n| _ = list.add(0, &[n], 1));
+        assert_eq!((0..9).map(|n| read(&mut list, 10 + n)).sum::<usize>(), 4);
+        list.touch(0, &[0], Some(12));
+        assert_eq!(read(&mut list, 20), 1, "one of them has to be read again");
+        assert_eq!(read(&mut list, 21), 0);
+        assert_eq!(list.take_due(12).len(), 2);
+        assert_eq!((0..9).map(|n| read(&mut list, 30 + n)).sum::<usize>(), 2);
+        assert_eq!(list.take_due(100).len(), 4);
+        list.clear(Some(0));
+        assert_eq!((list.len(), list.bytes), (0, 0));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 mod applier;
 mod baselines;
 mod defects;
+mod ends;
 mod expiring;
 mod flows;
 mod late;
@@ -23,6 +24,7 @@ mod writing;
 
 pub(super) use baselines::Baselines;
 pub(super) use defects::{Before, Moves, Suspicion};
+pub(super) use ends::{Doubts, Ends};
 pub(super) use expiring::Expiring;
 pub(super) use flows::Flows;
 pub(super) use late::{LATE, Late, MARGIN, MOST_BYTES, MOST_ITEMS};

@@ -1,0 +1,202 @@
+//! Ends of keys that are put off: in time, or when the target has let the key expire a moment before?
+//!
+//! A key that had gone answers 0 to `PEXPIREAT`, and is read again. The answer may be lost with the process, so a key whose
+//! end may be near is on the list on the target from the same transaction on, until the answer is there.
+//!
+//! Invariant: a key that is said to live on has been given that end by the last entry that gave it one.
+//! Units: ends are Unix milliseconds by the source's clock.
+
+use std::collections::{HashMap, VecDeque};
+
+use xxhash_rust::xxh64::xxh64;
+
+use super::expiring::{Gives, gives};
+use super::late::{MARGIN_MS, expiry_in};
+use crate::commands;
+use crate::entry::{Args, Batch, Command};
+use crate::task::applier::Applier;
+
+/// Keys remembered of each flow: 1 MiB.
+const KEYS: usize = 1 << 16;
+
+/// When keys end, of those that were given an end last.
+#[derive(Debug)]
+pub(in crate::task) struct Ends(Box<[(u64, i64)]>);
+
+impl Default for Ends {
+    fn default() -> Self {
+        // Untouched, it takes no memory.
+        Self(vec![(0, 0); KEYS].into())
+    }
+}
+
+impl Ends {
+    fn note(&mut self, db: u32, key: &[u8], at_ms: i64) {
+        let (place, hash) = place(db, key);
+        if let Some(known) = self.0.get_mut(place) {
+            *known = (hash, at_ms);
+        }
+    }
+
+    fn forget(&mut self, db: u32, key: &[u8]) {
+        let (place, hash) = place(db, key);
+        if let Some(known) = self.0.get_mut(place).filter(|known| known.0 == hash) {
+            *known = (0, 0);
+        }
+    }
+
+    fn is_after(&self, db: u32, key: &[u8], at_ms: i64) -> bool {
+        let (place, hash) = place(db, key);
+        let known = self.0.get(place);
+        known.is_some_and(|(of, end_ms)| *of == hash && *end_ms > at_ms)
+    }
+}
+
+fn place(db: u32, key: &[u8]) -> (usize, u64) {
+    let hash = xxh64(key, u64::from(db));
+    let place = hash % KEYS as u64;
+    (usize::try_from(place).unwrap_or_default(), hash)
+}
+
+/// Keys that are on the list on the target until their entries are answered for.
+#[derive(Debug, Default)]
+pub(in crate::task) struct Doubts {
+    /// The position behind each entry.
+    order: VecDeque<(u64, u32, Box<[u8]>)>,
+    /// How many entries of each.
+    count: HashMap<(u32, Box<[u8]>), usize>,
+}
+
+impl Doubts {
+    /// Whether the key was not there.
+    fn add(&mut self, behind: u64, db: u32, key: &[u8]) -> bool {
+        self.order.push_back((behind, db, key.into()));
+        let count = self.count.entry((db, key.into())).or_default();
+        *count += 1;
+        *count == 1
+    }
+
+    /// The next key none of whose entries is unanswered any more.
+    fn settled(&mut self, applied: u64) -> Option<(u32, Box<[u8]>)> {
+        while self.order.front().is_some_and(|first| first.0 <= applied) {
+            let (_, db, key) = self.order.pop_front()?;
+            let of = (db, key);
+            let count = self.count.get_mut(&of)?;
+            *count -= 1;
+            if *count == 0 {
+                self.count.remove(&of);
+                return Some(of);
+            }
+        }
+        None
+    }
+
+    pub(super) fn has(&self, db: u32, key: &[u8]) -> bool {
+        !self.count.is_empty() && self.count.contains_key(&(db, key.into()))
+    }
+}
+
+impl Applier {
+    /// Notes what an entry does about the ends of keys, and whether its own may have come on the target.
+    pub(super) fn note_ends(&mut self, batch: &Batch, command: &Command, args: &Args<'_>) {
+        self.may_have_ended = false;
+        let gives = gives(args);
+        if self.next.is_some() {
+            self.look_at_ends(&gives, batch, command, args);
+        }
+        if let Some(expiring) = &self.expiring {
+            expiring.note_given(&gives, args);
+        }
+    }
+
+    fn look_at_ends(&mut self, gives: &Gives, batch: &Batch, command: &Command, args: &Args<'_>) {
+        let (db, key) = (command.db, args.get(1).unwrap_or_default());
+        match gives {
+            Gives::Nothing => {}
+            Gives::End | Gives::Life => {
+                // Of late ones the target is asked.
+                self.may_have_ended = !self.late.is_late() && self.may_expire(key) && {
+                    let soon = self.source_now_ms().saturating_add(MARGIN_MS);
+                    !self.ends.is_after(db, key, soon)
+                };
+                match expiry_in(args, batch.received_at_ms) {
+                    Some(at_ms) => self.ends.note(db, key, at_ms),
+                    None => self.ends.forget(db, key),
+                }
+                if args.name().eq_ignore_ascii_case(b"MOVE")
+                    && let Some(to) = args.get(2).and_then(|db| std::str::from_utf8(db).ok())
+                    && let Ok(to) = to.parse()
+                {
+                    self.ends.forget(to, key);
+                }
+            }
+            Gives::OthersEnd => {
+                let written = commands::keys(args).filter(|used| used.written);
+                written.for_each(|used| self.ends.forget(db, used.key));
+            }
+        }
+    }
+
+    /// An entry was handed to the writer whose answer tells whether its key was there. Until it has come the key is on the
+    /// list on the target.
+    pub(in crate::task) fn doubt(&mut self, command: &Command, args: &Args<'_>) {
+        if let (Some(lsn), Some(key)) = (command.lsn, args.get(1))
+            && self.next.is_some()
+            && self.doubts.add(lsn.saturating_add(1), command.db, key)
+        {
+            self.enlist(command.db, key);
+        }
+    }
+
+    /// The target has answered for what is before this position, and what it missed is withheld.
+    pub(in crate::task) fn end_doubts(&mut self, applied: u64) {
+        while let Some((db, key)) = self.doubts.settled(applied) {
+            if !self.is_enlisted(db, &key) {
+                self.unlist(db, &key);
+                self.writer.store();
+            }
+        }
+    }
+
+    /// Whether a key has to stay on the list on the target.
+    pub(super) fn is_enlisted(&self, db: u32, key: &[u8]) -> bool {
+        self.list.has(db, key) || self.doubts.has(db, key) || self.before.waits(db, key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_known_until_it_is_forgotten_or_another_key_takes_its_place() {
+        let mut ends = Ends::default();
+        assert!(!ends.is_after(0, b"k", 0));
+        ends.note(0, b"k", 500);
+        assert!(ends.is_after(0, b"k", 499) && !ends.is_after(0, b"k", 500));
+        assert!(!ends.is_after(1, b"k", 499));
+        ends.forget(1, b"k");
+        assert!(ends.is_after(0, b"k", 499));
+        ends.forget(0, b"k");
+        assert!(!ends.is_after(0, b"k", 499));
+        (0..4 * KEYS).for_each(|n| ends.note(0, n.to_string().as_bytes(), 500));
+        let known = (0..4 * KEYS).filter(|n| ends.is_after(0, n.to_string().as_bytes(), 0));
+        let known = known.count();
+        assert!((KEYS / 2..=KEYS).contains(&known), "{known}");
+    }
+
+    #[test]
+    fn a_doubt_ends_with_the_last_entry_of_its_key() {
+        let mut doubts = Doubts::default();
+        assert!(doubts.add(5, 0, b"k"));
+        assert!(doubts.add(6, 1, b"k"));
+        assert!(!doubts.add(8, 0, b"k"));
+        assert_eq!(doubts.settled(4), None);
+        assert_eq!(doubts.settled(7), Some((1, b"k"[..].into())));
+        assert_eq!(doubts.settled(7), None);
+        assert!(doubts.has(0, b"k") && !doubts.has(1, b"k"));
+        assert_eq!(doubts.settled(8), Some((0, b"k"[..].into())));
+        assert!(!doubts.has(0, b"k"));
+        assert_eq!(doubts.settled(9), None);
+    }
+}
