@@ -78,13 +78,8 @@ impl Applier {
         if let Some(seen) = &mut self.baselines {
             seen.note(record.db, key);
         }
-        if let Some(expiring) = self
-            .expiring
-            .as_ref()
-            .filter(|_| record.expire_at_ms.is_some() || record.kind == rdb::kind::HASH_EXPIRING)
-        {
-            expiring.note(key);
-        }
+        let has_fields = record.kind == rdb::kind::HASH_EXPIRING;
+        self.note_end(record.db, key, record.expire_at_ms, has_fields);
         self.form(batch, record, key)
     }
 

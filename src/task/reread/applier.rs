@@ -31,11 +31,11 @@ impl Applier {
         command: &Command,
         args: &Args<'_>,
     ) -> bool {
-        self.note_ends(batch, command, args);
+        let ended = self.note_ends(batch, command, args);
         if self.next.is_some() {
             self.forget_baselines();
         }
-        if self.list.is_empty() && !self.late.is_late() && self.baselines.is_none() {
+        if !ended && self.list.is_empty() && !self.late.is_late() && self.baselines.is_none() {
             return false;
         }
         let mut uses: Vec<KeyUse<'_>> = commands::keys(args).collect();
@@ -48,7 +48,8 @@ impl Applier {
             && self.context.features.hash_field_expiry()
             && commands::depends_on_field(args);
         let doubted = uses.iter().any(|used| {
-            depends(used) && (self.is_doubted(db, used) || counts && self.may_expire(used.key))
+            depends(used)
+                && (ended || self.is_doubted(db, used) || counts && self.may_expire(used.key))
         });
         let since = command.lsn.unwrap_or_default();
         if doubted {

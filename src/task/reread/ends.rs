@@ -3,6 +3,10 @@
 //! A key that had gone answers 0 to `PEXPIREAT`, and is read again. The answer may be lost with the process, so a key whose
 //! end may be near is on the list on the target from the same transaction on, until the answer is there.
 //!
+//! An entry before that, such as an `INCR`, may have come when the key had just gone on the target, and have made it anew
+//! from nothing, which no answer tells. If the source put the end off after that, the old end is near or has just passed
+//! when we learn of it: then the key is read again too. If it did not, it deletes the key, and so does the target.
+//!
 //! Invariant: a key that is said to live on has been given that end by the last entry that gave it one.
 //! Units: ends are Unix milliseconds by the source's clock.
 
@@ -15,6 +19,9 @@ use super::late::{MARGIN_MS, expiry_in};
 use crate::commands;
 use crate::entry::{Args, Batch, Command};
 use crate::task::applier::Applier;
+
+/// An entry is with the target so soon after it was taken, if the target answers at all (see `HELD_UP` in the writer).
+const ON_THE_WAY_MS: i64 = 200;
 
 /// Keys remembered of each flow: 1 MiB.
 const KEYS: usize = 1 << 16;
@@ -45,10 +52,10 @@ impl Ends {
         }
     }
 
-    fn is_after(&self, db: u32, key: &[u8], at_ms: i64) -> bool {
+    fn of(&self, db: u32, key: &[u8]) -> Option<i64> {
         let (place, hash) = place(db, key);
-        let known = self.0.get(place);
-        known.is_some_and(|(of, end_ms)| *of == hash && *end_ms > at_ms)
+        let known = self.0.get(place).filter(|known| known.0 == hash);
+        known.map(|known| known.1)
     }
 }
 
@@ -97,28 +104,54 @@ impl Doubts {
 }
 
 impl Applier {
-    /// Notes what an entry does about the ends of keys, and whether its own may have come on the target.
-    pub(super) fn note_ends(&mut self, batch: &Batch, command: &Command, args: &Args<'_>) {
-        self.may_have_ended = false;
-        let gives = gives(args);
-        if self.next.is_some() {
-            self.look_at_ends(&gives, batch, command, args);
+    /// A key is written with this end, or none, perhaps with fields that have ends of their own.
+    pub(in crate::task) fn note_end(
+        &mut self,
+        db: u32,
+        key: &[u8],
+        at_ms: Option<i64>,
+        has_fields: bool,
+    ) {
+        if at_ms.is_none() && !has_fields {
+            return;
         }
         if let Some(expiring) = &self.expiring {
-            expiring.note_given(&gives, args);
+            expiring.note(key);
+        }
+        match at_ms {
+            Some(at_ms) => self.ends.note(db, key, at_ms),
+            None => self.ends.forget(db, key),
         }
     }
 
-    fn look_at_ends(&mut self, gives: &Gives, batch: &Batch, command: &Command, args: &Args<'_>) {
+    /// Notes what an entry does about the ends of keys, and whether its own may have come on the target. Whether that is
+    /// likely.
+    pub(super) fn note_ends(&mut self, batch: &Batch, command: &Command, args: &Args<'_>) -> bool {
+        self.may_have_ended = false;
+        let gives = gives(args);
+        let ended = self.look_at_ends(&gives, batch, command, args) && self.next.is_some();
+        if let Some(expiring) = &self.expiring {
+            expiring.note_given(&gives, args);
+        }
+        ended
+    }
+
+    fn look_at_ends(
+        &mut self,
+        gives: &Gives,
+        batch: &Batch,
+        command: &Command,
+        args: &Args<'_>,
+    ) -> bool {
         let (db, key) = (command.db, args.get(1).unwrap_or_default());
         match gives {
-            Gives::Nothing => {}
+            Gives::Nothing => false,
             Gives::End | Gives::Life => {
                 // Of late ones the target is asked.
-                self.may_have_ended = !self.late.is_late() && self.may_expire(key) && {
-                    let soon = self.source_now_ms().saturating_add(MARGIN_MS);
-                    !self.ends.is_after(db, key, soon)
-                };
+                let is_doubtful = !self.late.is_late() && self.may_expire(key);
+                let left = self.ends.of(db, key);
+                let left = left.map(|end| end.saturating_sub(self.source_now_ms()));
+                self.may_have_ended = is_doubtful && left.is_none_or(|left| left <= MARGIN_MS);
                 match expiry_in(args, batch.received_at_ms) {
                     Some(at_ms) => self.ends.note(db, key, at_ms),
                     None => self.ends.forget(db, key),
@@ -129,10 +162,12 @@ impl Applier {
                 {
                     self.ends.forget(to, key);
                 }
+                is_doubtful && left.is_some_and(|left| (-MARGIN_MS..ON_THE_WAY_MS).contains(&left))
             }
             Gives::OthersEnd => {
                 let written = commands::keys(args).filter(|used| used.written);
                 written.for_each(|used| self.ends.forget(db, used.key));
+                false
             }
         }
     }
@@ -171,16 +206,15 @@ mod tests {
     #[test]
     fn an_end_is_known_until_it_is_forgotten_or_another_key_takes_its_place() {
         let mut ends = Ends::default();
-        assert!(!ends.is_after(0, b"k", 0));
+        assert_eq!(ends.of(0, b"k"), None);
         ends.note(0, b"k", 500);
-        assert!(ends.is_after(0, b"k", 499) && !ends.is_after(0, b"k", 500));
-        assert!(!ends.is_after(1, b"k", 499));
+        assert_eq!((ends.of(0, b"k"), ends.of(1, b"k")), (Some(500), None));
         ends.forget(1, b"k");
-        assert!(ends.is_after(0, b"k", 499));
+        assert_eq!(ends.of(0, b"k"), Some(500));
         ends.forget(0, b"k");
-        assert!(!ends.is_after(0, b"k", 499));
+        assert_eq!(ends.of(0, b"k"), None);
         (0..4 * KEYS).for_each(|n| ends.note(0, n.to_string().as_bytes(), 500));
-        let known = (0..4 * KEYS).filter(|n| ends.is_after(0, n.to_string().as_bytes(), 0));
+        let known = (0..4 * KEYS).filter(|n| ends.of(0, n.to_string().as_bytes()).is_some());
         let known = known.count();
         assert!((KEYS / 2..=KEYS).contains(&known), "{known}");
     }

@@ -172,13 +172,8 @@ impl Applier {
     }
 
     fn note_found(&mut self, place: &Place, found: &Found) {
-        if let Some(expiring) = self
-            .expiring
-            .as_ref()
-            .filter(|_| found.expire_at_ms.is_some() || may_have_fields_that_expire(&found.payload))
-        {
-            expiring.note(&place.key);
-        }
+        let has_fields = may_have_fields_that_expire(&found.payload);
+        self.note_end(place.db, &place.key, found.expire_at_ms, has_fields);
         self.before.has_read(found.payload.len());
     }
 
