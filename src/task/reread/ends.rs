@@ -15,13 +15,13 @@ use std::collections::{HashMap, VecDeque};
 use xxhash_rust::xxh64::xxh64;
 
 use super::expiring::{Gives, gives};
-use super::late::{MARGIN_MS, expiry_in};
+use super::late::{LATE, MARGIN_MS, expiry_in};
 use crate::commands;
 use crate::entry::{Args, Batch, Command};
 use crate::task::applier::Applier;
 
-/// An entry is with the target so soon after it was taken, if the target answers at all (see `HELD_UP` in the writer).
-const ON_THE_WAY_MS: i64 = 200;
+/// An entry takes effect so soon after it was taken; of one that takes longer, the delay is noticed.
+const ON_THE_WAY_MS: i64 = LATE.as_millis().cast_signed() as i64;
 
 /// Keys remembered of each flow: 1 MiB.
 const KEYS: usize = 1 << 16;
