@@ -29,6 +29,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::ends::Counted;
 use crate::commands::{self, Circumstances, Defect};
 use crate::entry::{Args, Batch, Command};
 use crate::task::applier::Applier;
@@ -87,6 +88,7 @@ pub(in crate::task) struct Before {
     rests_until: Option<Instant>,
     /// Pops that may have been more than they say.
     pops: VecDeque<Popped>,
+    popped_keys: Counted,
 }
 
 #[derive(Debug)]
@@ -140,8 +142,7 @@ impl Before {
 
     /// Whether a pop from this list is to be judged yet.
     pub(super) fn waits(&self, db: u32, key: &[u8]) -> bool {
-        let mut pops = self.pops.iter();
-        pops.any(|popped| popped.db == db && *popped.key == *key)
+        self.popped_keys.has(db, key)
     }
 
     /// A key of so many bytes was read again.
@@ -238,6 +239,7 @@ impl Applier {
             return self.withhold(command.db, key, 0);
         }
         self.enlist(command.db, key);
+        self.before.popped_keys.add(command.db, key);
         self.before.pops.push_back(Popped {
             at: Instant::now(),
             txid: command.txid,
@@ -261,6 +263,8 @@ impl Applier {
         let Some(popped) = self.before.pops.pop_front() else {
             return;
         };
+        let key = popped.key.clone();
+        self.before.popped_keys.remove(popped.db, key);
         if !self.context.moves.all_arrived(popped.txid) {
             let since = self.next.unwrap_or_default();
             self.withhold(popped.db, &popped.key, since);

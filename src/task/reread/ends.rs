@@ -65,41 +65,59 @@ fn place(db: u32, key: &[u8]) -> (usize, u64) {
     (usize::try_from(place).unwrap_or_default(), hash)
 }
 
+/// Keys, each with its database, and how often.
+#[derive(Debug, Default)]
+pub(super) struct Counted(HashMap<(u32, Box<[u8]>), usize>);
+
+impl Counted {
+    /// Whether it is the first time.
+    pub(super) fn add(&mut self, db: u32, key: &[u8]) -> bool {
+        let count = self.0.entry((db, key.into())).or_default();
+        *count += 1;
+        *count == 1
+    }
+
+    /// Once less. The key if that was the last time.
+    pub(super) fn remove(&mut self, db: u32, key: Box<[u8]>) -> Option<(u32, Box<[u8]>)> {
+        let of = (db, key);
+        let count = self.0.get_mut(&of)?;
+        *count -= 1;
+        (*count == 0).then(|| {
+            self.0.remove(&of);
+            of
+        })
+    }
+
+    pub(super) fn has(&self, db: u32, key: &[u8]) -> bool {
+        !self.0.is_empty() && self.0.contains_key(&(db, key.into()))
+    }
+}
+
 /// Keys that are on the list on the target until their entries are answered for.
 #[derive(Debug, Default)]
 pub(in crate::task) struct Doubts {
     /// The position behind each entry.
     order: VecDeque<(u64, u32, Box<[u8]>)>,
-    /// How many entries of each.
-    count: HashMap<(u32, Box<[u8]>), usize>,
+    keys: Counted,
 }
 
 impl Doubts {
     /// Whether the key was not there.
     fn add(&mut self, behind: u64, db: u32, key: &[u8]) -> bool {
         self.order.push_back((behind, db, key.into()));
-        let count = self.count.entry((db, key.into())).or_default();
-        *count += 1;
-        *count == 1
+        self.keys.add(db, key)
     }
 
     /// The next key none of whose entries is unanswered any more.
     fn settled(&mut self, applied: u64) -> Option<(u32, Box<[u8]>)> {
         while self.order.front().is_some_and(|first| first.0 <= applied) {
             let (_, db, key) = self.order.pop_front()?;
-            let of = (db, key);
-            let count = self.count.get_mut(&of)?;
-            *count -= 1;
-            if *count == 0 {
-                self.count.remove(&of);
-                return Some(of);
+            let settled = self.keys.remove(db, key);
+            if settled.is_some() {
+                return settled;
             }
         }
         None
-    }
-
-    pub(super) fn has(&self, db: u32, key: &[u8]) -> bool {
-        !self.count.is_empty() && self.count.contains_key(&(db, key.into()))
     }
 }
 
@@ -195,7 +213,7 @@ impl Applier {
 
     /// Whether a key has to stay on the list on the target.
     pub(super) fn is_enlisted(&self, db: u32, key: &[u8]) -> bool {
-        self.list.has(db, key) || self.doubts.has(db, key) || self.before.waits(db, key)
+        self.list.has(db, key) || self.doubts.keys.has(db, key) || self.before.waits(db, key)
     }
 }
 
@@ -228,9 +246,9 @@ mod tests {
         assert_eq!(doubts.settled(4), None);
         assert_eq!(doubts.settled(7), Some((1, b"k"[..].into())));
         assert_eq!(doubts.settled(7), None);
-        assert!(doubts.has(0, b"k") && !doubts.has(1, b"k"));
+        assert!(doubts.keys.has(0, b"k") && !doubts.keys.has(1, b"k"));
         assert_eq!(doubts.settled(8), Some((0, b"k"[..].into())));
-        assert!(!doubts.has(0, b"k"));
+        assert!(!doubts.keys.has(0, b"k"));
         assert_eq!(doubts.settled(9), None);
     }
 }
