@@ -86,6 +86,24 @@ places! {
     TransactionAnswered = "transaction_answered",
     /// What is asked behind a transaction is answered too.
     TransactionChecked = "transaction_checked",
+    /// The nodes of a cluster are about to be told how far a flow has come.
+    StampSend = "stamp_send",
+    /// One of them has answered that.
+    StampAnswered = "stamp_answered",
+    /// All have, and nobody was told.
+    StampStored = "stamp_stored",
+    /// Positions of slots that the stamps have passed are about to be removed.
+    PositionsRemove = "positions_remove",
+    /// The removal of one is answered.
+    PositionRemoved = "position_removed",
+    /// Entries of a slot that is on the move are set aside.
+    SlotParked = "slot_parked",
+    /// Slots that have moved are known to be where they are now, and no node was told.
+    SlotsMoved = "slots_moved",
+    /// Of what several nodes are asked on control connections, one has answered its part.
+    NodeAnswered = "node_answered",
+    /// Whoever wrote to a cluster before is cut off, and nothing is read.
+    StrangersEnded = "strangers_ended",
     /// Withheld keys are about to be asked for at the source.
     RereadAsk = "reread_ask",
     /// They are read, and nothing is written of them.

@@ -296,10 +296,19 @@ impl Nodes {
                 .await?
                 .fields(lists.db, key.as_bytes())
                 .await?;
-            let text = |name: &str, flow: u32| stamp.get(&format!("{name}:{flow}:{epoch}"));
             for flow in (0..flows).take(stamp.len()) {
-                of.extend(text("at", flow).cloned());
-                let lsn: Option<u64> = text("lsn", flow).and_then(|lsn| lsn.parse().ok());
+                // There may be that of a node which had the slot before, until it is removed.
+                let all = |kind: &str| {
+                    let begin = format!("{kind}:{flow}:{epoch}:");
+                    let stamp = stamp.iter();
+                    let texts = stamp.filter(move |(name, _)| name.starts_with(&begin));
+                    texts.map(|(_, text)| text.clone())
+                };
+                let mut at: Vec<String> = all("at").collect();
+                at.sort();
+                of.append(&mut at);
+                let lsn = all("lsn").map(|lsn| lsn.parse::<u64>().ok()).min();
+                let lsn = lsn.flatten();
                 least = least.zip(lsn).map(|(mut least, lsn)| {
                     let at = least.entry(flow).or_insert(lsn);
                     *at = lsn.min(*at);

@@ -279,7 +279,7 @@ impl Failed {
             Some(_) => {
                 let answers = fence.commit(control, DOING, 0, &[], &pending).await?;
                 control.first_error(DOING, &pending, &answers)?;
-                match fence.commit(control, DOING, self.db, &[again], &[]).await {
+                match fence.each(control, DOING, &[again]).await {
                     // Some are answers, and some errors: both say that it has not taken effect.
                     Err(
                         TargetError::Answer { answer, .. }

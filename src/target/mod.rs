@@ -32,7 +32,7 @@ pub use control::Control;
 pub use dead_letter::{DeadLetter, ErrorPolicy};
 pub use error::TargetError;
 pub use failed::{Failed, Retried};
-pub use fence::{Fence, ServerId, Taken};
+pub use fence::{Fence, Passed, ServerId, Taken};
 pub use forget::{Found, forget, list, remove_unfinished};
 pub use outgoing::{Described, Outgoing, Piece, Place, Word};
 pub use ownership::{Conflict, Ownership, Wanted};

@@ -94,6 +94,13 @@ impl Node {
         &self.addr
     }
 
+    /// Names the connection, so that whoever takes over can end it.
+    pub async fn set_name(&mut self, name: &str) -> Result<(), TargetError> {
+        let mut set = redis::cmd("CLIENT");
+        set.arg("SETNAME").arg(name);
+        self.ask("naming the connection", &set).await
+    }
+
     /// Asks for a sign of life.
     pub async fn ping(&mut self) -> Result<(), TargetError> {
         self.ask("asking for a sign of life", &redis::cmd("PING"))

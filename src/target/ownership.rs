@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use super::claim::{Claim, Owned};
 use super::control::Control;
 use super::error::TargetError;
-use super::fence::Fence;
+use super::fence::{Fence, Passed};
 use super::outgoing::Outgoing;
 use super::position::{FORMAT, Names, PHASE, POSITIONS, foreign_member};
 use super::settings::Settings;
@@ -283,7 +283,8 @@ impl Ownership {
         Ok(false)
     }
 
-    /// Deletes the owned keys of one database, or of all owned ones. Foreign keys stay.
+    /// Deletes the owned keys of one database, or of all owned ones. Foreign keys stay, and those in slots that have
+    /// passed the command before.
     ///
     /// With a fence, no key is deleted once another process has taken it. The positions of all flows are then moved
     /// past the command with [`Fence::move_all`]: until that is done the deletion can be repeated.
@@ -292,33 +293,35 @@ impl Ownership {
         control: &mut Control,
         fence: Option<&Fence>,
         db: Option<u32>,
+        passed: &Passed,
     ) -> Result<(), TargetError> {
         for owned in self.owned.databases.iter().copied() {
             if db.is_some_and(|db| db != owned) {
                 continue;
             }
-            if self.may_flush_whole(control, owned).await? {
+            if passed.is_empty() && self.may_flush_whole(control, owned).await? {
                 let flush = [redis::cmd("FLUSHDB").arg("ASYNC").take()];
                 run(control, fence, "emptying a database", owned, &flush).await?;
             } else {
-                self.delete(control, fence, owned, |_| true).await?;
+                self.delete(control, fence, owned, |key| !passed.has(key))
+                    .await?;
             }
         }
         Ok(())
     }
 
-    /// Deletes the owned keys whose cluster slots are in the ranges. Foreign keys stay. For the fence see
-    /// [`flush`](Self::flush).
+    /// Deletes the owned keys whose cluster slots are in the ranges. For all else see [`flush`](Self::flush).
     pub async fn flush_slots(
         &self,
         control: &mut Control,
         fence: Option<&Fence>,
         ranges: &[RangeInclusive<u16>],
+        passed: &Passed,
     ) -> Result<(), TargetError> {
         for db in self.owned.databases.iter().copied() {
             self.delete(control, fence, db, |key| {
                 let slot = slot_of(key);
-                ranges.iter().any(|range| range.contains(&slot))
+                ranges.iter().any(|range| range.contains(&slot)) && !passed.has(key)
             })
             .await?;
         }
@@ -349,8 +352,12 @@ impl Ownership {
             .get("conflict")
             .and_then(|name| Conflict::of_name(name));
         self.conflict = conflict.ok_or_else(|| misread("the conflict decision cannot be read"))?;
-        self.exclusive |= known.get("exclusive").is_some_and(|text| text == "yes");
         self.first = false;
+        if known.get("exclusive").is_some_and(|text| text == "yes") {
+            // So there were none.
+            self.exclusive = true;
+            return Ok(());
+        }
         control.select(self.position_db).await?;
         let count = |set| redis::cmd("SCARD").arg(set).take();
         let counts: Vec<_> = self.foreign_keys().into_iter().map(count).collect();
@@ -521,6 +528,10 @@ impl Ownership {
 
     /// Whether everything in a database is the task's: then, and only then, `FLUSHDB`.
     async fn may_flush_whole(&self, control: &mut Control, db: u32) -> Result<bool, TargetError> {
+        // A cluster's one database has the task's own keys.
+        if self.of_cluster {
+            return Ok(false);
+        }
         if !self.exclusive || self.foreign > 0 || !self.owned.is_whole() || db == self.position_db {
             return Ok(false);
         }
@@ -559,7 +570,8 @@ impl Ownership {
     }
 }
 
-/// Runs commands in a database, behind the fence if there is one. Order does not matter among them.
+/// Runs commands that remove keys in a database, behind the fence if there is one. Order does not matter among them, and
+/// in a cluster some may be executed and others not.
 async fn run(
     control: &mut Control,
     fence: Option<&Fence>,
@@ -572,6 +584,10 @@ async fn run(
         let _: Vec<redis::Value> = control.ask_each(doing, commands).await?;
         return Ok(());
     };
+    if fence.is_of_cluster() {
+        fence.each(control, doing, commands).await?;
+        return Ok(());
+    }
     let answers = fence.commit(control, doing, db, commands, &[]).await?;
     control.first_error(doing, commands, &answers)
 }

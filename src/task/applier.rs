@@ -546,6 +546,8 @@ impl Applier {
             self.next = Some(next);
         }
         match global {
+            // What is withheld of slots that had passed it before is not gone, and found by reading it again.
+            _ if !self.context.flushed_whole.load(Ordering::Relaxed) => {}
             Global::FlushAll => self.forget_withheld(None),
             Global::FlushDb => self.forget_withheld(Some(db)),
             // Read again, they are found to be gone.

@@ -52,6 +52,8 @@ pub(super) struct Context {
     pub(super) reads_end_keys: bool,
     /// What was taken from lists and put into lists.
     pub(super) moves: Arc<Moves>,
+    /// The last global command was about all that it names; in a cluster, a part may have passed it before.
+    pub(super) flushed_whole: AtomicBool,
     /// Flows whose snapshot is in the target, whole.
     pub(super) copied: watch::Sender<u32>,
     /// The global command, and its database, that arrived before some flow's snapshot had ended.
@@ -213,24 +215,33 @@ impl Context {
         fail_point::pass(Place::FlushBegin);
         let mut control = self.control.lock().await;
         let fence = self.fence.as_ref();
+        let passed = fence.map(|fence| fence.passed(positions));
+        let passed = passed.unwrap_or_default();
+        self.flushed_whole
+            .store(passed.is_empty(), Ordering::Relaxed);
         let concerns = !matches!(global, Global::FlushDb) || self.task.filter.allows_db(db);
         match global {
             _ if !concerns => {}
-            Global::FlushAll => self.ownership.flush(&mut control, fence, None).await?,
+            Global::FlushAll => {
+                let flushing = self.ownership.flush(&mut control, fence, None, &passed);
+                flushing.await?;
+            }
             Global::FlushDb => {
-                let db = self.task.target.db(db);
-                let flushing = self.ownership.flush(&mut control, fence, Some(db));
+                let db = Some(self.task.target.db(db));
+                let flushing = self.ownership.flush(&mut control, fence, db, &passed);
                 flushing.await?;
             }
             Global::FlushSlots(ranges) => {
                 let ranges: Vec<_> = ranges.iter().map(|(first, last)| *first..=*last).collect();
-                let flushing = self.ownership.flush_slots(&mut control, fence, &ranges);
+                let flushing = self
+                    .ownership
+                    .flush_slots(&mut control, fence, &ranges, &passed);
                 flushing.await?;
             }
         }
         fail_point::pass(Place::FlushApplied);
         if let Some(fence) = fence {
-            fence.move_all(&mut control, positions, concerns).await?;
+            fence.move_all(&mut control, positions).await?;
         }
         fail_point::pass(Place::FlushPassed);
         if !concerns {

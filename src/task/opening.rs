@@ -27,8 +27,8 @@ use crate::source::dragonfly::{
 };
 use crate::spool::{Identity, Outlet, Spool};
 use crate::target::{
-    Control, Fence, Fenced, Ownership, Profile, Reconcile, Settings, Stored, Taken, Withheld,
-    Writer, remove_unfinished,
+    Control, Fence, Fenced, Ownership, Passed, Profile, Reconcile, Settings, Stored, Taken,
+    Withheld, Writer, remove_unfinished,
 };
 
 use super::backlog::Backlog;
@@ -315,6 +315,7 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         omits_deletions: master.omits_deletions(),
         reads_end_keys: master.reads_end_keys(),
         moves: Arc::default(),
+        flushed_whole: true.into(),
         copied: watch::Sender::new(0),
         spoilt: watch::Sender::new(None),
         status,
@@ -371,7 +372,8 @@ async fn prepare_snapshot(
             setup.log,
             "removing the task's keys before the full sync, as policy.resync says"
         );
-        ownership.flush(control, fence, None).await?;
+        let nothing = Passed::default();
+        ownership.flush(control, fence, None, &nothing).await?;
     }
     Ok(match is_resync {
         true => Reconcile::Due,

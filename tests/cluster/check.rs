@@ -170,7 +170,8 @@ fn stamp(cluster: &Cluster, master_id: &str, node: usize, lsns: &[u64]) {
     let first = *cluster.slots_of(node)[0].start();
     let key = format!("df2redis:stamp:copy:{{{}}}", tag_in(first));
     for (flow, lsn) in lsns.iter().enumerate() {
-        let (at, field) = (format!("at:{flow}:e"), format!("lsn:{flow}:e"));
+        let id = cluster.id(node);
+        let (at, field) = (format!("at:{flow}:e:{id}"), format!("lsn:{flow}:e:{id}"));
         cluster.ok(&[
             "HSET",
             &key,

@@ -38,7 +38,6 @@ pub fn equal(source: &SimulatedDragonfly, cluster: &Cluster) {
 #[derive(Default)]
 pub struct Writes {
     round: usize,
-    flushed_at: usize,
     counts: BTreeMap<String, i64>,
 }
 
@@ -75,14 +74,8 @@ impl Writes {
         (0..rounds).for_each(|_| self.round(client));
     }
 
-    /// Rounds since the last flush.
-    pub fn since_flush(&self) -> usize {
-        self.round - self.flushed_at
-    }
-
     /// The source was flushed.
     pub fn flushed(&mut self) {
-        self.flushed_at = self.round;
         self.counts.clear();
     }
 

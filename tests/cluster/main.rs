@@ -9,9 +9,11 @@ mod support;
 
 mod check;
 mod commands;
+mod flush;
 mod itself;
 mod kills;
 mod lanes;
 mod ownership;
 mod preflight;
 mod server;
+mod takeover;

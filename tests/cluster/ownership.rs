@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use df2redis::target::{Conflict, Control, Profile, TargetError, Walk, forget, list};
+use df2redis::target::{Conflict, Control, Passed, Profile, TargetError, Walk, forget, list};
 
 use crate::server::{establish, settings, wanted};
 use crate::support::cluster::{Move, Shape, slot_of};
@@ -40,7 +40,10 @@ async fn keys_that_were_there_first_stay_and_ours_go_whatever_their_node() {
     fill(&cluster, "a:new", 700);
     // Slots have moved since the nodes were asked who owns what.
     cluster.move_slots(0..=400, 2, Move::Keys);
-    ownership.flush(&mut control, None, None).await.unwrap();
+    ownership
+        .flush(&mut control, None, None, &Passed::default())
+        .await
+        .unwrap();
     assert_eq!(cluster.keys("a:").len(), 500);
     assert_eq!(cluster.keys("b:").len(), 50);
 

@@ -2,6 +2,7 @@
 
 use crate::df2redis::{Df2redis, Task};
 use crate::pair::{Pair, Way, is_killed, way_of};
+use crate::sink::Sink;
 use crate::workload::Workload;
 use ::df2redis::fail_point::{DIE_AT, Place};
 use std::time::{Duration, Instant};
@@ -50,10 +51,9 @@ pub const fn as_recorded(place: Place, at: &'static [u64]) -> Case {
 }
 
 /// What the target's record means.
-fn recorded(pair: &Pair) -> Way {
-    let record = ["HGET", "df2redis:position:copy", "phase"];
-    match pair.target.client().ok(&record).text().as_str() {
-        "stable" => Way::Resumed,
+fn recorded(pair: &Pair<impl Sink>) -> Way {
+    match pair.target.record().get("phase").map(String::as_str) {
+        Some("stable") => Way::Resumed,
         _ => Way::Resynced,
     }
 }
@@ -67,21 +67,26 @@ pub fn start_dying(task: &Task, place: Place, at: u64) -> Df2redis {
 
 /// Starts a process that dies there, writes until it has, starts another, and compares.
 #[track_caller]
-pub fn die_and_start_again(pair: &Pair, task: &Task, workload: &mut Workload, case: (Case, u64)) {
+pub fn die_and_start_again(
+    pair: &Pair<impl Sink>,
+    task: &Task,
+    workload: &mut Workload,
+    case: (Case, u64),
+) {
     die(pair, task, workload, case);
     start_again(pair, task, workload, case);
 }
 
 /// Starts a process that dies there, and writes until it has, and a little longer.
 #[track_caller]
-pub fn die(pair: &Pair, task: &Task, workload: &mut Workload, case: (Case, u64)) {
+pub fn die(pair: &Pair<impl Sink>, task: &Task, workload: &mut Workload, case: (Case, u64)) {
     die_disturbed(pair, task, workload, case, || {});
 }
 
 /// The same, with something that is done before each round of writes.
 #[track_caller]
 pub fn die_disturbed(
-    pair: &Pair,
+    pair: &Pair<impl Sink>,
     task: &Task,
     workload: &mut Workload,
     (case, at): (Case, u64),
@@ -113,7 +118,12 @@ pub fn die_disturbed(
 
 /// Starts another process, which must begin as the case says, and compares.
 #[track_caller]
-pub fn start_again(pair: &Pair, task: &Task, workload: &mut Workload, (case, at): (Case, u64)) {
+pub fn start_again(
+    pair: &Pair<impl Sink>,
+    task: &Task,
+    workload: &mut Workload,
+    (case, at): (Case, u64),
+) {
     let then = case.then.unwrap_or_else(|| recorded(pair));
     let mut running = task.start();
     let way = way_of(&mut running);

@@ -4,6 +4,7 @@ use crate::case::{
     Case, as_recorded, die, die_and_start_again, die_disturbed, resumed, resynced, start_again,
 };
 use crate::pair::Pair;
+use crate::sink::Sink;
 use crate::support::{Proxy, SimulatedDragonfly, Towards};
 use crate::workload::Workload;
 use ::df2redis::fail_point::Place;
@@ -109,7 +110,7 @@ const LOSING: &[Case] = &[
 ];
 
 /// Each case at each of its passes.
-fn each(cases: &'static [Case]) -> impl Iterator<Item = (Case, u64)> {
+pub fn each(cases: &'static [Case]) -> impl Iterator<Item = (Case, u64)> {
     let all = cases.iter();
     all.flat_map(|case| case.at.iter().map(|at| (*case, *at)))
 }
@@ -168,7 +169,7 @@ fn a_process_that_dies_while_a_snapshot_overflows_is_followed_by_one_that_ends_e
         let way = Proxy::to(&pair.target.address());
         way.throttle(Towards::Server, 4 << 20);
         let task = pair
-            .task_over(&way.address())
+            .task_over(&[way.address()])
             .with("limits.memory = \"16MiB\"");
         die(&pair, &task, &mut workload, case);
         way.throttle(Towards::Server, 0);
@@ -193,8 +194,7 @@ fn a_process_that_dies_while_it_removes_what_the_source_no_longer_has_is_followe
         workload.rounds(&mut client, 110);
         client.lines(&["SELECT 5", "DEL gone:1 gone:2 gone:3 gone:4"]);
         // The positions are lost, as if the ring had been too small.
-        let mut target = pair.target.client();
-        target.ok(&["HSET", "df2redis:position:copy", "phase", "snapshot"]);
+        pair.target.set("phase", "snapshot");
         die_and_start_again(&pair, &task, &mut workload, case);
     }
 }
@@ -203,7 +203,7 @@ fn a_process_that_dies_while_it_removes_what_the_source_no_longer_has_is_followe
 fn a_process_that_dies_while_its_target_is_lost_or_back_loses_and_repeats_nothing() {
     let pair = Pair::of(SimulatedDragonfly::options().ring(1 << 20));
     let way = Proxy::to(&pair.target.address());
-    let task = pair.task_over(&way.address());
+    let task = pair.task_over(&[way.address()]);
     let mut workload = Workload::on(&[0, 1, 2]);
     task.start_stable().stop();
     for case in each(LOSING) {
@@ -220,7 +220,8 @@ fn a_process_that_dies_while_its_target_is_lost_or_back_loses_and_repeats_nothin
 
 #[test]
 fn every_fail_point_is_in_the_matrix() {
-    let all = [FIRST, FOLLOWING, LARGE, OVERFLOWING, RECONCILING, LOSING].concat();
+    let mine = [FIRST, FOLLOWING, LARGE, OVERFLOWING, RECONCILING, LOSING];
+    let all = [mine.concat(), crate::cluster::matrix()].concat();
     for place in Place::ALL {
         let name = place.name();
         assert!(all.iter().any(|case| case.place == *place), "{name} is not");

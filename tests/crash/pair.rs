@@ -1,8 +1,9 @@
 //! A source, a target, and a task between them.
 
 use crate::df2redis::{Df2redis, Task};
+use crate::sink::Sink;
 use crate::support::dragonfly::Options;
-use crate::support::{Client, RedisServer, SimulatedDragonfly, compare, eventually, within};
+use crate::support::{Client, RedisServer, SimulatedDragonfly, eventually, within};
 use crate::workload::Workload;
 use nix::sys::signal::Signal;
 use std::os::unix::process::ExitStatusExt;
@@ -17,10 +18,10 @@ pub enum Way {
     Resynced,
 }
 
-/// Both servers.
-pub struct Pair {
+/// A source and a target: one server, where nothing else is said.
+pub struct Pair<T = RedisServer> {
     pub source: SimulatedDragonfly,
-    pub target: RedisServer,
+    pub target: T,
 }
 
 impl Pair {
@@ -38,18 +39,21 @@ impl Pair {
             target: RedisServer::start(),
         }
     }
+}
 
+impl<T: Sink> Pair<T> {
     /// A task from one to the other.
     #[must_use]
     pub fn task(&self) -> Task {
-        self.task_over(&self.target.address())
+        self.task_over(&self.target.addresses())
     }
 
-    /// A task from one to the other, which reaches the target over this address. What a flush at the source leaves to
-    /// be removed by the next full sync waits for nobody.
+    /// A task from one to the other, which reaches the target's servers over these addresses. What a flush at the source
+    /// leaves to be removed by the next full sync waits for nobody.
     #[must_use]
-    pub fn task_over(&self, target: &str) -> Task {
-        Task::between(&self.source.address(), target).with("policy.max_delete = \"100%\"")
+    pub fn task_over(&self, ways: &[String]) -> Task {
+        let task = self.target.task_over(&self.source.address(), ways);
+        task.with("policy.max_delete = \"100%\"")
     }
 
     /// A client of the source.
@@ -90,12 +94,9 @@ impl Pair {
         self.client().ok(&["WAIT", "1", "30000"]);
         self.source.wait_acked();
         // Entries count as applied whose keys are being read again instead; they are listed until that is done.
-        let mut target = self.target.client();
-        eventually("no key to be read again", || {
-            target.ok(&["EXISTS", "df2redis:reread:copy"]) == "0"
-        });
+        eventually("no key to be read again", || !self.target.has_withheld());
         eventually("no key to be removed", || {
-            target.ok(&["HEXISTS", "df2redis:position:copy", "reconcile"]) == "0"
+            !self.target.record().contains_key("reconcile")
         });
         self.same(workloads);
     }
@@ -104,10 +105,10 @@ impl Pair {
     #[track_caller]
     pub fn same(&self, workloads: &[&Workload]) {
         for workload in workloads {
-            let wrong = workload.miscounted(self.target.port());
+            let wrong = workload.miscounted(&self.target);
             assert!(wrong.is_empty(), "{wrong:#?}");
         }
-        let differences = compare(self.source.oracle(), self.target.port());
+        let differences = self.target.differences_from(self.source.oracle());
         assert!(differences.is_empty(), "{differences:#?}");
     }
 }

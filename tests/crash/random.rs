@@ -6,13 +6,13 @@
 use crate::df2redis::{Df2redis, Task};
 use crate::pair::{Pair, Way};
 use crate::scale;
-use crate::support::{Proxy, SimulatedDragonfly, Towards, eventually, within};
+use crate::sink::Sink;
+use crate::support::{Proxy, RedisServer, SimulatedDragonfly, Towards, eventually, within};
 use crate::workload::Workload;
 use crate::writers::Writers;
 use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How much later the target's answers arrive: without, most kills would find nothing under way.
@@ -24,18 +24,18 @@ const HELD_BACK: Duration = Duration::from_millis(500);
 /// How long a kill may wait for a transaction to be under way.
 const UNDER_WAY_WITHIN: Duration = Duration::from_secs(2);
 /// Entries kept for each shard by a real master.
-const DEFAULT_RING: u64 = 8_192;
+pub const DEFAULT_RING: u64 = 8_192;
 /// With the default ring, while nobody follows, more is written than it holds at each of so many kills.
 const OVERRUN_EVERY: usize = 8;
 
 /// What has happened so far.
 #[derive(Debug, Default)]
-struct Tally {
+pub struct Tally {
     kills: usize,
     stops: usize,
     unanswered: usize,
-    resumed: usize,
-    resynced: usize,
+    pub resumed: usize,
+    pub resynced: usize,
 }
 
 /// What the next start must do.
@@ -46,24 +46,32 @@ enum Expected {
     Either,
 }
 
-struct Run {
-    pair: Pair,
-    way: Proxy,
+/// Kills of one task.
+pub struct Run<T> {
+    pub pair: Pair<T>,
+    /// To each server of the target.
+    ways: Vec<Proxy>,
     task: Task,
     ring: u64,
     random: StdRng,
-    tally: Tally,
+    pub tally: Tally,
 }
 
-impl Run {
-    fn start(ring: u64) -> Self {
-        let pair = Pair::of(SimulatedDragonfly::options().ring(ring));
-        let way = Proxy::watching(&pair.target.address());
-        way.delay(Towards::Client, ANSWERS_LATER);
-        let task = pair.task_over(&way.address());
+impl<T: Sink> Run<T> {
+    /// Between a source that keeps so many entries of each flow, and this target.
+    #[must_use]
+    pub fn start(ring: u64, target: T) -> Self {
+        let source = SimulatedDragonfly::options().ring(ring);
+        let source = source.backing_store().start();
+        let pair = Pair { source, target };
+        let servers = pair.target.addresses();
+        let ways: Vec<_> = servers.iter().map(|there| Proxy::watching(there)).collect();
+        let addresses: Vec<_> = ways.iter().map(Proxy::address).collect();
+        delay(&ways, ANSWERS_LATER);
+        let task = pair.task_over(&addresses);
         Self {
             pair,
-            way,
+            ways,
             task,
             ring,
             random: StdRng::seed_from_u64(scale::seed()),
@@ -80,8 +88,9 @@ impl Run {
         let stops = self.random.random_ratio(1, STOPS);
         if !stops && self.random.random_ratio(3, 4) {
             // Most kills look for it; without a transaction in that time, it is another moment like any.
-            if within(UNDER_WAY_WITHIN, || self.way.has_unanswered()) {
-                self.way.delay(Towards::Client, HELD_BACK);
+            let under_way = || self.ways.iter().any(Proxy::has_unanswered);
+            if within(UNDER_WAY_WITHIN, under_way) {
+                delay(&self.ways, HELD_BACK);
             }
         }
         if stops {
@@ -91,11 +100,13 @@ impl Run {
             running.signal(Signal::SIGKILL);
             running.wait_killed();
         }
-        self.way.delay(Towards::Client, ANSWERS_LATER);
+        delay(&self.ways, ANSWERS_LATER);
         self.pair.left();
         // What it has sent is with the target, or lost.
-        eventually("the end of its connections", || self.way.connections() == 0);
-        let unanswered = self.way.take_unanswered();
+        eventually("the end of its connections", || {
+            self.ways.iter().all(|way| way.connections() == 0)
+        });
+        let unanswered: usize = self.ways.iter().map(Proxy::take_unanswered).sum();
         if stops {
             self.tally.stops += 1;
         } else {
@@ -107,16 +118,7 @@ impl Run {
     /// What the record on the target, and the ring of the source, mean for the next start. `newest` is what the
     /// killed one can have read at most.
     fn expected(&self, newest: &[u64]) -> Expected {
-        let record = self
-            .pair
-            .target
-            .client()
-            .ok(&["HGETALL", "df2redis:position:copy"]);
-        let record: BTreeMap<String, String> = record
-            .items()
-            .chunks(2)
-            .map(|pair| (pair[0].text(), pair[1].text()))
-            .collect();
+        let record = self.pair.target.record();
         if record.get("phase").map(String::as_str) != Some("stable") {
             return Expected::Only(Way::Resynced);
         }
@@ -162,7 +164,9 @@ impl Run {
         running
     }
 
-    fn run(&mut self, kills: usize, workloads: Vec<Workload>) {
+    /// So many kills under these writes.
+    #[track_caller]
+    pub fn run(&mut self, kills: usize, workloads: Vec<Workload>) {
         let writers = Writers::start(self.pair.source.port(), workloads);
         let mut running = self.task.start();
         running.wait_stable();
@@ -177,10 +181,10 @@ impl Run {
             running = self.start_again(&expected);
             if kill % 4 == 0 || kill == kills {
                 running.wait_stable();
-                self.way.delay(Towards::Client, Duration::ZERO);
+                delay(&self.ways, Duration::ZERO);
                 let all: Vec<&Workload> = paused.iter().map(|one| &**one).collect();
                 self.pair.equal(&all);
-                self.way.delay(Towards::Client, ANSWERS_LATER);
+                delay(&self.ways, ANSWERS_LATER);
             }
         }
         assert_eq!(running.count_logged("session ended"), 0);
@@ -197,6 +201,11 @@ impl Run {
     }
 }
 
+/// Has answers arrive so much later.
+fn delay(ways: &[Proxy], by: Duration) {
+    ways.iter().for_each(|way| way.delay(Towards::Client, by));
+}
+
 fn workloads() -> Vec<Workload> {
     [[0, 1], [2, 3], [4, 5]]
         .map(|databases| Workload::on(&databases))
@@ -205,7 +214,7 @@ fn workloads() -> Vec<Workload> {
 
 #[test]
 fn random_kills_with_the_ring_of_a_real_master_lose_and_repeat_nothing() {
-    let mut run = Run::start(DEFAULT_RING);
+    let mut run = Run::start(DEFAULT_RING, RedisServer::start());
     run.run(scale::kills(), workloads());
     assert!(
         run.tally.resumed > 0 && run.tally.resynced > 0,
@@ -216,7 +225,7 @@ fn random_kills_with_the_ring_of_a_real_master_lose_and_repeat_nothing() {
 
 #[test]
 fn random_kills_with_a_large_ring_always_resume() {
-    let mut run = Run::start(1 << 22);
+    let mut run = Run::start(1 << 22, RedisServer::start());
     run.run(scale::kills(), workloads());
     assert_eq!(
         (run.tally.resynced, run.pair.source.full_syncs()),

@@ -8,6 +8,18 @@ pub fn kills() -> usize {
     number("TORTURE_KILLS", 40)
 }
 
+/// Whether this is `make torture`.
+#[must_use]
+pub fn is_long() -> bool {
+    std::env::var_os("TORTURE_KILLS").is_some()
+}
+
+/// Kills of each kind of ring where the target is a cluster, whose processes share the machine.
+#[must_use]
+pub fn kills_of_clusters() -> usize {
+    number("TORTURE_KILLS", 12)
+}
+
 /// What random numbers start with.
 #[must_use]
 pub fn seed() -> u64 {

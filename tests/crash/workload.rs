@@ -3,13 +3,18 @@
 //! Invariants: the counters of a workload are its own: no other writes to its databases; after each round `counts` is
 //!   what every counter must hold, whatever the source says.
 
+use crate::sink::Sink;
 use crate::support::{Client, Reply};
 use std::collections::BTreeMap;
 
 /// Names of each kind of key, in each database.
 const KEYS: usize = 11;
-/// Values that grow are shortened after so many rounds, or long runs would only move them.
-const SHORTENED_EVERY: usize = 20 * KEYS;
+/// Values that grow are shortened after each of their keys had its turn so often, or long runs would only move them.
+const SHORTENED_EVERY: usize = 20;
+/// Names that share a hash tag, where names have one.
+const TAGGED_ALIKE: usize = 3;
+/// Keys with a turn so rare that the position of their slot is removed before the next.
+const RARE: usize = 499;
 /// A flush comes after so many rounds.
 const FLUSH_EVERY: usize = 101;
 
@@ -17,6 +22,8 @@ const FLUSH_EVERY: usize = 101;
 pub struct Workload {
     databases: Vec<u32>,
     round: usize,
+    keys: usize,
+    tagged: bool,
     counts: BTreeMap<(u32, usize), i64>,
     /// Bytes of a further value in each round.
     large: usize,
@@ -29,8 +36,21 @@ impl Workload {
         Self {
             databases: databases.to_vec(),
             round: 0,
+            keys: KEYS,
+            tagged: false,
             counts: BTreeMap::new(),
             large: 0,
+        }
+    }
+
+    /// To the only database of a cluster, with so many names of each kind of key. Some share a hash tag, so that of the
+    /// commands with two keys some are in one slot and some in two.
+    #[must_use]
+    pub fn on_slots(keys: usize) -> Self {
+        Self {
+            keys,
+            tagged: true,
+            ..Self::on(&[0])
         }
     }
 
@@ -49,6 +69,14 @@ impl Workload {
         self.large > 0
     }
 
+    /// A key.
+    fn key(&self, kind: &str, n: usize) -> String {
+        match self.tagged {
+            true => format!("{kind}:{{{}}}{n}", n / TAGGED_ALIKE),
+            false => format!("{kind}:{n}"),
+        }
+    }
+
     /// One round: a command of each kind, some of them in a transaction.
     ///
     /// # Panics
@@ -58,32 +86,41 @@ impl Workload {
         let round = self.round;
         self.round += 1;
         let db = self.databases[round % self.databases.len()];
-        let (n, next) = (round % KEYS, (round + 1) % KEYS);
+        let (n, next) = (round % self.keys, (round + 1) % self.keys);
+        let [count, text, list, hash, zset] =
+            ["count", "text", "list", "hash", "zset"].map(|kind| self.key(kind, n));
+        let [stream, moved, both] = ["stream", "moved", "both"].map(|kind| self.key(kind, n));
+        let [next_list, next_copy, next_moved, next_both] =
+            ["list", "copy", "moved", "both:list"].map(|kind| self.key(kind, next));
         let mut lines = vec![
             format!("SELECT {db}"),
-            format!("INCR count:{n}"),
-            format!("APPEND text:{n} {round},"),
-            format!("SETRANGE text:{n} 3 {round}"),
-            format!("LPUSH list:{n} {round} a b"),
-            format!("RPOP list:{n}"),
-            format!("LMOVE list:{n} list:{next} LEFT RIGHT"),
-            format!("HINCRBY hash:{n} field 3"),
-            format!("ZINCRBY zset:{n} 0.1 member"),
-            format!("XADD stream:{n} * round {round}"),
-            format!("APPEND moved:{n} {round},"),
-            format!("COPY text:{n} copy:{next} REPLACE"),
+            format!("INCR {count}"),
+            format!("APPEND {text} {round},"),
+            format!("SETRANGE {text} 3 {round}"),
+            format!("LPUSH {list} {round} a b"),
+            format!("RPOP {list}"),
+            format!("LMOVE {list} {next_list} LEFT RIGHT"),
+            format!("HINCRBY {hash} field 3"),
+            format!("ZINCRBY {zset} 0.1 member"),
+            format!("XADD {stream} * round {round}"),
+            format!("APPEND {moved} {round},"),
+            format!("COPY {text} {next_copy} REPLACE"),
             "MULTI".to_owned(),
-            format!("INCR count:{n}"),
-            format!("APPEND both:{n} {round},"),
-            format!("RPUSH both:list:{next} {round}"),
+            format!("INCR {count}"),
+            format!("APPEND {both} {round},"),
+            format!("RPUSH {next_both} {round}"),
             "EXEC".to_owned(),
         ];
-        if round % SHORTENED_EVERY < KEYS {
-            lines.extend(["text", "both", "moved"].map(|kind| format!("SET {kind}:{n} {round},")));
-            lines.extend(["list", "both:list"].map(|kind| format!("LTRIM {kind}:{n} 0 9")));
-            lines.push(format!("XTRIM stream:{n} MAXLEN 9"));
+        if round % (SHORTENED_EVERY * self.keys) < self.keys {
+            lines.extend([&text, &both, &moved].map(|key| format!("SET {key} {round},")));
+            let both_list = self.key("both:list", n);
+            lines.extend([&list, &both_list].map(|key| format!("LTRIM {key} 0 9")));
+            lines.push(format!("XTRIM {stream} MAXLEN 9"));
         }
-        lines.push(format!("RENAME moved:{n} moved:{next}"));
+        lines.push(format!("RENAME {moved} {next_moved}"));
+        if self.tagged {
+            lines.push(format!("APPEND rare:{} {round},", round % RARE));
+        }
         if self.large > 0 {
             let letter = char::from(b'a' + u8::try_from(round % 26).unwrap_or_default());
             let value = letter.to_string().repeat(self.large);
@@ -115,19 +152,18 @@ impl Workload {
         (0..rounds).for_each(|_| self.round(client));
     }
 
-    /// Counters of a server that are not what was counted here: one that is lower was lost, one that is higher was
+    /// Counters of a target that are not what was counted here: one that is lower was lost, one that is higher was
     /// repeated.
     #[must_use]
-    pub fn miscounted(&self, port: u16) -> Vec<String> {
-        let mut client = Client::connect(port);
+    pub fn miscounted(&self, target: &impl Sink) -> Vec<String> {
         let mut wrong = Vec::new();
         for db in &self.databases {
-            client.ok(&["SELECT", &db.to_string()]);
-            for n in 0..KEYS {
+            for n in 0..self.keys {
+                let key = self.key("count", n);
                 let counted = self.counts.get(&(*db, n)).copied();
-                let there = client.ok(&["GET", &format!("count:{n}")]).int();
+                let there = target.number(*db, &key);
                 if there != counted {
-                    wrong.push(format!("db {db} count:{n} is {there:?}, not {counted:?}"));
+                    wrong.push(format!("db {db} {key} is {there:?}, not {counted:?}"));
                 }
             }
         }

@@ -87,6 +87,8 @@ struct Shared {
     /// Connections whose client ended with a transaction unanswered.
     unanswered: AtomicUsize,
     swallowed: AtomicU64,
+    /// Connections are held from these bytes of their clients on; none of them, without any.
+    holds_from: Mutex<Vec<u8>>,
     to_server: Conditions,
     to_client: Conditions,
     links: Mutex<Vec<Arc<Link>>>,
@@ -202,6 +204,11 @@ impl Proxy {
         let lose =
             |link: &&Arc<Link>| link.swallows[towards as usize].store(true, Ordering::SeqCst);
         chosen.inspect(lose).count()
+    }
+
+    /// From now on each connection is held as by [`Self::hold`] once its client sends this, which is held too.
+    pub fn hold_from(&self, part: &[u8]) {
+        *lock(&self.shared.holds_from) = part.to_vec();
     }
 
     /// Bytes that were swallowed so far.
@@ -371,6 +378,12 @@ fn read(mut from: TcpStream, towards: Towards, link: &Link, shared: &Shared) {
             && let Some(watched) = &link.watched
         {
             lock(watched).sent(bytes);
+        }
+        if towards == Towards::Server {
+            let part = lock(&shared.holds_from);
+            if !part.is_empty() && bytes.windows(part.len()).any(|bytes| bytes == *part) {
+                link.to_server.hold();
+            }
         }
         if towards == Towards::Client && link.to_server.is_held() {
             lock(&link.late).extend_from_slice(bytes);

@@ -323,10 +323,7 @@ async fn whoever_takes_the_fence_last_goes_on_and_the_other_one_is_told_by_whom(
         matches!(&error, TargetError::TakenOver { holder, .. } if holder.starts_with(&expected))
     );
     assert!(!error.is_temporary());
-    let error = first
-        .move_all(&mut control, &[(0, 7)], false)
-        .await
-        .unwrap_err();
+    let error = first.move_all(&mut control, &[(0, 7)]).await.unwrap_err();
     assert!(matches!(error, TargetError::TakenOver { .. }), "{error}");
     let mut late = fenced(&server.settings(), &first, 0, Some(1), ErrorPolicy::Stop)
         .await
@@ -454,10 +451,7 @@ async fn a_restarted_server_is_not_written_to_with_old_positions() {
     // Even one that holds the same fence again.
     let () = server.ask(&["SET", FENCE, "x"]);
     let mut control = Control::connect(&server.settings()).await.unwrap();
-    let error = fence
-        .move_all(&mut control, &[(0, 1)], false)
-        .await
-        .unwrap_err();
+    let error = fence.move_all(&mut control, &[(0, 1)]).await.unwrap_err();
     assert!(!matches!(error, TargetError::Refused { .. }), "{error}");
     assert_eq!(server.ask::<u64>(&["EXISTS", POSITION]), 0);
 }
@@ -470,10 +464,7 @@ async fn a_dataset_that_changes_its_history_ends_the_connection() {
     } = follow(&server).await;
     let () = server.ask(&["REPLICAOF", "127.0.0.1", "1"]);
     let () = server.ask(&["REPLICAOF", "NO", "ONE"]);
-    let error = fence
-        .move_all(&mut control, &[(0, 1)], false)
-        .await
-        .unwrap_err();
+    let error = fence.move_all(&mut control, &[(0, 1)]).await.unwrap_err();
     assert!(matches!(error, TargetError::Replaced { .. }), "{error}");
     let error = fenced(&server.settings(), &fence, 0, Some(0), ErrorPolicy::Stop)
         .await
@@ -526,7 +517,7 @@ async fn a_control_transaction_that_was_given_up_swallows_nothing_that_comes_lat
     let mut refused = 0;
     for polls in 1u64.. {
         let lsns = [(0, polls)];
-        let mut moving = Box::pin(fence.move_all(&mut control, &lsns, false));
+        let mut moving = Box::pin(fence.move_all(&mut control, &lsns));
         let mut left = polls;
         let moved = std::future::poll_fn(|cx| match moving.as_mut().poll(cx) {
             Poll::Ready(moved) => Poll::Ready(Some(moved)),
@@ -544,7 +535,7 @@ async fn a_control_transaction_that_was_given_up_swallows_nothing_that_comes_lat
             break;
         }
         // Either it is usable, or it says that it is not: it never answers for what it has not done.
-        match fence.move_all(&mut control, &[(0, 1_000)], false).await {
+        match fence.move_all(&mut control, &[(0, 1_000)]).await {
             Ok(()) => assert_eq!(taken_position(&server), 1_000),
             Err(error) => {
                 let said = df2redis::task::chain(&error);
@@ -587,7 +578,7 @@ async fn a_record_tells_how_far_a_full_sync_has_come() {
     entry(&mut writers[1], 20, &["INCR", "n"]);
     settled(&mut writers[1]).await;
     fence
-        .move_all(&mut control, &[(0, 11), (1, 22), (2, 33)], false)
+        .move_all(&mut control, &[(0, 11), (1, 22), (2, 33)])
         .await
         .unwrap();
     for (writer, next) in writers.iter_mut().zip([11, 22, 33]) {
@@ -637,10 +628,7 @@ async fn an_empty_transaction_proves_that_transactions_are_permitted_before_anyt
     );
     assert_eq!(server.ask::<u64>(&["EXISTS", "n"]), 0);
     let mut control = Control::connect(&settings).await.unwrap();
-    let error = fence
-        .move_all(&mut control, &[(0, 8)], false)
-        .await
-        .unwrap_err();
+    let error = fence.move_all(&mut control, &[(0, 8)]).await.unwrap_err();
     assert!(
         matches!(&error, TargetError::Permission { command, .. } if command == "MULTI"),
         "{error}"

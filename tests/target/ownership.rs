@@ -1,8 +1,8 @@
 //! Claims, conflicts, foreign keys and flushes on a real server.
 
 use df2redis::target::{
-    Conflict, Control, ErrorPolicy, Fence, Kind, Owned, Ownership, Settings, TargetError, Tolerate,
-    Wanted,
+    Conflict, Control, ErrorPolicy, Fence, Kind, Owned, Ownership, Passed, Settings, TargetError,
+    Tolerate, Wanted,
 };
 
 use crate::server::{Server, push, settled};
@@ -114,7 +114,10 @@ async fn keys_that_were_there_first_are_foreign_until_they_are_adopted() {
     // A flush takes what is ours, and nothing else.
     let () = server.ask_in(1, &["SET", "new", "ours"]);
     let () = server.ask(&["SET", "new", "ours"]);
-    ownership.flush(&mut control, None, None).await.unwrap();
+    ownership
+        .flush(&mut control, None, None, &Passed::default())
+        .await
+        .unwrap();
     assert_eq!(server.ask_in::<u64>(1, &["DBSIZE"]), 2_499);
     assert_eq!(server.ask_in::<u64>(1, &["EXISTS", "old7", "new"]), 0);
     assert_eq!(
@@ -205,11 +208,17 @@ async fn a_flush_takes_no_key_of_another_task_and_no_record() {
     let () = server.ask_in(2, &["SET", "df2redis:position:other", "x"]);
     let flushes = || -> String { server.ask(&["INFO", "commandstats"]) };
     assert!(!flushes().contains("cmdstat_flushdb"));
-    ownership.flush(&mut control, None, Some(2)).await.unwrap();
+    ownership
+        .flush(&mut control, None, Some(2), &Passed::default())
+        .await
+        .unwrap();
     assert!(!flushes().contains("cmdstat_flushdb"), "records are there");
     assert_eq!(server.ask_in::<u64>(2, &["DBSIZE"]), 1);
     assert_eq!(server.ask_in::<u64>(1, &["DBSIZE"]), 1_500);
-    ownership.flush(&mut control, None, None).await.unwrap();
+    ownership
+        .flush(&mut control, None, None, &Passed::default())
+        .await
+        .unwrap();
     assert!(
         flushes().contains("cmdstat_flushdb:calls=1,"),
         "database 1 is ours whole"
@@ -231,7 +240,7 @@ async fn a_flush_of_slots_takes_those_slots_only() {
     .unwrap();
     let () = server.ask(&["MSET", "foo", "1", "bar", "1", "{foo}x", "1"]);
     ownership
-        .flush_slots(&mut control, None, &[12_000..=12_200])
+        .flush_slots(&mut control, None, &[12_000..=12_200], &Passed::default())
         .await
         .unwrap();
     let left: Vec<String> = server.ask(&["KEYS", "*"]);
@@ -261,12 +270,17 @@ async fn a_process_that_lost_the_fence_deletes_nothing() {
         let records = server.ask::<u64>(&["DBSIZE"]) - 1_500;
         let second = Fence::take(&mut control, &settings).await.unwrap().fence;
         let error = ownership
-            .flush(&mut control, Some(&first), None)
+            .flush(&mut control, Some(&first), None, &Passed::default())
             .await
             .unwrap_err();
         assert!(matches!(error, TargetError::TakenOver { .. }), "{error}");
         let error = ownership
-            .flush_slots(&mut control, Some(&first), &[0..=16_383])
+            .flush_slots(
+                &mut control,
+                Some(&first),
+                &[0..=16_383],
+                &Passed::default(),
+            )
             .await
             .unwrap_err();
         assert!(matches!(error, TargetError::TakenOver { .. }), "{error}");
@@ -274,11 +288,11 @@ async fn a_process_that_lost_the_fence_deletes_nothing() {
             assert!(server.ask_in::<u64>(db, &["DBSIZE"]) >= 1_500);
         }
         ownership
-            .flush(&mut control, Some(&second), None)
+            .flush(&mut control, Some(&second), None, &Passed::default())
             .await
             .unwrap();
         second
-            .move_all(&mut control, &[(0, 5), (1, 6)], false)
+            .move_all(&mut control, &[(0, 5), (1, 6)])
             .await
             .unwrap();
         assert_eq!(server.ask_in::<u64>(1, &["DBSIZE"]), 0);

@@ -3,6 +3,7 @@
 //! Invariants: a lane has its name before anything else is sent, and is to the very node, in the very life, that the
 //!   positions were read from; replies are matched to [`Role`]s in order.
 
+use std::ops::RangeInclusive;
 use std::task::{Context, Poll};
 
 use crate::resp::Scanner;
@@ -11,7 +12,7 @@ use crate::target::settings::Settings;
 use crate::target::writer::batch::Batch;
 use crate::target::writer::link::{Link, WriteError};
 
-use super::stamp::Present;
+use super::stamp::{FieldNames, Present};
 use super::takeover::Master;
 
 /// What a command on a lane is, and so what its reply means.
@@ -48,8 +49,13 @@ pub(super) struct Lane {
     pub answered: usize,
     /// The node.
     pub now: Present,
+    /// Slots that its stamp may be about besides those that the node has: it had them, and their owners' stamps may not
+    /// be about them yet.
+    pub had: Vec<RangeInclusive<u16>>,
     /// The key of its stamp.
     pub stamp_key: String,
+    /// Its fields there.
+    pub stamp_fields: [String; 2],
 }
 
 impl Lane {
@@ -57,7 +63,9 @@ impl Lane {
         settings: &Settings,
         master: &Master,
         name: Option<&str>,
+        fields: Option<&FieldNames>,
     ) -> Result<Self, TargetError> {
+        let stamp_fields = fields.map(|names| names.of_node(&master.now.id));
         let settings = Settings {
             endpoint: master.endpoint.clone(),
             cluster: None,
@@ -70,7 +78,9 @@ impl Lane {
             batch: Batch::default(),
             roles: Vec::new(),
             answered: 0,
+            had: Vec::new(),
             stamp_key: master.stamp_key(&settings.task),
+            stamp_fields: stamp_fields.unwrap_or_default(),
             now: master.now.clone(),
             settings,
         })

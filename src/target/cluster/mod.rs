@@ -20,7 +20,7 @@ mod writer;
 pub(super) use nodes::Nodes;
 pub(super) use redirect::first_key;
 pub use slots::Owners;
-pub(super) use stamp::FieldNames;
+pub(super) use stamp::{FieldNames, Fields};
 pub(super) use sweep::Sweep;
 pub(super) use takeover::{Found, Resumed, Topology, connection_name, stamps};
 pub(super) use writer::Writer;

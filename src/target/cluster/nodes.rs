@@ -4,6 +4,8 @@
 //!   have been, so it is not. Which node owns which slot is asked again whenever one says that it does not.
 
 use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use redis::{Cmd, FromRedisValue, RedisError, Value, cmd};
@@ -11,8 +13,10 @@ use tokio::time::{Instant, sleep};
 
 use super::redirect::{Redirect, first_key};
 use super::slots::{self, Itself, Owners};
+use crate::fail_point;
 use crate::net::Endpoint;
 use crate::target::error::TargetError;
+use crate::target::fence::Fence;
 use crate::target::node::{Node, name_of, text_of};
 use crate::target::settings::{Seeds, Settings};
 use crate::target::slot::slot_of;
@@ -33,6 +37,8 @@ pub(in crate::target) struct Nodes {
     addr: String,
     owners: Owners,
     open: HashMap<Endpoint, Node>,
+    /// Whose connections these are.
+    fence: Option<Fence>,
 }
 
 impl Nodes {
@@ -47,6 +53,7 @@ impl Nodes {
             addr: settings.endpoint.to_string(),
             owners: Owners::default(),
             open: HashMap::new(),
+            fence: None,
         };
         nodes.refresh().await?;
         Ok(nodes)
@@ -85,8 +92,19 @@ impl Nodes {
         endpoint: &Endpoint,
     ) -> Result<&mut Node, TargetError> {
         if !self.open.contains_key(endpoint) {
-            let node = Node::connect(&self.settings, endpoint).await?;
+            let mut node = Node::connect(&self.settings, endpoint).await?;
+            let fence = self.fence.clone();
+            if let Some(fence) = &fence {
+                node.set_name(&fence.connection_name()).await?;
+            }
             self.open.insert(endpoint.clone(), node);
+            if let Some(fence) = &fence {
+                let held = self.holds(fence).await;
+                if held.is_err() {
+                    self.open.remove(endpoint);
+                }
+                held?;
+            }
         }
         let none = || TargetError::Lost {
             addr: endpoint.to_string(),
@@ -94,6 +112,49 @@ impl Nodes {
             cause: std::io::ErrorKind::NotConnected.into(),
         };
         self.open.get_mut(endpoint).ok_or_else(none)
+    }
+
+    /// From now on these are connections of the process with this fence: each has its name, and is used only if the
+    /// fence, read behind that, is still that process'. So whoever takes the fence over finds and ends them; see
+    /// [`takeover`](super::takeover). The caller has the fence read once more, for those that are open.
+    pub(in crate::target) async fn belong_to(&mut self, fence: &Fence) -> Result<(), TargetError> {
+        if self.fence.as_ref().is_some_and(|of| of.is(fence)) {
+            return Ok(());
+        }
+        self.fence = None;
+        let name = fence.connection_name();
+        let mut lost = Vec::new();
+        for (endpoint, node) in &mut self.open {
+            match node.set_name(&name).await {
+                Err(error) if error.is_temporary() => lost.push(endpoint.clone()),
+                named => named?,
+            }
+        }
+        for endpoint in lost {
+            self.open.remove(&endpoint);
+        }
+        self.fence = Some(fence.clone());
+        Ok(())
+    }
+
+    /// Connections are anybody's again; those that are open keep their names.
+    pub(in crate::target) fn belong_to_nobody(&mut self) {
+        self.fence = None;
+    }
+
+    /// Reads the fence. Boxed, since it may need a connection of which it is to be read again.
+    fn holds<'a>(
+        &'a mut self,
+        fence: &'a Fence,
+    ) -> Pin<Box<dyn Future<Output = Result<(), TargetError>> + Send + 'a>> {
+        Box::pin(async move {
+            const DOING: &str = "looking at the fence";
+            let question = [fence.question()];
+            let answer = self.ask_each(DOING, &question).await?.pop();
+            let [question] = &question;
+            let token = self.read(DOING, question, answer.unwrap_or(Value::Nil))?;
+            fence.check(&self.addr, token)
+        })
     }
 
     /// Any master.
@@ -173,6 +234,21 @@ impl Nodes {
         mapped.unwrap_or(announced)
     }
 
+    /// All nodes but the masters with slots: they may have been, or become, such ones.
+    pub(super) async fn others(&mut self) -> Result<Vec<Endpoint>, TargetError> {
+        const DOING: &str = "asking for the nodes of the cluster";
+        let question = cmd("CLUSTER").arg("NODES").take();
+        let answer: String = self.any().await?.ask(DOING, &question).await?;
+        let masters = self.masters();
+        let Some(asked) = masters.first() else {
+            return Ok(Vec::new());
+        };
+        let all = slots::masters(&answer, asked);
+        let all = all.into_iter().chain(slots::replicas(&answer, asked));
+        let all = all.map(|place| self.reached(place));
+        Ok(all.filter(|place| !masters.contains(place)).collect())
+    }
+
     /// What every master says of itself, those without slots too, which may be about to get some.
     pub(super) async fn selves(&mut self) -> Result<Vec<(Endpoint, Itself)>, TargetError> {
         const DOING: &str = "asking what the nodes of the cluster own";
@@ -249,6 +325,7 @@ impl Nodes {
                             return Err(error);
                         }
                     };
+                    fail_point::pass(fail_point::Place::NodeAnswered);
                     for ((at, command), reply) in part.iter().zip(&asked).zip(replies) {
                         let answer = match self.settle(doing, &place, command, reply).await? {
                             Some(answer) => answer,

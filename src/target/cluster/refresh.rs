@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::lane::Lane;
-use super::stamp::Present;
+use super::stamp::{FieldNames, Present};
 use super::takeover::Topology;
 use crate::target::control::Control;
 use crate::target::error::TargetError;
@@ -30,7 +30,7 @@ pub(super) struct Fresh {
 pub(super) async fn look(
     settings: Settings,
     known: Vec<Present>,
-    fence: Option<Fence>,
+    (fence, fields): (Option<Fence>, Option<FieldNames>),
     wait: Duration,
 ) -> Result<Fresh, TargetError> {
     const DOING: &str = "looking for slots that have moved";
@@ -60,11 +60,11 @@ pub(super) async fn look(
             });
         }
     }
-    let name = fence.as_ref().and_then(Fence::connection_name);
+    let name = fence.as_ref().map(Fence::connection_name);
     let mut opened = Vec::new();
     for master in &topology.masters {
         if !known.iter().any(|before| before.id == master.now.id) {
-            opened.push(Lane::open(&settings, master, name.as_deref()).await?);
+            opened.push(Lane::open(&settings, master, name.as_deref(), fields.as_ref()).await?);
         }
     }
     if let Some(fence) = fence {

@@ -129,7 +129,14 @@ impl Writer {
                 addr,
                 what: "the stamp of a flow is gone".to_owned(),
             }),
-            (Role::Stamp(_) | Role::Removal | Role::Record, Reply::Integer(_)) => Ok(()),
+            (Role::Stamp(_) | Role::Removal | Role::Record, Reply::Integer(_)) => {
+                match role {
+                    Role::Stamp(_) => fail_point::pass(Place::StampAnswered),
+                    Role::Removal => fail_point::pass(Place::PositionRemoved),
+                    _ => {}
+                }
+                Ok(())
+            }
             (
                 Role::Stamp(_) | Role::Removal | Role::Record | Role::Position(_),
                 Reply::Error(text),
@@ -332,6 +339,7 @@ impl Writer {
             let since = flight.since_of(group.slot, self.applied());
             self.parking.park(group.slot, &flight, commands, since);
             self.waiting = true;
+            fail_point::pass(Place::SlotParked);
         }
         let atomic = flight.groups.iter().any(|group| group.atomic);
         fail_point::pass(match atomic {

@@ -177,27 +177,29 @@ impl Writer {
     }
 
     fn fill_stamps(&mut self, stamp: u64) {
-        let Some(flow) = &self.flow else {
+        let Some(flow) = &mut self.flow else {
             return;
         };
         let lsn = itoa::Buffer::new().format(stamp).to_owned();
         for lane in &mut self.lanes {
             let key = lane.stamp_key.clone();
+            let [name_of_lsn, name_of_at] = lane.stamp_fields.clone();
             let mut words = vec![
                 &b"HSET"[..],
                 key.as_bytes(),
-                flow.names.lsn.as_bytes(),
+                name_of_lsn.as_bytes(),
                 lsn.as_bytes(),
             ];
             let at = match flow.is_introduced {
                 true => String::new(),
-                false => lane.now.text(),
+                false => lane.now.text(&lane.had, flow.number),
             };
             if !flow.is_introduced {
-                words.extend([flow.names.at.as_bytes(), at.as_bytes()]);
+                words.extend([name_of_at.as_bytes(), at.as_bytes()]);
             }
             lane.words(Role::Stamp(flow.is_introduced), &words);
         }
+        flow.number += u64::from(!flow.is_introduced);
     }
 
     fn fill_record(&mut self, record: &crate::target::Failed) {

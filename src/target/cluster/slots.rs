@@ -143,6 +143,16 @@ impl Itself {
 
 /// Addresses of masters in the answer to CLUSTER NODES, those without slots too, as they announce them.
 pub(super) fn masters(answer: &str, asked: &Endpoint) -> Vec<Endpoint> {
+    with_flag("master", answer, asked)
+}
+
+/// Addresses of replicas in that answer.
+pub(super) fn replicas(answer: &str, asked: &Endpoint) -> Vec<Endpoint> {
+    with_flag("slave", answer, asked)
+}
+
+/// Nodes that are there and have this flag.
+fn with_flag(flag: &str, answer: &str, asked: &Endpoint) -> Vec<Endpoint> {
     let of_line = |line: &str| {
         let mut words = line.split(' ').skip(1);
         let (address, flags) = (words.next()?, words.next()?);
@@ -152,7 +162,7 @@ pub(super) fn masters(answer: &str, asked: &Endpoint) -> Vec<Endpoint> {
             .any(|flag| flags.contains(flag));
         let (host, rest) = address.split_once('@')?.0.rsplit_once(':')?;
         let port = rest.parse().ok().filter(|port| *port != 0)?;
-        endpoint(host, port, asked).filter(|_| flags.contains(&"master") && is_there)
+        endpoint(host, port, asked).filter(|_| flags.contains(&flag) && is_there)
     };
     answer.lines().filter_map(of_line).collect()
 }
@@ -211,6 +221,7 @@ mod tests {
             .map(ToString::to_string)
             .collect();
         assert_eq!(shown, ["127.0.0.1:1", "127.0.0.1:2"]);
+        assert_eq!(replicas(answer, &asked()), ["127.0.0.1:5".parse().unwrap()]);
     }
 
     proptest! {

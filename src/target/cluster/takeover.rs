@@ -1,16 +1,22 @@
 //! Taking a cluster over: whoever wrote before is cut off, and then all that stands there is read.
 //!
-//! The token of the new process is in the fence by now. Every connection of a flow names itself and then reads the fence,
-//! before it writes anything. One that read the old token has its name when the list is read, which comes after the new
-//! token, so it is ended here; one that reads later sees the new token and stops. What such a connection had on its way is
-//! gone with it: so nothing of an earlier process takes effect behind what is read here.
+//! The token of the new process is in the fence by now. Every connection with which a process writes, those of flows and
+//! the control connections to single nodes, names itself and then reads the fence, before it writes anything. One that
+//! read the old token has its name when the list is read, which comes after the new token, so it is ended here; one that
+//! reads later sees the new token and stops. What such a connection had on its way is gone with it: so nothing of an
+//! earlier process takes effect behind what is read here.
+//!
+//! Nodes that own nothing are asked too: one that was a master may become one again, with what is on its way to it. One
+//! that cannot be reached just now is passed over. Should it come back as a master, a connection of a process that is
+//! long gone may still lead there; this is the one thing that nobody sees.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use redis::cmd;
 
 use super::nodes::Nodes;
-use super::stamp::{FieldNames, Fields, Present, Stamp, judge};
+use super::stamp::{FieldNames, Fields, Present, Stamp, judge, nodes_of};
+use crate::fail_point;
 use crate::net::Endpoint;
 use crate::target::error::TargetError;
 use crate::target::fence::ServerId;
@@ -107,12 +113,12 @@ fn unready(nodes: &Nodes, answer: &str) -> TargetError {
     }
 }
 
-/// Every stamp that there is.
+/// Every stamp that there is, by its key.
 pub(in crate::target) async fn stamps(
     nodes: &mut Nodes,
     doing: &str,
     task: &str,
-) -> Result<Vec<String>, TargetError> {
+) -> Result<Vec<(String, Fields)>, TargetError> {
     let keys: Vec<_> = (0..SLOTS).map(|slot| stamp_key(task, slot)).collect();
     let questions: Vec<_> = keys
         .iter()
@@ -120,10 +126,20 @@ pub(in crate::target) async fn stamps(
         .collect();
     let answers = nodes.ask_each(doing, &questions).await?;
     let there = keys.into_iter().zip(answers);
-    Ok(there
+    let there: Vec<String> = there
         .filter(|(_, answer)| !matches!(answer, redis::Value::Int(0)))
         .map(|(key, _)| key)
-        .collect())
+        .collect();
+    let questions: Vec<_> = there
+        .iter()
+        .map(|key| cmd("HGETALL").arg(key).take())
+        .collect();
+    let answers = nodes.ask_each(doing, &questions).await?;
+    let mut stamps = Vec::with_capacity(there.len());
+    for ((key, question), answer) in there.into_iter().zip(&questions).zip(answers) {
+        stamps.push((key, nodes.read(doing, question, answer)?));
+    }
+    Ok(stamps)
 }
 
 /// What begins the names of a task's connections.
@@ -161,6 +177,14 @@ impl Found {
         for master in &topology.masters {
             expel(nodes, &master.endpoint, task, &own).await?;
         }
+        for other in nodes.others().await? {
+            match expel(nodes, &other, task, &own).await {
+                // It owns nothing now. Whether it ever does again, nobody knows.
+                Err(error) if error.is_temporary() => {}
+                expelled => expelled?,
+            }
+        }
+        fail_point::pass(fail_point::Place::StrangersEnded);
         let mut found = Self {
             topology,
             stamps: HashMap::new(),
@@ -248,28 +272,36 @@ impl Found {
         Ok(())
     }
 
-    /// Keys of stamps that no node's is any more.
-    pub fn stale(&self, task: &str) -> Vec<String> {
+    /// Stamps that no node's is any more: where they are, and the node.
+    pub fn stale(&self, task: &str) -> Vec<(String, String)> {
         let masters = self.topology.masters.iter();
-        let current: HashSet<String> = masters.map(|master| master.stamp_key(task)).collect();
-        let keys = self.stamps.keys().map(|slot| stamp_key(task, *slot));
-        keys.filter(|key| !current.contains(key)).collect()
+        let current: HashSet<(String, String)> = masters
+            .map(|master| (master.stamp_key(task), master.now.id.clone()))
+            .collect();
+        let all = self.stamps.iter().flat_map(|(slot, fields)| {
+            let key = stamp_key(task, *slot);
+            nodes_of(fields)
+                .into_iter()
+                .map(move |id| (key.clone(), id))
+        });
+        all.filter(|stamp| !current.contains(stamp)).collect()
     }
 
     /// Where each flow goes on, or why nobody can tell.
     pub fn resumed(&self, flows: u32, epoch: &str) -> Result<Vec<Resumed>, &'static str> {
         let stamp_of = |names: &FieldNames, master: &Present| {
             let there = |slot: &u16| master.slots.iter().any(|slots| slots.contains(slot));
-            let stamps = self.stamps.iter().filter_map(|(slot, fields)| {
-                let stamp = Stamp::read(fields, names)?;
-                // One that has moved away with its slot is still the node's, if that has lived on; of several, the last.
-                let is_own = match there(slot) {
-                    true => stamp.is_of(master),
-                    false => !stamp.is_of_another_life(master),
-                };
-                is_own.then_some(stamp)
+            let all = self.stamps.iter().flat_map(|(slot, fields)| {
+                let stamps = Stamp::read_all(fields, names);
+                stamps.map(move |stamp| (slot, stamp))
             });
-            stamps.max_by_key(|stamp| stamp.lsn)
+            // One that has moved away with its slot is still the node's, if that has lived on; of several, the newest.
+            let own = all.filter(|(slot, stamp)| match there(slot) {
+                true => stamp.is_of(master),
+                false => !stamp.is_of_another_life(master),
+            });
+            own.map(|(_, stamp)| stamp)
+                .max_by_key(|stamp| (stamp.lsn, stamp.number))
         };
         let of_flow = |flow| {
             let names = FieldNames::of(flow, epoch);

@@ -38,13 +38,15 @@
 //!    on. An ASK is not followed: what it is about is on both sides until the slot has moved. Anything else that is
 //!    refused for now leaves a state like that after a kill, and is treated like one: the session's side of the target
 //!    ends, and everything is read again.
-//!    A move changes the stamps of both nodes, which are written again, with the slots they are about now, before the
-//!    slot's next entry; only then the old ones go. That is done only between nodes that have lived on: a node that was
-//!    restarted, or replaced by its replica, may have lost what it had answered for, and everything is read again.
+//!    A move changes the stamps of both nodes, which are written again before the slot's next entry: at first the slot is
+//!    in both, and in the owner's alone when all nodes have answered, so that a kill in between finds it in one. Only then
+//!    the old ones go. That is done only between nodes that have lived on: a node that was restarted, or replaced by its
+//!    replica, may have lost what it had answered for, and everything is read again.
 //! 6. *Slots that moved* while nobody wrote, or between the last stamp and a kill: a slot's `s` is the stamp that names the
-//!    slot. Is that its owner's, see 2. Is it the node's that the slot came from, it holds if neither of the two was
-//!    restarted or replaced since: then the slot's keys left with all that the stamp proves. In every other case nobody
-//!    knows, and everything is copied anew. A stamp names its node, so that one which moved with its slot is not mistaken.
+//!    slot. Is that its owner's, see 2. Is it another node's, the slot may have been there; it holds if neither that node,
+//!    nor any other whose stamp names the slot, nor the owner was restarted or replaced since: then the slot's keys left
+//!    with all that the stamp proves. In every other case nobody knows, and everything is copied anew. A stamp names its
+//!    node, so that one which moved with its slot is not mistaken.
 //! 7. *Positions that are removed* are at or before the stamps that were answered on every node: there `max(p, s)` is `s`.
 //!    So the least stamp alone, without those of the single nodes, would not do: a node that lost its last writes in a
 //!    failover takes the flow back, behind where positions on other nodes were removed.
@@ -54,7 +56,8 @@
 //! A node whose keys are removed by somebody else shows it: the stamp makes its field anew, which the reply tells.
 //!
 //! What this cannot see: a cluster that loses the record and the fence in a failover between a takeover and the old
-//! process' next look. It was cut off everywhere by then, and looks at the fence before it writes again.
+//! process' next look. It was cut off everywhere by then, and looks at the fence before it writes again. And a node that
+//! could not be reached at the takeover, and is a master again later; see [`super::takeover`].
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::Future;
@@ -70,6 +73,7 @@ use super::refresh::{self, Fresh};
 use super::round::{Group, Item};
 use super::stamp::FieldNames;
 use super::takeover::{Resumed, Topology};
+use crate::fail_point::{self, Place};
 use crate::resp::Reply;
 use crate::target::answer::Tolerate;
 use crate::target::control::Control;
@@ -107,17 +111,18 @@ pub(super) struct Flow {
     resumed: Option<Arc<Resumed>>,
     /// The stamp on every node.
     stored: Option<u64>,
+    /// Of the next stamps that say whose they are.
+    pub number: u64,
     /// Whether its stamps say whose they are.
     pub is_introduced: bool,
     /// Positions that stand in slots.
     pub positions: HashMap<u16, u64>,
     /// Those at or before this one are removed at the next occasion.
     pub removable: Option<u64>,
-    emptied: u64,
     /// Whether the nodes are to be told again of a position that they have.
     restamps: bool,
-    /// Stamps that no node's is any more.
-    stale: Vec<String>,
+    /// Stamps that no node's is any more: where they are, and the node.
+    stale: Vec<(String, String)>,
     /// Of refused commands.
     pub numbers: Numbers,
 }
@@ -130,6 +135,7 @@ impl Flow {
             names: FieldNames::of(fenced.flow, &fenced.fence.epoch()),
             flow: fenced.flow,
             stored: fenced.stored,
+            number: resumed.as_ref().map_or(1, |resumed| resumed.number),
             is_introduced: false,
             positions: resumed
                 .as_ref()
@@ -137,7 +143,6 @@ impl Flow {
                 .unwrap_or_default(),
             removable: None,
             resumed,
-            emptied: fenced.fence.emptied(),
             restamps: false,
             stale: fenced.fence.stale_stamps(),
             fence: fenced.fence,
@@ -282,12 +287,25 @@ impl Writer {
             Some(topology) => topology,
             None => Arc::new(asked_topology(settings).await?),
         };
-        let name = fence.as_ref().and_then(Fence::connection_name);
+        let name = fence.as_ref().map(Fence::connection_name);
+        let stored = fenced.as_ref().and_then(|fenced| fenced.stored);
+        let mut flow = fenced.map(Flow::new);
         let mut lanes = Vec::with_capacity(topology.masters.len());
         for master in &topology.masters {
-            lanes.push(Lane::open(settings, master, name.as_deref()).await?);
+            let fields = flow.as_ref().map(|flow| &flow.names);
+            lanes.push(Lane::open(settings, master, name.as_deref(), fields).await?);
         }
-        let stored = fenced.as_ref().and_then(|fenced| fenced.stored);
+        if let Some(flow) = &mut flow
+            && let Some(resumed) = &flow.resumed
+        {
+            for lane in &mut lanes {
+                let named = resumed.named.get(&lane.now.id).cloned();
+                let named = named.filter(|named| *named != lane.now.slots);
+                lane.had = named.unwrap_or_default();
+            }
+            // Slots have moved while nobody looked.
+            flow.restamps = lanes.iter().any(|lane| !lane.had.is_empty());
+        }
         let mut writer = Self {
             addr: settings.addr(),
             settings: settings.clone(),
@@ -296,7 +314,7 @@ impl Writer {
             policy,
             lanes,
             owners: topology.owners.clone(),
-            flow: fenced.map(Flow::new),
+            flow,
             open: Open::default(),
             flight: None,
             dropped: Vec::new(),
@@ -422,11 +440,6 @@ impl Writer {
         if let Some(flow) = &mut self.flow {
             flow.stored = Some(next);
             flow.restamps = true;
-            let emptied = flow.fence.emptied();
-            if std::mem::replace(&mut flow.emptied, emptied) != emptied {
-                flow.resumed = None;
-                flow.positions.clear();
-            }
         }
     }
 
@@ -563,9 +576,10 @@ impl Writer {
                 self.stirred = true;
             }
             let known = self.lanes.iter().map(|lane| lane.now.clone()).collect();
-            let fence = self.flow.as_ref().map(|flow| flow.fence.clone());
+            let flow = self.flow.as_ref();
+            let ours = flow.map(|flow| (flow.fence.clone(), flow.names.clone()));
             let settings = self.settings.clone();
-            self.refreshing = Some(Box::pin(refresh::look(settings, known, fence, wait)));
+            self.refreshing = Some(Box::pin(refresh::look(settings, known, ours.unzip(), wait)));
         }
         if let Some(refreshing) = &mut self.refreshing
             && let Poll::Ready(fresh) = refreshing.as_mut().poll(cx)
@@ -597,10 +611,12 @@ impl Writer {
             if lane.now.slots != master.now.slots
                 && let Some(flow) = &mut self.flow
             {
+                lane.had.append(&mut lane.now.slots);
                 flow.is_introduced = false;
                 flow.restamps = self.applied.is_some();
                 if lane.stamp_key != key {
-                    flow.stale.push(std::mem::replace(&mut lane.stamp_key, key));
+                    let old = std::mem::replace(&mut lane.stamp_key, key);
+                    flow.stale.push((old, lane.now.id.clone()));
                 }
             }
             lane.now = master.now.clone();
@@ -608,13 +624,19 @@ impl Writer {
         }
         // What a node without slots had is in its slots' new owners.
         if let Some(flow) = &mut self.flow {
+            let left = lanes.into_iter();
             flow.stale
-                .extend(lanes.into_iter().map(|lane| lane.stamp_key));
-            let current = |key: &String| self.lanes.iter().any(|lane| lane.stamp_key == *key);
-            flow.stale.retain(|key| !current(key));
+                .extend(left.map(|lane| (lane.stamp_key, lane.now.id)));
+            let current = |(key, id): &(String, String)| {
+                let mut lanes = self.lanes.iter();
+                lanes.any(|lane| lane.stamp_key == *key && lane.now.id == *id)
+            };
+            flow.stale.retain(|stamp| !current(stamp));
             flow.removable = flow.removable.or(flow.stored);
         }
         self.owners = topology.owners;
+        self.last_stamp = None;
+        fail_point::pass(Place::SlotsMoved);
     }
 
     /// Sends what was pushed, or what the nodes are to be told, if there is any of it.
@@ -646,6 +668,7 @@ impl Writer {
             ..Flight::default()
         };
         if flight.stamp.is_some() {
+            fail_point::pass(Place::StampSend);
             self.last_stamp = Some(Instant::now());
         }
         let pings = flight.sort(self.flow.as_ref());
@@ -688,13 +711,17 @@ impl Writer {
             true => std::mem::take(&mut flow.stale),
             false => Vec::new(),
         };
-        for key in stale {
+        for (key, id) in stale {
             let owner = self.owners.get(usize::from(slot_of(key.as_bytes())));
             let lane = owner.and_then(|owner| self.lanes.get_mut(usize::from(*owner)));
             if let Some(lane) = lane {
-                let (lsn, at) = (flow.names.lsn.as_bytes(), flow.names.at.as_bytes());
-                lane.words(Role::Removal, &[b"HDEL", key.as_bytes(), lsn, at]);
+                let [lsn, at] = flow.names.of_node(&id);
+                let words = [&b"HDEL"[..], key.as_bytes(), lsn.as_bytes(), at.as_bytes()];
+                lane.words(Role::Removal, &words);
             }
+        }
+        if !old.is_empty() {
+            fail_point::pass(Place::PositionsRemove);
         }
         for slot in old {
             flow.positions.remove(&slot);
@@ -724,9 +751,13 @@ impl Writer {
             self.looks = 0;
         }
         if let (Some(flow), Some(stamp)) = (&mut self.flow, flight.stamp) {
+            fail_point::pass(Place::StampStored);
             flow.stored = Some(stamp);
-            flow.is_introduced = true;
-            flow.restamps = false;
+            // Once the owners' stamps are about them, those of the nodes that had them before need not be.
+            let had = self.lanes.iter().any(|lane| !lane.had.is_empty());
+            self.lanes.iter_mut().for_each(|lane| lane.had.clear());
+            flow.is_introduced = !had;
+            flow.restamps = had;
         }
         self.counters.commands += flight.order.len() as u64;
         self.counters.bytes += flight.out.len();

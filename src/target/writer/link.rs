@@ -139,7 +139,9 @@ impl Link {
             }
             self.written += written as u64;
             let progress = self.advance(batch, progress, written);
-            if batch.sending.transaction && progress.epilogue < batch.sending.epilogue.len() {
+            let is_part = progress.epilogue < batch.sending.epilogue.len()
+                || !matches!(batch.out.piece(progress.body), Piece::End);
+            if batch.sending.transaction && is_part {
                 fail_point::pass(fail_point::Place::TransactionPart);
             }
         }

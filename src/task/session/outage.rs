@@ -167,6 +167,9 @@ async fn attempt(setup: &Setup<'_>, before: &Context) -> Result<Option<Reopened>
     let task = &setup.task;
     let target = settings::target(task);
     let mut control = Control::connect(&target).await?;
+    if let Some(fence) = &before.fence {
+        fence.refuse_successor(&mut control).await?;
+    }
     let profile = Profile::read(&mut control).await?;
     let Some(taken) = take_fence(setup, &mut control, &target).await? else {
         return Ok(None);
@@ -207,6 +210,7 @@ async fn attempt(setup: &Setup<'_>, before: &Context) -> Result<Option<Reopened>
         omits_deletions: before.omits_deletions,
         reads_end_keys: before.reads_end_keys,
         moves: before.moves.clone(),
+        flushed_whole: true.into(),
         copied: watch::Sender::new(0),
         spoilt: watch::Sender::new(None),
     };
