@@ -17,6 +17,8 @@ mod manners;
 mod planted;
 #[path = "check/random.rs"]
 mod random;
+#[path = "check/repair.rs"]
+mod repair;
 #[path = "check/scenes.rs"]
 mod scenes;
 #[path = "check/scope.rs"]

@@ -151,7 +151,7 @@ _df2redis() {
             return 0
             ;;
         df2redis__subcmd__check)
-            opts="-h -V --config --task-name --mode --sample --match --rounds --interval --qps --max-memory --expiry-tolerance --report --help --version"
+            opts="-h -V --config --task-name --mode --sample --match --rounds --interval --qps --max-memory --expiry-tolerance --report --repair --discard-position --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

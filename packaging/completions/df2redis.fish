@@ -120,6 +120,8 @@ complete -c df2redis -n "__fish_df2redis_using_subcommand check" -l qps -d 'Most
 complete -c df2redis -n "__fish_df2redis_using_subcommand check" -l max-memory -d 'About how much memory to use' -r
 complete -c df2redis -n "__fish_df2redis_using_subcommand check" -l expiry-tolerance -d 'How far apart the expiry times of a key may be' -r
 complete -c df2redis -n "__fish_df2redis_using_subcommand check" -l report -d 'Write a line of JSON for each key that is not equal to this file' -r -F
+complete -c df2redis -n "__fish_df2redis_using_subcommand check" -l repair -d 'Have the running task read the keys that differ again from the source, and compare them once more; keys that only the target has are removed, unless they are more than policy.max_delete'
+complete -c df2redis -n "__fish_df2redis_using_subcommand check" -l discard-position -d 'With --repair, for a task that does not run, here or anywhere: unless all is equal, discard how far it has come, so that its next start copies everything'
 complete -c df2redis -n "__fish_df2redis_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c df2redis -n "__fish_df2redis_using_subcommand check" -s V -l version -d 'Print version'
 complete -c df2redis -n "__fish_df2redis_using_subcommand config; and not __fish_seen_subcommand_from check help" -s h -l help -d 'Print help'

@@ -11,8 +11,9 @@ use nix::unistd::geteuid;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::address::ShortDir;
-use super::protocol::{self, Answer, LONGEST_ANSWER, Request, TaskReport};
+use super::protocol::{self, Answer, DoubtedKey, LONGEST_ANSWER, Request, TaskReport};
 use crate::config::Severity;
+use crate::task::Doubted;
 
 /// How long a request may take, from connecting to the end of the answer, where nothing calls for less. An answer takes
 /// milliseconds; this is for a process that waits for its turn on a machine under load.
@@ -119,6 +120,25 @@ impl Control {
         let tasks = tasks.to_vec();
         match self.ask(&Request::Approve { tasks }, deadline)? {
             Answer::Approved { tasks } => Ok(tasks),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Brings keys that differ to the task, to be read again from the source: whether it has taken them, else it is busy
+    /// with others. They may have [`LONGEST_REPAIR`](super::LONGEST_REPAIR) bytes together.
+    pub fn repair(
+        &self,
+        task: &str,
+        keys: &[Doubted],
+        deadline: Deadline,
+    ) -> Result<bool, AskError> {
+        let request = Request::Repair {
+            task: task.to_owned(),
+            keys: keys.iter().map(DoubtedKey::of).collect(),
+        };
+        match self.ask(&request, deadline)? {
+            Answer::Taken => Ok(true),
+            Answer::Busy => Ok(false),
             other => Err(self.unexpected(&other)),
         }
     }

@@ -11,7 +11,7 @@ mod serve;
 mod socket;
 
 pub use client::{AskError, Control, Deadline};
-pub use protocol::TaskReport;
+pub use protocol::{LONGEST_REPAIR, MOST_REPAIRED, TaskReport};
 pub use socket::{ControlError, ControlSocket};
 
 use crate::logging::Levels;

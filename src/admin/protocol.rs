@@ -5,16 +5,23 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Severity;
-use crate::task::Report;
+use crate::task::{Doubted, Report};
 
 /// The version of what is said here.
 const VERSION: u32 = 1;
 
 /// The longest request, in bytes, its line break included: enough for the names of 900 tasks.
 pub(super) const LONGEST_REQUEST: usize = 64 * 1024;
+
+/// Bytes of keys, and how many, that fit into one request to repair them.
+pub const LONGEST_REPAIR: usize = 32 * 1024;
+/// See there.
+pub const MOST_REPAIRED: usize = 64;
 
 /// The longest answer, in bytes: a task with 1,024 flows needs 256 KiB.
 pub(super) const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
@@ -36,6 +43,13 @@ pub(super) enum Request {
         /// By these tasks.
         #[serde(default)]
         tasks: Vec<String>,
+    },
+    /// To have keys that differ read again from the source; answered by [`Answer::Taken`] or [`Answer::Busy`].
+    Repair {
+        /// By this task.
+        task: String,
+        /// Not so many that the request becomes too long.
+        keys: Vec<DoubtedKey>,
     },
     /// To change what is logged; answered by [`Answer::Levels`].
     LogLevel {
@@ -65,6 +79,10 @@ pub(super) enum Answer {
         /// The tasks that waited for it, and for nothing any more.
         tasks: Vec<String>,
     },
+    /// It will be done.
+    Taken,
+    /// Not now, but it can be asked for again in a moment.
+    Busy,
     /// What is logged from now on.
     Levels {
         /// By task, in words.
@@ -75,6 +93,37 @@ pub(super) enum Answer {
         /// Why.
         reason: String,
     },
+}
+
+/// A key that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct DoubtedKey {
+    /// Database of the source.
+    pub(super) db: u32,
+    /// The key in base64, since it may hold any bytes.
+    pub(super) key_base64: String,
+    /// Only the target has it.
+    #[serde(default)]
+    pub(super) extra: bool,
+}
+
+impl DoubtedKey {
+    pub(super) fn of(doubted: &Doubted) -> Self {
+        Self {
+            db: doubted.db,
+            key_base64: STANDARD.encode(&doubted.key),
+            extra: doubted.extra,
+        }
+    }
+
+    /// None if it is no base64.
+    pub(super) fn decoded(&self) -> Option<Doubted> {
+        Some(Doubted {
+            db: self.db,
+            key: STANDARD.decode(&self.key_base64).ok()?,
+            extra: self.extra,
+        })
+    }
 }
 
 /// A task as its process sees it.
@@ -158,6 +207,17 @@ mod tests {
                 Request::Approve { tasks: Vec::new() },
             ),
             (
+                r#"{"version":1,"request":"repair","task":"orders","keys":[{"db":3,"key_base64":"AP8=","extra":true}]}"#,
+                Request::Repair {
+                    task: "orders".to_owned(),
+                    keys: vec![DoubtedKey::of(&Doubted {
+                        db: 3,
+                        key: vec![0, 255],
+                        extra: true,
+                    })],
+                },
+            ),
+            (
                 r#"{"version":1,"request":"log-level","tasks":["orders"],"module":"target","level":"warning"}"#,
                 log_level,
             ),
@@ -218,6 +278,11 @@ mod tests {
         assert_eq!(decode::<Answer>(&line), Ok(answer));
     }
 
+    fn doubted() -> impl Strategy<Value = Doubted> {
+        let key = prop::collection::vec(any::<u8>(), 0..20);
+        (any::<u32>(), key, any::<bool>()).prop_map(|(db, key, extra)| Doubted { db, key, extra })
+    }
+
     fn request() -> impl Strategy<Value = Request> {
         let level = prop::sample::select(vec![Severity::Trace, Severity::Critical]);
         let tasks = || prop::collection::vec(".*", 0..4);
@@ -225,6 +290,10 @@ mod tests {
             Just(Request::Status),
             tasks().prop_map(|tasks| Request::Refresh { tasks }),
             tasks().prop_map(|tasks| Request::Approve { tasks }),
+            (".*", prop::collection::vec(doubted(), 0..4)).prop_map(|(task, keys)| {
+                let keys = keys.iter().map(DoubtedKey::of).collect();
+                Request::Repair { task, keys }
+            }),
             (tasks(), prop::option::of(".*"), prop::option::of(level)).prop_map(
                 |(tasks, module, level)| Request::LogLevel {
                     tasks,
@@ -236,6 +305,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_key_of_any_bytes_is_read_back(doubted in doubted()) {
+            prop_assert_eq!(DoubtedKey::of(&doubted).decoded(), Some(doubted));
+        }
+
         #[test]
         fn any_request_is_one_line_and_read_back(request in request()) {
             let mut line = encode(&request).unwrap();

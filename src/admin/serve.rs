@@ -18,9 +18,10 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::Managed;
-use super::protocol::{self, Answer, LONGEST_REQUEST, Request, TaskReport};
+use super::protocol::{self, Answer, DoubtedKey, LONGEST_REQUEST, Request, TaskReport};
 use crate::config::Severity;
 use crate::logging::Levels;
+use crate::task::{Doubted, Unrepaired};
 
 /// Clients that are listened to at a time.
 const CLIENTS: usize = 32;
@@ -164,6 +165,9 @@ fn answer(request: &Request, tasks: &[Subject]) -> Answer {
                 tasks: waited.map(|task| task.task().to_owned()).collect(),
             }
         }),
+        Request::Repair { task, keys } => {
+            chosen(std::slice::from_ref(task)).and_then(|chosen| repair(&chosen, keys))
+        }
         Request::LogLevel {
             tasks,
             module,
@@ -171,6 +175,21 @@ fn answer(request: &Request, tasks: &[Subject]) -> Answer {
         } => chosen(tasks).and_then(|chosen| set_levels(&chosen, module.as_deref(), *level)),
     };
     answered.unwrap_or_else(|refused| refused)
+}
+
+fn repair(tasks: &[&Subject], keys: &[DoubtedKey]) -> Result<Answer, Answer> {
+    let refused = |reason: String| Answer::Refused { reason };
+    let keys: Option<Vec<Doubted>> = keys.iter().map(DoubtedKey::decoded).collect();
+    let keys = keys.ok_or_else(|| refused("a key is no base64".to_owned()))?;
+    // One name, so one task.
+    let Some(task) = tasks.first() else {
+        return Err(refused("no task is named".to_owned()));
+    };
+    match task.managed.reporter.repair(keys) {
+        Ok(()) => Ok(Answer::Taken),
+        Err(Unrepaired::Busy) => Ok(Answer::Busy),
+        Err(Unrepaired::NotNow(why)) => Err(refused(why)),
+    }
 }
 
 fn set_levels(

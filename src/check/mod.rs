@@ -137,22 +137,11 @@ pub async fn check(
 ) -> Result<Outcome, CheckError> {
     let began = Instant::now();
     let audit = settings.audit.as_ref();
-    let differences = audit.map(|audit| audit.differences.clone());
-    let mut ledger = Ledger::open(settings.report.as_deref(), differences)?;
+    let mut ledger = Ledger::open(settings.report.as_deref(), settings.differences.clone())?;
     let pace = Pace::new(settings.qps);
     let gait = gait(settings, &pace);
     let lanes = audit.map_or(LANES, |_| AUDIT_LANES);
-    let sizes = Sizes::of(settings.max_memory, settings.mode);
-    let plan = Plan {
-        scope: Arc::new(settings.scope.clone()),
-        mode: settings.mode,
-        sizes,
-        rules: Rules {
-            tolerance: millis(settings.tolerance),
-            grace: millis(settings.grace),
-            losses: settings.losses,
-        },
-    };
+    let plan = plan(settings);
     let open_source = async || {
         let mut access = Access::open(&settings.source, pace.clone(), None).await?;
         if audit.is_some() {
@@ -164,16 +153,7 @@ pub async fn check(
         let lists = settings.lists.as_ref();
         Target::open(&settings.target, lists).await
     };
-    let mut rounds = Rounds {
-        source: open_source().await?,
-        target: open_target().await?,
-        plan: plan.clone(),
-        rounds: settings.rounds.max(1),
-        interval: settings.interval,
-        stop: stop.clone(),
-        lists: settings.lists.clone(),
-        only_proved: audit.is_some(),
-    };
+    let mut rounds = Rounds::of(settings, open_source().await?, open_target().await?, &stop);
     let method = rounds.method().await?;
     for side in [Side::Source, Side::Target] {
         let keyspace = match side {
@@ -226,6 +206,39 @@ pub async fn check(
         method,
         complete,
     })
+}
+
+/// Looks again at keys that differed, after something was done about that: only at them, and as thoroughly as before. Adds
+/// what comes out to the report.
+pub async fn look_again(
+    settings: &Settings,
+    keys: &[Difference],
+    stop: watch::Receiver<Stop>,
+) -> Result<Tally, CheckError> {
+    let began = Instant::now();
+    let mut ledger = Ledger::of_repaired(settings.report.as_deref())?;
+    let source = Access::open(&settings.source, Pace::new(settings.qps), None).await?;
+    let target = Target::open(&settings.target, settings.lists.as_ref()).await?;
+    let mut rounds = Rounds::of(settings, source, target, &stop);
+    for some in keys.chunks(BATCH) {
+        let suspects = some.iter().map(Suspect::of).collect();
+        rounds.settle(suspects, &mut ledger).await?;
+    }
+    rounds.close().await;
+    ledger.finish(*stop.borrow() == Stop::Run, began.elapsed())
+}
+
+fn plan(settings: &Settings) -> Plan {
+    Plan {
+        scope: Arc::new(settings.scope.clone()),
+        mode: settings.mode,
+        sizes: Sizes::of(settings.max_memory, settings.mode),
+        rules: Rules {
+            tolerance: millis(settings.tolerance),
+            grace: millis(settings.grace),
+            losses: settings.losses,
+        },
+    }
 }
 
 /// How fast keys are walked over.

@@ -14,7 +14,7 @@ use super::error::CheckError;
 use super::link::Head;
 use super::pieces;
 use super::reading::{Class, Reading};
-use super::settings::Lists;
+use super::settings::{Lists, Settings};
 use super::sweep::{BATCH, Plan, Suspect};
 use super::tally::{Ledger, Open, Place};
 use super::target::Target;
@@ -61,6 +61,25 @@ enum Look {
 }
 
 impl Rounds {
+    /// As the settings say, with these connections.
+    pub fn of(
+        settings: &Settings,
+        source: Access,
+        target: Target,
+        stop: &watch::Receiver<Stop>,
+    ) -> Self {
+        Self {
+            source,
+            target,
+            plan: super::plan(settings),
+            rounds: settings.rounds.max(1),
+            interval: settings.interval,
+            stop: stop.clone(),
+            lists: settings.lists.clone(),
+            only_proved: settings.audit.is_some(),
+        }
+    }
+
     /// How differences can be told now.
     pub async fn method(&mut self) -> Result<Method, CheckError> {
         let Some(stored) = self.target.stored().await? else {
@@ -225,7 +244,7 @@ impl Rounds {
         suspect: &Suspect,
         classes: &[Class],
     ) -> Result<(), CheckError> {
-        if !suspect.exists() {
+        if !suspect.exists() && !ledger.repaired {
             return Ok(());
         }
         let (place, sides) = (suspect.place(), suspect.sides());

@@ -162,8 +162,6 @@ pub struct Audit {
     pub keys_per_second: u32,
     /// While false, the walk stands still.
     pub may_go: watch::Receiver<bool>,
-    /// Where each difference goes. The comparison waits while it is full.
-    pub differences: mpsc::Sender<Difference>,
 }
 
 /// A comparison.
@@ -195,6 +193,8 @@ pub struct Settings {
     pub grace: Duration,
     /// Where each difference is written to.
     pub report: Option<PathBuf>,
+    /// Where each difference goes, if somebody does something about it. The comparison waits while it is full.
+    pub differences: Option<mpsc::Sender<Difference>>,
     /// How it goes beside replication; none if it has the servers for itself.
     pub audit: Option<Audit>,
 }

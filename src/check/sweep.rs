@@ -24,7 +24,7 @@ use super::pace::Pace;
 use super::pieces;
 use super::reading::{Class, Rules};
 use super::sample;
-use super::settings::{Mode, Scope, Side};
+use super::settings::{Difference, Mode, Scope, Side};
 use super::target::{Keys, Target, is_elsewhere};
 
 /// Keys looked at together.
@@ -64,6 +64,19 @@ pub(super) struct Suspect {
     /// What was seen last.
     pub source: Found,
     pub target: Found,
+}
+
+impl Suspect {
+    /// A key that differed, and of which nothing is known now.
+    pub fn of(difference: &Difference) -> Self {
+        Self {
+            db: difference.db,
+            target_db: difference.target_db,
+            key: difference.key.clone(),
+            source: Found::Unsure,
+            target: Found::Unsure,
+        }
+    }
 }
 
 /// A key with nothing but expected losses.

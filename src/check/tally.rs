@@ -2,7 +2,8 @@
 //! wants to do something about them.
 //!
 //! Lines of the report are JSON objects; `event` is `different`, `expected` (a loss that was chosen or cannot be
-//! helped), `unsettled`, and at the end once `summary`. A key that is no text is in `key_base64` instead of `key`.
+//! helped), `unsettled`, and at the end once `summary`; then, if differences were repaired, `repaired` or again one of the
+//! others for each of them, and `repair` at the very end. A key that is no text is in `key_base64` instead of `key`.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -132,6 +133,8 @@ pub(super) struct Ledger {
     pub tally: Tally,
     file: Option<(PathBuf, BufWriter<File>)>,
     differences: Option<mpsc::Sender<Difference>>,
+    /// All of these keys have differed before.
+    pub repaired: bool,
 }
 
 impl Ledger {
@@ -150,6 +153,25 @@ impl Ledger {
             tally: Tally::default(),
             file: file.transpose()?,
             differences,
+            repaired: false,
+        })
+    }
+
+    /// For keys that were to be repaired: it goes on with a report that is there.
+    pub fn of_repaired(report: Option<&Path>) -> Result<Self, CheckError> {
+        let file = report.map(|path| {
+            let file = File::options().append(true).open(path);
+            let file = file.map_err(|cause| CheckError::ReportCreate {
+                path: path.to_owned(),
+                cause,
+            })?;
+            Ok::<_, CheckError>((path.to_owned(), BufWriter::new(file)))
+        });
+        Ok(Self {
+            tally: Tally::default(),
+            file: file.transpose()?,
+            differences: None,
+            repaired: true,
         })
     }
 
@@ -161,6 +183,9 @@ impl Ledger {
         sides: (Option<&Reading>, Option<&Reading>),
     ) -> Result<(), CheckError> {
         self.tally.equal += 1;
+        if self.repaired {
+            self.write("repaired", place, expected, sides, None)?;
+        }
         if expected.is_empty() {
             return Ok(());
         }
@@ -263,7 +288,7 @@ impl Ledger {
         let classes = Class::ALL.iter().zip(self.tally.classes);
         let classes = classes.map(|(class, count)| (class.name().to_owned(), json!(count)));
         let line = json!({
-            "event": "summary",
+            "event": if self.repaired { "repair" } else { "summary" },
             "complete": complete,
             "seconds": took.as_secs_f64(),
             "keys": self.tally.keys(),

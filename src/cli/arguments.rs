@@ -82,8 +82,9 @@ pub enum Command {
     /// Reads both servers and changes neither. Prints a table of what is equal, missing, different and extra. A key that
     /// is not the same on both sides is looked at again, until the task's positions on the target prove that it differs
     /// and that no write is on its way; without positions (target.positions = "none", or none stored yet) a difference
-    /// is what stays the same in all rounds. Ctrl-C ends it with what is known so far. Exit code: 0 equal, 1 different,
-    /// unsettled or stopped before the end.
+    /// is what stays the same in all rounds. Ctrl-C ends it with what is known so far. With --repair the task that runs puts
+    /// right what differs, while it follows writes. Exit code: 0 equal, also after repair; 1 different, unsettled or stopped
+    /// before the end; 3 there is nobody to repair, since the task does not run.
     Check(Box<Comparison>),
     /// Look at task files
     Config(ConfigArguments),
@@ -320,6 +321,14 @@ pub struct Comparison {
     /// Write a line of JSON for each key that is not equal to this file
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// Have the running task read the keys that differ again from the source, and compare them once more; keys that only
+    /// the target has are removed, unless they are more than policy.max_delete
+    #[arg(long)]
+    pub repair: bool,
+    /// With --repair, for a task that does not run, here or anywhere: unless all is equal, discard how far it has come, so
+    /// that its next start copies everything
+    #[arg(long, requires = "repair")]
+    pub discard_position: bool,
 }
 
 /// How much of each key is compared.

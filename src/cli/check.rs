@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use tokio::runtime::Builder;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::alone::{printable, the_task};
 use super::arguments::{Comparison, Thoroughness};
 use super::complain;
+use super::repair::{Bringer, Way};
 use crate::check::{
-    ALL, CheckError, Class, Method, Mode, Open, Outcome, Progress, Settings, check,
+    ALL, CheckError, Class, Method, Mode, Open, Outcome, Progress, Settings, Tally, check,
+    look_again,
 };
 use crate::config::Task;
 use crate::process::{Exit, Signals, Stop};
@@ -24,6 +26,8 @@ use crate::task::{chain, comparison_settings};
 const THREADS: usize = 4;
 /// How long between two drawings of the progress.
 const FRAME: Duration = Duration::from_millis(100);
+/// Differences that wait to be brought to the task.
+const AT_ONCE: usize = 64;
 /// How long a stop may take until what is in flight is given up.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -51,21 +55,22 @@ pub(super) fn run(arguments: &Comparison) -> Exit {
     let began = Instant::now();
     let ended = runtime.block_on(async {
         let (_signals, stop, _requests) = Signals::listen(DRAIN).map_err(Failure::Signals)?;
-        compare(settings(&task, arguments), stop).await
+        compare_and_repair(&task, arguments, stop).await
     });
     // What is left are name lookups and connections of a comparison that was given up.
     runtime.shutdown_background();
     match ended {
-        Ok(outcome) => {
-            let text = table(&task, arguments, &outcome, began.elapsed());
+        Ok(found) => {
+            let text = table(&task, arguments, &found, began.elapsed());
             if let Err(exit) = print(&text) {
                 return exit;
             }
-            match outcome.is_equal() {
+            match found.is_equal() {
                 true => Exit::Done,
                 false => Exit::DIFFERENT,
             }
         }
+        Err(Failure::Repair(exit)) => exit,
         Err(Failure::Check(error)) => {
             complain(printable(&chain(&error)));
             error.exit()
@@ -85,8 +90,78 @@ pub(super) fn run(arguments: &Comparison) -> Exit {
 enum Failure {
     Check(CheckError),
     Signals(io::Error),
+    /// Keys cannot be repaired, which was said.
+    Repair(Exit),
     /// A second signal, or no end in time after the first.
     GivenUp,
+}
+
+/// What came out of it all.
+struct Findings {
+    outcome: Outcome,
+    /// Keys that differed, and were compared again after they were repaired.
+    again: Option<Tally>,
+    /// What else is to be said, by line.
+    notes: Vec<String>,
+}
+
+impl Findings {
+    fn of(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            again: None,
+            notes: Vec::new(),
+        }
+    }
+
+    fn repaired(&self) -> u64 {
+        self.again.as_ref().map_or(0, |again| again.equal)
+    }
+
+    fn different(&self) -> u64 {
+        self.outcome.tally.different.saturating_sub(self.repaired())
+    }
+
+    fn is_equal(&self) -> bool {
+        let Outcome {
+            tally, complete, ..
+        } = &self.outcome;
+        *complete && self.different() == 0 && tally.open() == 0
+    }
+}
+
+/// Compares, and does about differences what was asked for.
+async fn compare_and_repair(
+    task: &Task,
+    arguments: &Comparison,
+    stop: watch::Receiver<Stop>,
+) -> Result<Findings, Failure> {
+    let mut settings = settings(task, arguments);
+    if !arguments.repair {
+        return Ok(Findings::of(compare(settings, stop).await?));
+    }
+    let way = Way::find(task, arguments.discard_position).await;
+    let way = way.map_err(Failure::Repair)?;
+    if matches!(way, Way::Stopped { .. }) {
+        let mut found = Findings::of(compare(settings, stop).await?);
+        let left = way.leave_to_full_sync(task, &found.outcome).await;
+        found.notes.extend(left.map_err(Failure::Repair)?);
+        return Ok(found);
+    }
+    let again = settings.clone();
+    let (tell, told) = mpsc::channel(AT_ONCE);
+    settings.differences = Some(tell);
+    let bringer = Bringer::new(task, settings.max_memory / 4, stop.clone());
+    let bringing = tokio::spawn(bringer.bring_all(told));
+    let mut found = Findings::of(compare(settings, stop.clone()).await?);
+    let bringer = bringing
+        .await
+        .map_err(|error| Failure::Check(CheckError::Internal(error.to_string())))?;
+    let brought = bringer.finish(&found.outcome).await;
+    found.notes = brought.left();
+    let tally = look_again(&again, &brought.keys, stop).await;
+    found.again = Some(tally.map_err(Failure::Check)?);
+    Ok(found)
 }
 
 /// Shows progress until the end.
@@ -164,7 +239,8 @@ fn settings(task: &Task, arguments: &Comparison) -> Settings {
 }
 
 /// What is printed at the end.
-fn table(task: &Task, arguments: &Comparison, outcome: &Outcome, took: Duration) -> String {
+fn table(task: &Task, arguments: &Comparison, found: &Findings, took: Duration) -> String {
+    let outcome = &found.outcome;
     let tally = &outcome.tally;
     let mut text = format!(
         "task {}: {} and {}, {} keys in {:.1} s\n",
@@ -195,6 +271,11 @@ fn table(task: &Task, arguments: &Comparison, outcome: &Outcome, took: Duration)
         if tally.of(class) > 0 {
             row(4, class.name(), tally.of(class));
         }
+    }
+    if let Some(again) = &found.again {
+        row(4, "repaired", again.equal);
+        row(4, "still different", again.different);
+        row(4, "unsettled since", again.open());
     }
     row(2, "unsettled", tally.open());
     for (open, count) in Open::ALL.into_iter().zip(tally.unsettled) {
@@ -229,9 +310,12 @@ fn table(task: &Task, arguments: &Comparison, outcome: &Outcome, took: Duration)
     if !outcome.complete {
         let _ = writeln!(text, "stopped before the end: not every key was looked at");
     }
-    let _ = match outcome.is_equal() {
+    for note in &found.notes {
+        let _ = writeln!(text, "{}", printable(note));
+    }
+    let _ = match found.is_equal() {
         true => writeln!(text, "equal"),
-        false if tally.different == 0 => writeln!(text, "not known to be equal"),
+        false if found.different() == 0 => writeln!(text, "not known to be equal"),
         false => writeln!(text, "different"),
     };
     text

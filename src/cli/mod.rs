@@ -8,6 +8,7 @@ mod check;
 mod config;
 mod forget;
 mod log_level;
+mod repair;
 mod replicate;
 mod retry;
 mod running;

@@ -11,7 +11,7 @@ pub enum Exit {
     /// Of `status`: dead, and its PID file is still there. Of `stop`: it did not end. Of `approve`: nothing waits. Of
     /// `check`: [`Self::DIFFERENT`].
     Dead,
-    /// Of `status`, `wait` and `log-level`: not running.
+    /// Of `status`, `wait` and `log-level`: not running; of `check --repair`: there is nobody to repair.
     NotRunning,
     /// Of `status`, `stop`, `wait` and `log-level`: nobody can tell, or whoever asks is not allowed to.
     Unknown,
@@ -92,7 +92,7 @@ impl Exit {
             Self::Dead => {
                 "status: dead, and its PID file is still there; stop: it did not end; check: different or unsettled"
             }
-            Self::NotRunning => "status, wait, log-level: not running",
+            Self::NotRunning => "status, wait, log-level: not running; check --repair: the task does not run",
             Self::Unknown => {
                 "status, stop, wait, log-level: unknown, no answer, or not allowed to ask"
             }

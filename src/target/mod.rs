@@ -39,7 +39,7 @@ pub use ownership::{Conflict, Ownership, Wanted};
 pub use permissions::{Lack, Missing, Permissions, Purpose};
 pub use position::{
     PREFIX, RECONCILE, Reconcile, Stored, UnknownFormat, Withheld, foreign_key, foreign_member,
-    position_key, stamp_key, withheld_key,
+    is_stable, position_key, stamp_key, withheld_key,
 };
 pub use profile::Profile;
 pub use settings::{Seeds, Settings};

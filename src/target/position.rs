@@ -45,6 +45,8 @@
 
 use std::collections::HashMap;
 
+use super::control::Control;
+use super::error::TargetError;
 use super::settings::Settings;
 use super::slot::{slot_of, tag_of};
 
@@ -110,6 +112,17 @@ pub(super) fn of_slot(name: &str, slot: u16) -> String {
 /// The key of a task's record.
 pub fn position_key(task: &str) -> String {
     format!("{POSITIONS}{task}")
+}
+
+/// Whether the record says that a start goes on where the target is.
+pub async fn is_stable(control: &mut Control, settings: &Settings) -> Result<bool, TargetError> {
+    control.select(settings.position_db).await?;
+    let phase = redis::cmd("HGET")
+        .arg(position_key(&settings.task))
+        .arg(PHASE)
+        .take();
+    let phase: Option<String> = control.ask("reading the task's record", &phase).await?;
+    Ok(phase.as_deref() == Some("stable"))
 }
 
 /// What the keys of a task's stamps begin with: positions on each node of a cluster.

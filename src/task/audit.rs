@@ -275,10 +275,10 @@ impl Auditing {
             // What was decided at the first start counts.
             lists.keeps_foreign = context.ownership.conflict() == Conflict::Skip;
         }
+        settings.differences = Some(differences);
         settings.audit = Some(check::Audit {
             keys_per_second: context.task.audit.keys_per_second,
             may_go: going.clone(),
-            differences,
         });
         settings
     }
@@ -293,7 +293,7 @@ impl Auditing {
             .iter()
             .map(|difference| (difference.target_db, difference.key.as_slice()))
             .collect();
-        let foreign = self.foreign(&keys).await?;
+        let foreign = self.context.foreign(&keys).await?;
         let context = &self.context;
         let mut places: Vec<(Class, Place)> = Vec::new();
         for (difference, foreign) in differences.into_iter().zip(foreign) {
@@ -328,15 +328,6 @@ impl Auditing {
             self.repaired(class, 1, findings);
         }
         Ok(())
-    }
-
-    async fn foreign(&self, keys: &[(u32, &[u8])]) -> Result<Vec<bool>, TargetError> {
-        let ownership = &self.context.ownership;
-        if ownership.foreign_count() == 0 {
-            return Ok(vec![false; keys.len()]);
-        }
-        let mut control = self.context.control.lock().await;
-        ownership.foreign(&mut control, keys).await
     }
 
     /// Counts a key that differs, and says so.

@@ -11,7 +11,7 @@ use crate::commands::{self, Features, Global, Kind, Known, Note, Reason, Unsuppo
 use crate::config::{Conflict, CrossSlot, MemberExpiry, Policy, Reaction, Task};
 use crate::fail_point::{self, Place};
 use crate::logging::fields;
-use crate::target::{Control, Fence, Ownership, Reconcile, form};
+use crate::target::{Control, Fence, Ownership, Reconcile, TargetError, form};
 
 use super::barrier::Barrier;
 use super::error::TaskError;
@@ -76,6 +76,15 @@ impl Losses {
 }
 
 impl Context {
+    /// Which of these keys of the target were there before the task.
+    pub(super) async fn foreign(&self, keys: &[(u32, &[u8])]) -> Result<Vec<bool>, TargetError> {
+        if self.ownership.foreign_count() == 0 {
+            return Ok(vec![false; keys.len()]);
+        }
+        let mut control = self.control.lock().await;
+        self.ownership.foreign(&mut control, keys).await
+    }
+
     /// Applies `on_unsupported` to something of source database `db`: an error, or counted and left
     /// out.
     pub(super) fn unsupported(

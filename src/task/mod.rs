@@ -20,6 +20,7 @@ mod opening;
 mod preflight;
 mod progress;
 mod reconcile;
+mod repair;
 mod report;
 mod reporter;
 mod reread;
@@ -46,12 +47,17 @@ use crate::target;
 pub use error::{TaskError, chain};
 pub use host::{Hosted, host};
 pub use preflight::{Finding, Grade, Preflight, TypeForm, preflight};
+pub use reconcile::within_max_delete;
+pub use repair::{Doubted, Unrepaired};
 pub use report::{
     Approval, Audit, AuditPass, Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport,
 };
 pub use reporter::{Reporter, Stage};
 pub(crate) use settings::comparison as comparison_settings;
-pub use settle::{Settling, failed, forget, forget_locally, local_state, records};
+pub use settle::{
+    Settling, discard_position, failed, forget, forget_locally, has_position, local_state, records,
+};
+
 pub use sizing::TooLarge;
 pub use status::Phase;
 

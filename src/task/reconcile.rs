@@ -217,6 +217,11 @@ impl Reconciling {
     }
 }
 
+/// Whether so many of the task's keys on the target may be removed unasked.
+pub fn within_max_delete(task: &crate::config::Task, gone: u64, owned: u64) -> bool {
+    !exceeds(Found { owned, gone }, task.policy.max_delete)
+}
+
 /// Whether that is more than may be removed unasked.
 pub(super) fn exceeds(found: Found, most: MaxDelete) -> bool {
     match most {

@@ -18,6 +18,7 @@ use crate::logging::fields;
 use super::audit::is_on as audits;
 use super::error::{TaskError, chain};
 use super::progress::resident_bytes;
+use super::repair::Desk;
 use super::report::{
     Approval, Audit, AuditPass, Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport,
 };
@@ -47,6 +48,7 @@ struct Inner {
     phase: watch::Sender<Phase>,
     refresh: Notify,
     approved: Arc<Notify>,
+    desk: Desk,
     saving: Mutex<()>,
     state: Mutex<State>,
 }
@@ -96,6 +98,7 @@ impl Reporter {
             phase: watch::Sender::new(Phase::Connecting),
             refresh: Notify::new(),
             approved: Arc::default(),
+            desk: Desk::default(),
             saving: Mutex::default(),
             state: Mutex::new(State {
                 phase_since_ms: now,
@@ -110,6 +113,11 @@ impl Reporter {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where keys to be repaired are brought.
+    pub(super) fn desk(&self) -> &Desk {
+        &self.0.desk
     }
 
     /// The task's name.

@@ -45,6 +45,7 @@ use super::millis;
 use super::opening::{Begun, Opened, open};
 use super::progress::{self, Rates};
 use super::reconcile::Reconciling;
+use super::repair::Repairing;
 use super::reporter::Reporter;
 use super::reread::{Flows, read_again};
 use super::settings;
@@ -564,8 +565,18 @@ impl<'a> Running<'a> {
         });
     }
 
-    /// Begins to compare in the background, if that is wanted.
+    /// Begins to compare in the background, if that is wanted, and to repair what others find.
     fn audit(&mut self) {
+        let repairing = Repairing {
+            context: self.context.clone(),
+            reporter: self.setup.reporter.clone(),
+            log: self.setup.log.clone(),
+            flows: self.suspects.clone(),
+        };
+        self.appliers.spawn(async move {
+            Box::pin(repairing.run()).await;
+            Ok(Part::Watch)
+        });
         if !audit::is_on(&self.setup.task) {
             return;
         }

@@ -160,6 +160,7 @@ pub(crate) fn comparison(task: &Task) -> check::Settings {
         tolerance: Duration::from_secs(1),
         grace: task.policy.expiry_grace,
         report: None,
+        differences: None,
         audit: None,
     }
 }

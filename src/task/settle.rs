@@ -4,6 +4,7 @@
 //!   elsewhere is kept out by the fence, behind which entries are settled, and stops. Reading takes no fence.
 
 use crate::config::Task;
+use crate::entry::unix_ms;
 use crate::target::{self, Control, Failed, Fence, Found, Retried};
 
 use super::backlog;
@@ -31,6 +32,23 @@ pub async fn forget(task: &Task) -> Result<Vec<Found>, TaskError> {
     let settings = settings::target(task);
     let mut control = Control::connect(&settings).await?;
     Ok(target::forget(&mut control, &settings).await?)
+}
+
+/// Whether a start would go on where the target is. Changes nothing.
+pub async fn has_position(task: &Task) -> Result<bool, TaskError> {
+    let settings = settings::target(task);
+    let mut control = Control::connect(&settings).await?;
+    Ok(target::is_stable(&mut control, &settings).await?)
+}
+
+/// Discards how far the task has come: its next start copies everything, in place. What was copied stays.
+pub async fn discard_position(task: &Task) -> Result<(), TaskError> {
+    let settings = settings::target(task);
+    let mut control = Control::connect(&settings).await?;
+    let taken = Fence::take(&mut control, &settings).await?;
+    let fence = taken.fence;
+    fence.begin_snapshot(&mut control, true, unix_ms()).await?;
+    Ok(())
 }
 
 /// Bytes in the task's spool on this host, and whether there is anything else in its state directory that a start

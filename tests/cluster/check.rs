@@ -293,3 +293,35 @@ fn writes_on_their_way_into_a_cluster_are_no_differences() {
     Checked::of(&task, &["--interval", "1s"]).assert_equal();
     running.stop();
 }
+
+#[test]
+fn a_task_that_runs_repairs_what_differs_on_every_node() {
+    let source = SimulatedDragonfly::options()
+        .flows(1)
+        .backing_store()
+        .start();
+    let cluster = Cluster::start_shaped(Target::Redis70, Shape::MASTERS);
+    let mut client = source.client();
+    for n in 0..60 {
+        client.ok(&["RPUSH", &format!("list:{n}"), "a", "b"]);
+    }
+    let task = Task::into_cluster(&source.address(), &cluster.addresses());
+    let running = task.start_stable();
+    source.wait_acked();
+    for n in 0..10 {
+        cluster.ok(&["LSET", &format!("list:{n}"), "0", "c"]);
+        cluster.ok(&["DEL", &format!("list:{}", n + 10)]);
+    }
+    for n in 0..5 {
+        cluster.ok(&["SET", &format!("extra:{n}"), "v"]);
+    }
+    for n in 0..60 {
+        client.ok(&["RPUSH", &format!("list:{n}"), "d"]);
+    }
+    let found = Checked::of(&task, &["--repair"]);
+    assert_eq!(found.code, 0, "{}{}", found.text, found.messages);
+    assert_eq!(found.events("different").len(), 25, "{}", found.text);
+    assert_eq!(found.events("repaired").len(), 25, "{}", found.text);
+    Checked::of(&task, &[]).assert_equal();
+    running.stop();
+}
