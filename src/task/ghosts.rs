@@ -193,7 +193,7 @@ impl GhostFilter {
     pub fn judge(&mut self, key: &[u8], is_hyperloglog: impl FnOnce() -> bool) -> Verdict {
         if self.flows == 1 || shard(key, self.flows) == self.flow {
             self.confirmed = true;
-            self.belongs(key);
+            self.note(key);
             return Verdict::Keep;
         }
         if !is_hyperloglog() {
@@ -213,22 +213,9 @@ impl GhostFilter {
 
     /// Takes note of a key that the flow writes, and that can be no copy.
     pub fn note(&mut self, key: &[u8]) {
-        if self.flows > 1 && !self.has_told(key) {
+        if self.flows > 1 && (key.contains(&b'{') || !self.shared.plain.is_enough()) {
             self.shared.seen(key, self.flow, self.flows);
         }
-    }
-
-    fn belongs(&self, key: &[u8]) {
-        if self.flows > 1 && !self.has_told(key) {
-            self.shared.seen(key, self.flow, self.flows);
-        }
-    }
-
-    /// Whether such a key is not worth a look: enough of the kind have been seen.
-    fn has_told(&self, key: &[u8]) -> bool {
-        let shared = &self.shared;
-        let tags = shared.whole.is_enough() || shared.tagged.is_enough();
-        shared.plain.is_enough() && (tags || !key.contains(&b'{'))
     }
 
     /// The verdict on a key that looks like a copy, now that no more is to be learnt.
