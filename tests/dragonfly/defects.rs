@@ -1,7 +1,7 @@
 //! Entries in which the source's journal does not tell the truth: the target has it nevertheless.
 
 use crate::df2redis::{Df2redis, Task};
-use crate::support::dragonfly::{Options, Stamp};
+use crate::support::dragonfly::{Fault, Options, Stamp};
 use crate::support::{Client, RedisServer, SimulatedDragonfly, compare, eventually};
 use ::df2redis::fail_point::DIE_AT;
 use nix::sys::signal::Signal;
@@ -279,4 +279,43 @@ fn a_kill_before_the_answer_to_a_rotation_leaves_the_list_to_the_next_start() {
         }
         assert_eq!(source.full_syncs(), 1);
     }
+}
+
+#[test]
+fn a_key_whose_deletion_the_source_left_out_of_the_snapshot_s_journal_is_asked_for() {
+    let (source, target) = (source().start(), RedisServer::start());
+    let mut client = source.client();
+    let value = "v".repeat(1_000);
+    for n in 0..2_000 {
+        client.ok(&["SET", &format!("still:{n}"), &format!("{n}{value}")]);
+    }
+    for flow in [0, 1] {
+        let bytes_per_second = 200_000;
+        source.inject(Fault::SlowFlow {
+            flow,
+            bytes_per_second,
+        });
+    }
+    let task = Task::between(&source.address(), &target.address());
+    let mut running = task.start();
+    eventually("some keys copied", || {
+        target.client().ok(&["DBSIZE"]).int() > Some(20)
+    });
+    let made: Vec<String> = (0..20).map(|n| format!("made:{n}")).collect();
+    let mut unseen = Client::connect(source.oracle());
+    for key in &made {
+        client.ok(&["RPUSH", key, "a"]);
+        client.ok(&["RPUSH", key, "b"]);
+    }
+    made.iter()
+        .take(10)
+        .for_each(|key| drop(unseen.ok(&["DEL", key])));
+    assert_eq!(source.full_syncs(), 0, "too late");
+    source.clear_faults();
+    running.wait_stable();
+    assert_set_right(&source, &target, &task, 20);
+    let mut there = target.client();
+    assert_eq!(there.ok(&["EXISTS", &made[3]]), "0");
+    assert_eq!(there.ok(&["LLEN", &made[13]]), "2");
+    running.stop();
 }
