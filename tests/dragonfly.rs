@@ -53,6 +53,8 @@ mod spool;
 mod stop;
 #[path = "dragonfly/successor.rs"]
 mod successor;
+#[path = "dragonfly/tags.rs"]
+mod tags;
 #[path = "dragonfly/terminal.rs"]
 mod terminal;
 #[path = "dragonfly/tls.rs"]

@@ -29,6 +29,8 @@ pub enum Purpose {
     Journal,
     /// Emptying a database that the task owns alone.
     Flushes,
+    /// Comparing it with the source: the audit, and `df2redis check`.
+    Comparing,
     /// Finding the nodes of a cluster, and keeping other processes of the task from writing to them.
     Nodes,
 }
@@ -252,6 +254,27 @@ const FIELD_EXPIRY: &[Row] = &[
 ];
 const SET_WITH_EXPIRY: &[Row] = &[row("HSETEX K fields 1 f v")];
 
+/// What is read to compare values, whatever their size.
+const COMPARING: &[Row] = &[
+    row("TIME"),
+    row("TYPE K"),
+    row("EXISTS K"),
+    row("PTTL K"),
+    since("PEXPIRETIME K", 7, 0),
+    row("DUMP K"),
+    row("GET K"),
+    row("STRLEN K"),
+    row("GETRANGE K 0 0"),
+    row("LRANGE K 0 0"),
+    row("SSCAN K 0"),
+    row("HSCAN K 0"),
+    row("ZRANGE K 0 0"),
+    row("XRANGE K - +"),
+    row("XINFO STREAM K"),
+    row("XINFO GROUPS K"),
+    row("XINFO CONSUMERS K g"),
+];
+
 /// What only a cluster needs, of every node.
 const NODES: &[Row] = &[
     row("CLUSTER SLOTS"),
@@ -329,6 +352,7 @@ fn attempts<'k>(
         (Purpose::Records, FAILED, names.failed.as_bytes()),
         (Purpose::Snapshot, SNAPSHOT, key),
         (Purpose::Journal, JOURNAL, key),
+        (Purpose::Comparing, COMPARING, key),
         match of_cluster {
             // Never sent there: df2redis' own keys are in the only database.
             true => (Purpose::Nodes, NODES, record),

@@ -470,6 +470,7 @@ impl Applier {
                 Item::Script(_) => {}
                 Item::SnapshotEnd => {
                     self.settle_doubts(true)?;
+                    self.ghosts.snapshot_ended();
                     fail_point::pass(Place::SnapshotEnded);
                     self.snapshot_ended();
                 }

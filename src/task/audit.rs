@@ -97,7 +97,7 @@ struct Findings {
     found: Counts,
     repaired: Counts,
     /// Keys that only the target has, to be deleted at the end.
-    extra: Vec<Place>,
+    extra: Vec<(u32, Place)>,
     extra_bytes: usize,
     /// Keys that were there before the task, and that the source never had.
     foreign: u64,
@@ -295,7 +295,7 @@ impl Auditing {
             .collect();
         let foreign = self.context.foreign(&keys).await?;
         let context = &self.context;
-        let mut places: Vec<(Class, Place)> = Vec::new();
+        let mut places: Vec<(Class, (u32, Place))> = Vec::new();
         for (difference, foreign) in differences.into_iter().zip(foreign) {
             let class = difference.classes.iter().find(|class| !class.is_expected());
             let Some(class) = class.copied() else {
@@ -311,14 +311,14 @@ impl Auditing {
                 key: difference.key.into(),
             };
             let flows = context.status.flows.len() as u32;
-            if context.ghosts.owner(&place.key, flows).is_none() {
+            let Some(flow) = context.ghosts.owner(&place.key, flows) else {
                 findings.left.homeless += 1;
                 findings.left.add(&place);
                 continue;
-            }
+            };
             match class {
-                Class::Extra => findings.put_aside(place),
-                _ => places.push((class, place)),
+                Class::Extra => findings.put_aside(flow, place),
+                _ => places.push((class, (flow, place))),
             }
         }
         let classes: Vec<Class> = places.iter().map(|(class, _)| *class).collect();
@@ -376,14 +376,15 @@ impl Auditing {
         let found = Found {
             owned: findings.keys(outcome),
             gone: findings.found.of(Class::Extra),
+            ..Found::default()
         };
         if extra.is_empty() {
             return;
         }
         let most = self.context.task.policy.max_delete;
-        if exceeds(found, most) {
+        if exceeds(&found, most) {
             findings.left.extra = found.gone;
-            extra.iter().for_each(|place| findings.left.add(place));
+            extra.iter().for_each(|(_, place)| findings.left.add(place));
             if findings.before.extra == found.gone {
                 return;
             }
@@ -434,10 +435,10 @@ impl Findings {
         outcome.tally.keys().saturating_sub(self.foreign)
     }
 
-    fn put_aside(&mut self, place: Place) {
-        self.extra_bytes += place.key.len() + size_of::<Place>();
+    fn put_aside(&mut self, flow: u32, place: Place) {
+        self.extra_bytes += place.key.len() + size_of::<(u32, Place)>();
         if self.extra_bytes <= EXTRA {
-            self.extra.push(place);
+            self.extra.push((flow, place));
         }
     }
 }

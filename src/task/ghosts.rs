@@ -8,11 +8,11 @@
 //! that, and then everything is kept, and counted.
 //!
 //! The same evidence tells whoever starts from a key which flow it is of ([`Ghosts::owner`]). There
-//! a mistake would repeat entries, so enough keys must have been seen where they belong, and of keys
-//! with a hash tag that would be elsewhere by it alone, enough of those.
+//! a mistake would repeat entries, so enough keys must have been seen where they belong; and for keys
+//! with a hash tag that would be elsewhere by it alone, enough of those, all by the whole key or all by the tag.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::source::dragonfly::shard;
@@ -27,9 +27,15 @@ pub struct Ghosts {
     refuted: AtomicBool,
     dropped: AtomicU64,
     kept: AtomicU64,
-    /// A key that no copy can be was written on a flow that should not own it.
+    /// A key that no copy can be was on a flow that owns it neither by the whole key nor by its tag.
     elsewhere: AtomicBool,
+    /// Flows that have brought a whole snapshot.
+    snapshots: AtomicU32,
+    /// Keys for which the tag makes no difference.
     plain: Evidence,
+    /// Keys for which it does, on the flow of the whole key.
+    whole: Evidence,
+    /// The same on the flow of the tag.
     tagged: Evidence,
 }
 
@@ -37,6 +43,7 @@ pub struct Ghosts {
 #[derive(Debug, Default)]
 struct Evidence {
     seen: Mutex<HashSet<u64>>,
+    is_any: AtomicBool,
     is_enough: AtomicBool,
 }
 
@@ -45,9 +52,14 @@ impl Evidence {
         self.is_enough.load(Ordering::Relaxed)
     }
 
+    fn is_any(&self) -> bool {
+        self.is_any.load(Ordering::Relaxed)
+    }
+
     fn add(&self, key: &[u8]) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.insert(xxhash_rust::xxh64::xxh64(key, 0));
+        self.is_any.store(true, Ordering::Relaxed);
         if seen.len() >= ENOUGH {
             self.is_enough.store(true, Ordering::Relaxed);
         }
@@ -62,9 +74,9 @@ fn tag(key: &[u8]) -> Option<&[u8]> {
     rest.get(..close).filter(|tag| !tag.is_empty())
 }
 
-/// Whether the key would be another flow's in those modes.
-fn is_tagged(key: &[u8], flows: u32) -> bool {
-    tag(key).is_some_and(|tag| shard(tag, flows) != shard(key, flows))
+/// The flow of a key in those modes.
+fn shard_by_tag(key: &[u8], flows: u32) -> u32 {
+    shard(tag(key).unwrap_or(key), flows)
 }
 
 impl Ghosts {
@@ -80,20 +92,53 @@ impl Ghosts {
 
     /// The flow of a key, of so many; none if that is not certain, or not yet.
     pub fn owner(&self, key: &[u8], flows: u32) -> Option<u32> {
-        let owner = shard(key, flows);
+        let (by_whole, by_tag) = (shard(key, flows), shard_by_tag(key, flows));
         if flows == 1 {
-            return Some(owner);
+            return Some(by_whole);
         }
-        let evidence = self.evidence(key, flows);
-        let is_certain =
-            evidence.is_enough() && !self.are_refuted() && !self.elsewhere.load(Ordering::Relaxed);
-        is_certain.then_some(owner)
+        let decide = |evidence: &Evidence| evidence.is_enough() && !self.is_elsewhere();
+        if by_whole == by_tag {
+            return decide(&self.plain).then_some(by_whole);
+        }
+        match (self.whole.is_any(), self.tagged.is_any()) {
+            (true, false) => decide(&self.whole).then_some(by_whole),
+            (false, true) => decide(&self.tagged).then_some(by_tag),
+            _ => None,
+        }
     }
 
-    fn evidence(&self, key: &[u8], flows: u32) -> &Evidence {
-        match is_tagged(key, flows) {
-            true => &self.tagged,
-            false => &self.plain,
+    /// As [`Self::owner`]; where all flows have brought a snapshot, little is known only if little is there, and no more
+    /// than that is to be waited for: then none only if keys were seen where they should not be.
+    pub fn likely_owner(&self, key: &[u8], flows: u32) -> Option<u32> {
+        if self.snapshots.load(Ordering::Relaxed) < flows {
+            return self.owner(key, flows);
+        }
+        let (by_whole, by_tag) = (shard(key, flows), shard_by_tag(key, flows));
+        match (self.whole.is_any(), self.tagged.is_any()) {
+            _ if flows == 1 => Some(by_whole),
+            _ if self.is_elsewhere() => None,
+            _ if by_whole == by_tag => Some(by_whole),
+            (true, true) => None,
+            (false, true) => Some(by_tag),
+            (_, false) => Some(by_whole),
+        }
+    }
+
+    fn is_elsewhere(&self) -> bool {
+        self.elsewhere.load(Ordering::Relaxed)
+    }
+
+    /// A key that can be no copy was seen on a flow.
+    fn seen(&self, key: &[u8], flow: u32, flows: u32) {
+        let (by_whole, by_tag) = (shard(key, flows), shard_by_tag(key, flows));
+        let evidence = match (by_whole == flow, by_tag == flow) {
+            (true, true) => &self.plain,
+            (true, false) => &self.whole,
+            (false, true) => &self.tagged,
+            (false, false) => return self.elsewhere.store(true, Ordering::Relaxed),
+        };
+        if !evidence.is_enough() {
+            evidence.add(key);
         }
     }
 
@@ -148,11 +193,12 @@ impl GhostFilter {
     pub fn judge(&mut self, key: &[u8], is_hyperloglog: impl FnOnce() -> bool) -> Verdict {
         if self.flows == 1 || shard(key, self.flows) == self.flow {
             self.confirmed = true;
-            self.belongs(key);
+            self.note(key);
             return Verdict::Keep;
         }
         if !is_hyperloglog() {
             self.shared.refuted.store(true, Ordering::Relaxed);
+            self.shared.seen(key, self.flow, self.flows);
         }
         if !self.is_settled() {
             return Verdict::Doubt;
@@ -160,28 +206,15 @@ impl GhostFilter {
         self.settle()
     }
 
-    /// Takes note of a key that the flow writes, and that can be no copy.
-    pub fn note(&mut self, key: &[u8]) {
-        if self.flows == 1 || self.shared.plain.is_enough() && self.shared.tagged.is_enough() {
-            return;
-        }
-        match shard(key, self.flows) == self.flow {
-            true => self.belongs(key),
-            false => self.shared.elsewhere.store(true, Ordering::Relaxed),
-        }
+    /// The flow has brought its whole snapshot.
+    pub fn snapshot_ended(&self) {
+        self.shared.snapshots.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn belongs(&self, key: &[u8]) {
-        if self.flows == 1 {
-            return;
-        }
-        let (plain, tagged) = (&self.shared.plain, &self.shared.tagged);
-        if plain.is_enough() && (tagged.is_enough() || !key.contains(&b'{')) {
-            return;
-        }
-        let evidence = self.shared.evidence(key, self.flows);
-        if !evidence.is_enough() {
-            evidence.add(key);
+    /// Takes note of a key that the flow writes, and that can be no copy.
+    pub fn note(&mut self, key: &[u8]) {
+        if self.flows > 1 && (key.contains(&b'{') || !self.shared.plain.is_enough()) {
+            self.shared.seen(key, self.flow, self.flows);
         }
     }
 
@@ -247,6 +280,38 @@ mod tests {
         assert_eq!(shared.owner(&key, 2), Some(0));
         assert_eq!(flow.judge(b"foo", || false), Verdict::Keep, "refutes it");
         assert_eq!(shared.owner(&key, 2), None);
+        assert_eq!(shared.likely_owner(&key, 2), None);
+    }
+
+    #[test]
+    fn where_the_tag_decides_keys_are_of_its_flow() {
+        let shared = Arc::<Ghosts>::default();
+        let mut flow = GhostFilter::new(shared.clone(), 1, 2);
+        let tag = keys(1, "").next().unwrap();
+        let tagged = format!("{{{}}}:", String::from_utf8(tag).unwrap());
+        let mut ours = keys(0, &tagged);
+        let key = ours.next().unwrap();
+        assert_eq!(shared.likely_owner(&key, 2), None, "nothing is known");
+        for flow in [0, 1] {
+            GhostFilter::new(shared.clone(), flow, 2).snapshot_ended();
+        }
+        assert_eq!(shared.likely_owner(&key, 2), Some(0), "nothing is there");
+        assert_eq!(
+            flow.judge(&ours.next().unwrap(), || false),
+            Verdict::Keep,
+            "it is no copy"
+        );
+        assert_eq!(shared.owner(&key, 2), None);
+        assert_eq!(shared.likely_owner(&key, 2), Some(1));
+        ours.take(ENOUGH).for_each(|key| flow.note(&key));
+        assert_eq!(shared.owner(&key, 2), Some(1));
+        assert!(shared.are_refuted(), "copies are not told any more");
+        keys(1, "").take(ENOUGH).for_each(|key| flow.note(&key));
+        assert_eq!(shared.owner(b"foo", 2), Some(1));
+        let mut other = GhostFilter::new(shared.clone(), 0, 2);
+        let plain = keys(0, &tagged).next().unwrap();
+        assert_eq!(other.judge(&plain, || false), Verdict::Keep);
+        assert_eq!(shared.owner(&key, 2), None, "both cannot be");
     }
 
     #[test]

@@ -16,9 +16,12 @@
 //! filters and databases, and keys that were there first; more of them than `policy.max_delete` wait for `df2redis
 //! approve`, since a source that was started empty must not empty the target.
 //!
+//! A key is handed to the flow that [`Ghosts`](super::ghosts::Ghosts) name. A session that has begun with a snapshot has
+//! seen all keys of the source by then, and takes what is likely; one that was resumed waits until it has seen enough keys
+//! to be certain, and walks again.
+//!
 //! Invariant: the record on the target says that this is due until the walk is done and the flows have passed its end,
 //!   so a kill at any moment costs no more than another walk.
-//! Facts: which flow owns a key, see [`shard`](dragonfly::shard).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,12 +60,15 @@ pub(super) struct Reconciling {
 }
 
 /// What a walk found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Found {
     /// Keys of the task.
     pub(super) owned: u64,
     /// Those that the source did not have when it was asked.
     pub(super) gone: u64,
+    /// Those of them that were not settled, since nobody knows yet which flow is theirs, and one of these.
+    pub(super) homeless: u64,
+    pub(super) example: Option<Vec<u8>>,
 }
 
 impl Reconciling {
@@ -90,16 +96,22 @@ impl Reconciling {
         let started = Instant::now();
         let mut control = Control::connect(&settings::target(&self.context.task)).await?;
         info!(self.log, "looking for keys that the source no longer has");
-        let removed = loop {
+        let mut removed = 0;
+        loop {
             fail_point::pass(fail_point::Place::ReconcileWalk);
             let found = self.walk(&mut control, false).await?;
             if found.gone == 0 {
-                break 0;
+                break;
             }
-            if self.is_allowed(found).await? {
-                break self.walk(&mut control, true).await?.gone;
+            if self.is_allowed(&found).await? {
+                let found = self.walk(&mut control, true).await?;
+                removed += found.gone - found.homeless;
+                let Some(example) = found.example else {
+                    break;
+                };
+                self.wait_for_evidence(found.homeless, &example).await;
             }
-        };
+        }
         self.reporter.awaits(None);
         self.pass().await?;
         fail_point::pass(fail_point::Place::ReconcileRecord);
@@ -110,8 +122,23 @@ impl Reconciling {
         Ok(())
     }
 
+    /// The flow that owns a key, as far as this session can tell.
+    fn owner(&self, key: &[u8]) -> Option<u32> {
+        let flows = self.context.status.flows.len() as u32;
+        self.context.ghosts.likely_owner(key, flows)
+    }
+
+    /// Waits until flows have written enough keys to tell whose this one is.
+    async fn wait_for_evidence(&self, keys: u64, example: &[u8]) {
+        warn!(self.log, "keys that the source no longer has stay for now: which flow owns them is not certain, or not yet";
+            fields::KEYS => keys);
+        while self.owner(example).is_none() {
+            sleep(AGAIN).await;
+        }
+    }
+
     /// Whether so many keys may be removed. If not, waits until somebody approves, or it is time to count again.
-    async fn is_allowed(&mut self, found: Found) -> Result<bool, TaskError> {
+    async fn is_allowed(&mut self, found: &Found) -> Result<bool, TaskError> {
         let most = self.context.task.policy.max_delete;
         if self.due == Reconcile::Approved || !exceeds(found, most) {
             return Ok(true);
@@ -158,11 +185,23 @@ impl Reconciling {
             found.gone += gone.len() as u64;
             if remove && !gone.is_empty() {
                 fail_point::pass(fail_point::Place::ReconcileSuspect);
-                let gone = gone.into_iter().map(|key| Place {
-                    db: source_db,
-                    key: key.into(),
-                });
-                self.flows.settle(gone.collect()).await;
+                let mut places = Vec::with_capacity(gone.len());
+                for key in gone {
+                    match self.owner(&key) {
+                        Some(flow) => places.push((
+                            flow,
+                            Place {
+                                db: source_db,
+                                key: key.into(),
+                            },
+                        )),
+                        None => {
+                            found.homeless += 1;
+                            found.example = Some(key);
+                        }
+                    }
+                }
+                self.flows.settle(places).await;
                 fail_point::pass(fail_point::Place::ReconcileSettled);
             }
         }
@@ -219,11 +258,16 @@ impl Reconciling {
 
 /// Whether so many of the task's keys on the target may be removed unasked.
 pub fn within_max_delete(task: &crate::config::Task, gone: u64, owned: u64) -> bool {
-    !exceeds(Found { owned, gone }, task.policy.max_delete)
+    let found = Found {
+        owned,
+        gone,
+        ..Found::default()
+    };
+    !exceeds(&found, task.policy.max_delete)
 }
 
 /// Whether that is more than may be removed unasked.
-pub(super) fn exceeds(found: Found, most: MaxDelete) -> bool {
+pub(super) fn exceeds(found: &Found, most: MaxDelete) -> bool {
     match most {
         MaxDelete::Keys(keys) => found.gone > keys,
         MaxDelete::Percent(percent) => {
@@ -239,15 +283,22 @@ mod tests {
 
     #[test]
     fn exactly_the_limit_may_be_removed() {
-        let found = |gone, owned| Found { gone, owned };
-        assert!(!exceeds(found(20, 100), MaxDelete::Percent(20)));
-        assert!(exceeds(found(21, 100), MaxDelete::Percent(20)));
-        assert!(exceeds(found(1, 1), MaxDelete::Percent(99)));
-        assert!(!exceeds(found(1, 1), MaxDelete::Percent(100)));
-        assert!(!exceeds(found(u64::MAX, u64::MAX), MaxDelete::Percent(100)));
+        let found = |gone, owned| Found {
+            gone,
+            owned,
+            ..Found::default()
+        };
+        assert!(!exceeds(&found(20, 100), MaxDelete::Percent(20)));
+        assert!(exceeds(&found(21, 100), MaxDelete::Percent(20)));
+        assert!(exceeds(&found(1, 1), MaxDelete::Percent(99)));
+        assert!(!exceeds(&found(1, 1), MaxDelete::Percent(100)));
+        assert!(!exceeds(
+            &found(u64::MAX, u64::MAX),
+            MaxDelete::Percent(100)
+        ));
         assert!(
-            !exceeds(found(7, 7), MaxDelete::Keys(7)) && exceeds(found(8, 9), MaxDelete::Keys(7))
+            !exceeds(&found(7, 7), MaxDelete::Keys(7)) && exceeds(&found(8, 9), MaxDelete::Keys(7))
         );
-        assert!(!exceeds(found(0, 9), MaxDelete::Keys(0)));
+        assert!(!exceeds(&found(0, 9), MaxDelete::Keys(0)));
     }
 }

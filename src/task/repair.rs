@@ -123,10 +123,17 @@ impl Repairing {
         let own = keys.into_iter().zip(foreign);
         // What was there before the task, and the source never had, is somebody else's.
         let own = own.filter(|(doubted, foreign)| !(doubted.extra && *foreign));
-        let places: Vec<Place> = own
-            .map(|(doubted, _)| Place {
-                db: doubted.db,
-                key: doubted.key.into(),
+        let places: Vec<(u32, Place)> = own
+            .filter_map(|(doubted, _)| {
+                let flow = context.ghosts.owner(&doubted.key, flows)?;
+                let key = doubted.key.into();
+                Some((
+                    flow,
+                    Place {
+                        db: doubted.db,
+                        key,
+                    },
+                ))
             })
             .collect();
         let count = places.len();

@@ -167,3 +167,74 @@ fn a_target_that_evicts_is_named_at_the_start_and_holds_up_nothing() {
     pair.equal(&[]);
     running.stop();
 }
+
+/// How many keys the target has evicted.
+fn evicted(target: &RedisServer) -> u64 {
+    let stats = target.client().ok(&["INFO", "stats"]).text();
+    let mut lines = stats.lines();
+    let count = lines.find_map(|line| line.strip_prefix("evicted_keys:"));
+    count
+        .and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// What `df2redis check` ends with, and says.
+fn compared(task: &crate::df2redis::Task) -> (Option<i32>, String) {
+    let output = task.asked("check").output().expect("df2redis starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.code(), said)
+}
+
+/// Only keys that expire are evicted, so that the task's own stay.
+#[test]
+fn what_a_target_evicts_while_it_is_copied_and_followed_is_never_called_equal() {
+    let arguments = [
+        "--maxmemory",
+        "5mb",
+        "--maxmemory-policy",
+        "volatile-random",
+    ];
+    let pair = pair(&arguments);
+    let task = pair.task().with("audit.keys_per_second = 20000");
+    let mut client = pair.client();
+    let value = "v".repeat(1_000);
+    let write = |client: &mut crate::support::Client, from: usize, to: usize| {
+        for n in from..to {
+            client.ok(&["SET", &format!("key:{n}"), &value, "PX", "100000000"]);
+        }
+    };
+    write(&mut client, 0, 6_000);
+    let checked = task.check_servers();
+    let texts = [
+        "loses keys when it is full (maxmemory-policy volatile-random)",
+        "CONFIG SET maxmemory-policy noeviction",
+    ];
+    checked.assert_found("warning", &texts);
+    let mut running = task.start_stable();
+    running.wait_logged("the target evicts keys when it is full");
+    let in_snapshot = evicted(&pair.target);
+    assert!(in_snapshot > 0, "nothing was evicted while it was copied");
+    let (code, said) = compared(&task);
+    assert_eq!(code, Some(1), "{said}");
+    running.wait_logged("class: missing");
+    write(&mut client, 6_000, 8_000);
+    pair.source.wait_acked();
+    let in_journal = evicted(&pair.target);
+    assert!(
+        in_journal >= in_snapshot + 1_000,
+        "{in_snapshot}, {in_journal}"
+    );
+    let (code, said) = compared(&task);
+    assert_eq!(code, Some(1), "{said}");
+    // With room for all, what was lost comes back by itself.
+    let mut admin = pair.target.client();
+    admin.ok(&["CONFIG", "SET", "maxmemory", "0"]);
+    eventually("all to be repaired", || {
+        admin.ok(&["DBSIZE"]).int() >= Some(8_000)
+    });
+    pair.equal(&[]);
+    let (code, said) = compared(&task);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(pair.source.full_syncs(), 1);
+    running.stop();
+}

@@ -1,7 +1,7 @@
 //! What no entry of the journal shows is found by the audit, and set right while writes go on.
 
 use crate::audited::{Counting, FOUND, named, status, wait_passed, wait_repaired};
-use crate::df2redis::Task;
+use crate::df2redis::{Df2redis, Task};
 use crate::support::dragonfly::Fault;
 use crate::support::{Client, RedisServer, SimulatedDragonfly, compare, eventually};
 use nix::sys::signal::Signal;
@@ -133,6 +133,117 @@ fn defects_of_the_journal_that_no_entry_shows_are_set_right() {
     source.assert_copied(target.port());
     let list = target.client().ok(&["LRANGE", "list", "0", "-1"]);
     assert_eq!(list.items().len(), 2, "{list:?}");
+    running.stop();
+}
+
+/// Once the audit has found these keys, each with its classes, and no others, all is repaired.
+#[track_caller]
+fn assert_set_right(
+    (source, target): (&SimulatedDragonfly, &RedisServer),
+    (task, running): (&Task, &mut Df2redis),
+    expected: &[(&str, &str)],
+) {
+    for (key, classes) in expected {
+        let line = running.wait_logged(&format!("key: {key}, class: {classes}"));
+        assert!(line.contains(FOUND), "{line}");
+    }
+    wait_repaired(task, expected.len() as u64);
+    source.assert_copied(target.port());
+    assert_eq!(named(running).len(), expected.len());
+}
+
+#[test]
+fn keys_that_the_snapshot_left_out_are_found_whatever_was_written_to_them_since() {
+    let (source, target) = (source(), RedisServer::start());
+    let task = audited(&source, &target);
+    let mut client = source.client();
+    for n in 0..40 {
+        client.ok(&["SET", &format!("still:{n}"), "v"]);
+    }
+    client.ok(&["SET", "counter", "1000"]);
+    client.ok(&["RPUSH", "list", "a", "b", "c"]);
+    client.ok(&["SET", "ended", "v"]);
+    client.ok(&["SET", "replaced", "v"]);
+    for key in ["still:3", "counter", "list", "ended", "replaced"] {
+        source.inject(Fault::OmitKey { key });
+    }
+    let mut running = task.start_stable();
+    let mut there = target.client();
+    client.ok(&["INCR", "counter"]);
+    client.ok(&["RPUSH", "list", "d"]);
+    client.ok(&["DEL", "ended"]);
+    client.ok(&["SET", "replaced", "w"]);
+    assert_set_right(
+        (&source, &target),
+        (&task, &mut running),
+        &[
+            ("still:3", "missing"),
+            ("counter", "value"),
+            ("list", "value, length"),
+        ],
+    );
+    // Behind the repair entries are applied as before, once.
+    client.ok(&["INCR", "counter"]);
+    client.ok(&["RPUSH", "list", "e"]);
+    source.assert_copied(target.port());
+    assert_eq!(there.ok(&["GET", "counter"]), "1002");
+    assert_eq!(there.ok(&["LLEN", "list"]), "5");
+    assert_eq!(source.full_syncs(), 1);
+    running.stop();
+}
+
+#[test]
+fn amounts_elements_and_owners_that_entries_tell_wrongly_are_set_right() {
+    let (source, target) = (source(), RedisServer::start());
+    let task = audited(&source, &target);
+    let mut here = unseen(&source);
+    for n in 0..40 {
+        here.ok(&["SET", &format!("still:{n}"), "v"]);
+    }
+    here.ok(&["MSET", "hits", "10", "left", "10"]);
+    here.ok(&["RPUSH", "list", "a", "b"]);
+    here.ok(&["XADD", "stream", "1-1", "f", "v"]);
+    here.ok(&["XGROUP", "CREATE", "stream", "group", "0"]);
+    let read = [
+        "XREADGROUP",
+        "GROUP",
+        "group",
+        "one",
+        "STREAMS",
+        "stream",
+        ">",
+    ];
+    here.ok(&read);
+    let mut running = task.start_stable();
+    // Of memcache's `incr hits 5` and `decr left 3` the journal has no amounts.
+    here.ok(&["INCRBY", "hits", "5"]);
+    source.journal(0, ["INCR", "hits"]);
+    here.ok(&["DECRBY", "left", "3"]);
+    source.journal(0, ["DECR", "left"]);
+    // An element that was in the snapshot already.
+    source.journal(0, ["RPUSH", "list", "b"]);
+    // At the source it had been idle for long enough, on the target it has not.
+    here.ok(&["XCLAIM", "stream", "group", "two", "0", "1-1"]);
+    source.journal(0, ["XCLAIM", "stream", "group", "two", "3600000", "1-1"]);
+    assert_set_right(
+        (&source, &target),
+        (&task, &mut running),
+        &[
+            ("hits", "value"),
+            ("left", "value"),
+            ("list", "value, length"),
+            ("stream", "stream_metadata"),
+        ],
+    );
+    let mut there = target.client();
+    assert_eq!(there.ok(&["MGET", "hits", "left"]).items()[0].text(), "15");
+    assert_eq!(there.ok(&["LLEN", "list"]), "2");
+    let pending = there.ok(&["XPENDING", "stream", "group", "-", "+", "9", "two"]);
+    assert_eq!(pending.items().len(), 1, "{pending:?}");
+    // Behind the repair entries are applied as before.
+    source.client().ok(&["INCR", "hits"]);
+    source.client().ok(&["RPUSH", "list", "c"]);
+    source.assert_copied(target.port());
     running.stop();
 }
 

@@ -1,7 +1,7 @@
 //! Entries in which the source's journal does not tell the truth: the target has it nevertheless.
 
 use crate::df2redis::{Df2redis, Task};
-use crate::support::dragonfly::Options;
+use crate::support::dragonfly::{Fault, Options, Stamp};
 use crate::support::{Client, RedisServer, SimulatedDragonfly, compare, eventually};
 use ::df2redis::fail_point::DIE_AT;
 use nix::sys::signal::Signal;
@@ -74,6 +74,54 @@ fn results_that_the_journal_lost_between_shards_are_there() {
     client.ok(&["SORT", &key_of(&source, 0, "none"), "STORE", &near]);
     assert_set_right(&source, &target, &task, 3);
     assert_eq!(target.client().ok(&["EXISTS", &sorted, &near]), "0");
+    running.stop();
+}
+
+/// What the journal of v1.33 and before has of a command over several shards: on each its own keys, and nothing else.
+#[test]
+fn results_of_which_old_releases_journalled_the_keys_alone_are_there() {
+    let (source, target, task, running) = followed(source().release("df-v1.33.0"));
+    let mut here = Client::connect(source.oracle());
+    let mut client = source.client();
+    let key = |flow, name| key_of(&source, flow, name);
+    let (one, two, all) = (key(0, "one"), key(1, "two"), key(1, "all"));
+    let (from, to, list) = (key(0, "from"), key(1, "to"), key(0, "list"));
+    client.ok(&["ZADD", &one, "1.23456789", "a"]);
+    client.ok(&["ZADD", &two, "2", "b"]);
+    client.ok(&["SET", &from, "v"]);
+    client.ok(&["RPUSH", &list, "a", "b", "c"]);
+    source.wait_acked();
+    let mut over_shards = |executed: &[&str], left: &[(usize, &[&str])]| {
+        here.ok(executed);
+        let txid = source.next_txid();
+        for (flow, words) in left {
+            let stamp = Stamp::of(0, txid, 2);
+            source.journal_stamped(*flow, stamp, words.iter().copied());
+        }
+    };
+    over_shards(
+        &["ZUNIONSTORE", &all, "2", &one, &two],
+        &[
+            (1, &["ZUNIONSTORE", &all, &two]),
+            (0, &["ZUNIONSTORE", &one]),
+        ],
+    );
+    over_shards(
+        &["COPY", &from, &to],
+        &[(1, &["COPY", &to]), (0, &["COPY", &from])],
+    );
+    let none = key(1, "none");
+    over_shards(
+        &["LMPOP", "2", &none, &list, "LEFT", "COUNT", "2"],
+        &[(1, &["LMPOP", &none]), (0, &["LMPOP", &list])],
+    );
+    client.ok(&["ZINCRBY", &all, "1", "b"]);
+    client.ok(&["RPUSH", &list, "behind it"]);
+    assert_set_right(&source, &target, &task, 3);
+    let mut there = target.client();
+    assert_eq!(there.ok(&["ZSCORE", &all, "b"]), "3");
+    assert_eq!(there.ok(&["EXISTS", &to]), "1");
+    assert_eq!(there.ok(&["LLEN", &list]), "2");
     running.stop();
 }
 
@@ -231,4 +279,43 @@ fn a_kill_before_the_answer_to_a_rotation_leaves_the_list_to_the_next_start() {
         }
         assert_eq!(source.full_syncs(), 1);
     }
+}
+
+#[test]
+fn a_key_whose_deletion_the_source_left_out_of_the_snapshot_s_journal_is_asked_for() {
+    let (source, target) = (source().start(), RedisServer::start());
+    let mut client = source.client();
+    let value = "v".repeat(1_000);
+    for n in 0..2_000 {
+        client.ok(&["SET", &format!("still:{n}"), &format!("{n}{value}")]);
+    }
+    for flow in [0, 1] {
+        let bytes_per_second = 200_000;
+        source.inject(Fault::SlowFlow {
+            flow,
+            bytes_per_second,
+        });
+    }
+    let task = Task::between(&source.address(), &target.address());
+    let mut running = task.start();
+    eventually("some keys copied", || {
+        target.client().ok(&["DBSIZE"]).int() > Some(20)
+    });
+    let made: Vec<String> = (0..20).map(|n| format!("made:{n}")).collect();
+    let mut unseen = Client::connect(source.oracle());
+    for key in &made {
+        client.ok(&["RPUSH", key, "a"]);
+        client.ok(&["RPUSH", key, "b"]);
+    }
+    made.iter()
+        .take(10)
+        .for_each(|key| drop(unseen.ok(&["DEL", key])));
+    assert_eq!(source.full_syncs(), 0, "too late");
+    source.clear_faults();
+    running.wait_stable();
+    assert_set_right(&source, &target, &task, 20);
+    let mut there = target.client();
+    assert_eq!(there.ok(&["EXISTS", &made[3]]), "0");
+    assert_eq!(there.ok(&["LLEN", &made[13]]), "2");
+    running.stop();
 }

@@ -1,9 +1,10 @@
 //! `config check --connect`: what is found out about both servers before a task starts, and that nothing is changed.
 
+use crate::audited::wait_repaired;
 use crate::df2redis::{Checked, Task};
 use crate::support::dragonfly::{Fault, Options, Record, Value};
 use crate::support::redis_server::free_port;
-use crate::support::{Dataset, RedisServer, SimulatedDragonfly, eventually};
+use crate::support::{Client, Dataset, RedisServer, SimulatedDragonfly, compare, eventually};
 
 /// A source whose settings are all as they should be.
 fn well_set() -> Options {
@@ -350,6 +351,120 @@ fn a_source_that_hides_its_state_is_checked_by_hand() {
     checked.assert_found("note", &["lacks +time", "clock of this machine"]);
     checked.assert_found("note", &["number of keys not visible, memory not visible"]);
     assert_untouched(&source, &target);
+}
+
+#[test]
+fn permissions_that_the_audit_lacks_are_named_on_both_sides_and_with_them_it_compares() {
+    const ALL: [&str; 27] = [
+        "PING",
+        "REPLCONF",
+        "DFLY",
+        "INFO",
+        "TIME",
+        "CONFIG",
+        "SELECT",
+        "EXISTS",
+        "DUMP",
+        "PEXPIRETIME",
+        "SCAN",
+        "TYPE",
+        "GET",
+        "STRLEN",
+        "GETRANGE",
+        "LRANGE",
+        "SSCAN",
+        "HSCAN",
+        "ZRANGE",
+        "XRANGE",
+        "XINFO",
+        "WATCH",
+        "UNWATCH",
+        "MULTI",
+        "EXEC",
+        "CLIENT",
+        "MEMORY",
+    ];
+    let limited = |lacking: &[&str]| {
+        let left: Vec<&str> = ALL
+            .into_iter()
+            .filter(|name| !lacking.contains(name))
+            .collect();
+        let source = SimulatedDragonfly::options().backing_store().flows(1);
+        source
+            .user("copier", "opensesame", Some(&left))
+            .user("writer", "w", None)
+            .start()
+    };
+    let target = RedisServer::start();
+    let mut client = target.client();
+    client.ok(&[
+        "ACL",
+        "SETUSER",
+        "copier",
+        "on",
+        ">p",
+        "~*",
+        "+@all",
+        "-dump",
+        "-type",
+        "-xinfo|groups",
+    ]);
+    let between = |source: &SimulatedDragonfly, rate: u32| {
+        Task::between(&source.address(), &target.address())
+            .with(format!("audit.keys_per_second = {rate}"))
+            .with("source.username = \"copier\"")
+            .with("source.password = \"opensesame\"")
+            .with("target.username = \"copier\"")
+            .with("target.password = \"p\"")
+    };
+    let source = limited(&["SCAN", "TYPE", "XRANGE", "WATCH"]);
+    let checked = between(&source, 200).check_servers();
+    let source_lacks = "lacks +scan +type +xrange +watch: without it";
+    checked.assert_found(
+        "warning",
+        &[
+            source_lacks,
+            "the audit cannot compare",
+            "ACL SETUSER copier +scan",
+        ],
+    );
+    let groups = "XINFO GROUPS (for the source's writes)";
+    checked.assert_found("error", &[groups]);
+    let target_lacks =
+        "lacks TYPE, DUMP, XINFO GROUPS (without them the audit and df2redis check cannot compare)";
+    checked.assert_found("warning", &[target_lacks, "+type +dump +xinfo|groups"]);
+    let checked = between(&source, 0).check_servers();
+    checked.assert_found("note", &[source_lacks, "df2redis check cannot compare"]);
+    // What is named is all that it takes.
+    let source = limited(&[]);
+    client.ok(&[
+        "ACL",
+        "SETUSER",
+        "copier",
+        "+type",
+        "+dump",
+        "+xinfo|groups",
+    ]);
+    let mut here = Client::connect(source.oracle());
+    here.ok(&["RPUSH", "list", "a"]);
+    here.ok(&["SET", "string", "a"]);
+    here.ok(&["XADD", "stream", "1-1", "f", "v"]);
+    here.ok(&["ZADD", "sorted", "1", "a"]);
+    here.ok(&["HSET", "hash", "f", "v"]);
+    here.ok(&["SADD", "set", "a"]);
+    let task = between(&source, 20_000);
+    let checked = task.check_servers();
+    assert_errors(&checked, 0, &[]);
+    assert!(!checked.text.contains("cannot compare"), "{}", checked.text);
+    let running = task.start_stable();
+    client.ok(&["DEL", "list", "string", "stream", "sorted", "hash", "set"]);
+    wait_repaired(&task, 6);
+    assert_eq!(running.count_logged("the audit did not come to its end"), 0);
+    assert_eq!(
+        compare(source.oracle(), target.port()),
+        Vec::<String>::new()
+    );
+    running.stop();
 }
 
 #[test]

@@ -72,6 +72,16 @@ impl Monitor {
         }
     }
 
+    /// Whether the user may make this request, whatever comes of it.
+    pub async fn may(&mut self, words: &[&[u8]]) -> Result<bool, SourceError> {
+        let answer = self.permitted("a question about permissions", words).await;
+        match answer {
+            Ok(answer) => Ok(answer.is_some()),
+            Err(error) if error.is_temporary() => Err(error),
+            Err(_) => Ok(true),
+        }
+    }
+
     /// The LSN of the next entry of each flow; 0 for one whose journal has not started.
     pub async fn offsets(&mut self) -> Result<Vec<u64>, SourceError> {
         let reply = self.ask(OFFSETS, &[b"DFLY", b"REPLICAOFFSET"]).await?;

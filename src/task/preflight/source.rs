@@ -6,6 +6,7 @@ use crate::config::Task;
 use crate::process::Exit;
 use crate::source::dragonfly::{Monitor, Probe, Settings, SourceError, release_number};
 
+use super::super::audit;
 use super::finding::{Finding, bytes, counted};
 use super::recommended;
 
@@ -26,6 +27,8 @@ pub(super) struct Source {
     knows_time: bool,
     /// Whether keys can be read again.
     can_read: bool,
+    /// What the user lacks for comparing, as `ACL SETUSER` wants it.
+    cannot_compare: Vec<String>,
     /// Keys per database.
     pub(super) keyspace: Option<Vec<(u32, u64)>>,
     /// Bytes in use.
@@ -49,6 +52,7 @@ impl Source {
             is_cluster: field(&server, "redis_mode") == Some("cluster"),
             knows_time: monitor.time_ms().await?.is_some(),
             can_read: can_read(settings).await?,
+            cannot_compare: cannot_compare(&mut monitor).await?,
             keyspace: monitor.keyspace().await?,
             used_memory: field(&memory, "used_memory").and_then(|bytes| bytes.parse().ok()),
             settings: Vec::new(),
@@ -160,7 +164,25 @@ impl Source {
             let advice = format!("on the source: ACL SETUSER {user} {permission}");
             findings.push(Finding::note(what).advise(advice));
         }
+        findings.extend(self.comparing(task, user));
         findings
+    }
+
+    /// Whether the user may do what finds out that the target differs.
+    fn comparing(&self, task: &Task, user: &str) -> Option<Finding> {
+        if self.cannot_compare.is_empty() {
+            return None;
+        }
+        let lacking = self.cannot_compare.join(" ");
+        let advice = format!("on the source: ACL SETUSER {user} {lacking}");
+        let what = format!("source: the user lacks {lacking}: without it");
+        let finding = match audit::is_on(task) {
+            true => Finding::warning(format!(
+                "{what} the audit cannot compare, so that it repairs nothing, and neither can df2redis check"
+            )),
+            false => Finding::note(format!("{what} df2redis check cannot compare")),
+        };
+        Some(finding.advise(advice))
     }
 
     fn data(&self) -> Finding {
@@ -189,10 +211,55 @@ impl Source {
     }
 }
 
-/// A field of an INFO answer.
+/// What is read of the source to compare it with the target, whatever the size of its values. Of keys that are not
+/// there, and no transaction holds anything.
+const COMPARING: [(&str, &str); 22] = [
+    ("+time", "TIME"),
+    ("+scan", "SCAN 0 COUNT 1"),
+    ("+exists", "EXISTS K"),
+    ("+type", "TYPE K"),
+    ("+dump", "DUMP K"),
+    ("+pexpiretime", "PEXPIRETIME K"),
+    ("+get", "GET K"),
+    ("+strlen", "STRLEN K"),
+    ("+getrange", "GETRANGE K 0 0"),
+    ("+lrange", "LRANGE K 0 0"),
+    ("+sscan", "SSCAN K 0"),
+    ("+hscan", "HSCAN K 0"),
+    ("+zrange", "ZRANGE K 0 0"),
+    ("+xrange", "XRANGE K - + COUNT 1"),
+    ("+xinfo", "XINFO STREAM K"),
+    ("+select", "SELECT 0"),
+    ("+watch", "WATCH K"),
+    ("+unwatch", "UNWATCH"),
+    ("+multi", "MULTI"),
+    ("+exec", "EXEC"),
+    ("+dfly", "DFLY REPLICAOFFSET"),
+    ("+info", "INFO keyspace"),
+];
+
+/// A key that the source does not have.
+const NO_KEY: &[u8] = b"df2redis:preflight";
+
+/// What the user lacks of that.
+async fn cannot_compare(monitor: &mut Monitor) -> Result<Vec<String>, SourceError> {
+    let mut lacking = Vec::new();
+    for (permission, words) in COMPARING {
+        let words = words.split(' ').map(|word| match word {
+            "K" => NO_KEY,
+            word => word.as_bytes(),
+        });
+        let words: Vec<&[u8]> = words.collect();
+        if !monitor.may(&words).await? {
+            lacking.push(permission.to_owned());
+        }
+    }
+    Ok(lacking)
+}
+
 /// Whether the user may read keys again: tried with one that is not there.
 async fn can_read(settings: &Settings) -> Result<bool, SourceError> {
-    let key = b"df2redis:preflight".to_vec();
+    let key = NO_KEY.to_vec();
     // An answer that is an error leaves the rest unread, so each gets a connection of its own.
     let mut reading = Monitor::open(settings).await?;
     let read = reading.read(&[(0, &key)], Path::new("/")).await;
@@ -209,6 +276,7 @@ async fn can_read(settings: &Settings) -> Result<bool, SourceError> {
     Ok(true)
 }
 
+/// A field of an INFO answer.
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))

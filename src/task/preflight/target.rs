@@ -360,6 +360,7 @@ fn lacks((purpose, lack, only_on): Group<'_>, commands: &[&str], user: &str) -> 
         Purpose::Snapshot => "for the snapshot",
         Purpose::Journal => "for the source's writes",
         Purpose::Flushes => "for a flush of the source",
+        Purpose::Comparing => "without them the audit and df2redis check cannot compare",
         Purpose::Nodes => "for the nodes of the cluster",
     };
     let (exit, what, advice) = match lack {
@@ -395,9 +396,9 @@ fn lacks((purpose, lack, only_on): Group<'_>, commands: &[&str], user: &str) -> 
             "look at the target's configuration".to_owned(),
         ),
     };
-    // Not every task is flushed, or may flush.
+    // Not every task is flushed, or may flush; and one that is not audited copies all the same.
     let finding = match purpose {
-        Purpose::Flushes => Finding::warning(what),
+        Purpose::Flushes | Purpose::Comparing => Finding::warning(what),
         _ => Finding::error(exit, what),
     };
     finding.advise(advice)

@@ -4,7 +4,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Suspects;
 use super::list::Place;
-use crate::source::dragonfly::shard;
 
 /// The flows of a session, as whoever does not trust keys sees them. Cloning is cheap.
 #[derive(Debug, Clone, Default)]
@@ -23,12 +22,10 @@ impl Flows {
         self.0.clear();
     }
 
-    /// Has the flows read these keys again, and waits until they have written what they found.
-    pub(in crate::task) async fn settle(&self, places: Vec<Place>) {
-        let flows = self.0.len();
-        let mut by_flow: Vec<(Vec<Place>, u64)> = (0..flows).map(|_| (Vec::new(), 0)).collect();
-        for place in places {
-            let flow = shard(&place.key, u32::try_from(flows).unwrap_or(u32::MAX));
+    /// Has the flows read these keys again, each the one that owns it, and waits until they have written what they found.
+    pub(in crate::task) async fn settle(&self, places: Vec<(u32, Place)>) {
+        let mut by_flow: Vec<(Vec<Place>, u64)> = self.0.iter().map(|_| (Vec::new(), 0)).collect();
+        for (flow, place) in places {
             if let Some((places, _)) = by_flow.get_mut(flow as usize) {
                 places.push(place);
             }

@@ -242,6 +242,18 @@ pub fn shard_of(key: &[u8], shards: usize) -> usize {
     usize::try_from(hash % shards.max(1) as u64).unwrap_or(0)
 }
 
+/// The part of a key that decides on its shard in a cluster mode: what stands between the first braces, unless that is
+/// nothing.
+#[must_use]
+pub fn hash_tag(key: &[u8]) -> &[u8] {
+    let inner = || {
+        let open = key.iter().position(|byte| *byte == b'{')? + 1;
+        let len = key[open..].iter().position(|byte| *byte == b'}')?;
+        Some(&key[open..open + len])
+    };
+    inner().filter(|tag| !tag.is_empty()).unwrap_or(key)
+}
+
 /// Where the first key of a command stands among its words.
 #[must_use]
 pub fn first_key_at(name: &[u8]) -> usize {

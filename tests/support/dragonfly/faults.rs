@@ -69,6 +69,11 @@ pub enum Fault {
         /// The bytes.
         bytes: Vec<u8>,
     },
+    /// Snapshots leave this key of database 0 out, without an entry that tells of it.
+    OmitKey {
+        /// The key.
+        key: &'static str,
+    },
     /// The token at the end of the flow's snapshot is another one.
     WrongToken {
         /// Which flow.
@@ -228,6 +233,14 @@ impl Faults {
             _ => None,
         });
         bytes.flatten().copied().collect()
+    }
+
+    /// Whether snapshots leave a key of database 0 out.
+    #[must_use]
+    pub fn omits(&self, wanted: &[u8]) -> bool {
+        let is_it =
+            |fault: &Fault| matches!(fault, Fault::OmitKey { key } if key.as_bytes() == wanted);
+        self.set.iter().any(is_it)
     }
 
     /// Whether a flow's token is to be wrong.

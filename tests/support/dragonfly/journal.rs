@@ -3,7 +3,7 @@
 //! Invariants: an entry goes to the flow that owns its first key; a global command goes to every flow with one
 //!   transaction id, and no other entry lies between its copies.
 
-use super::encode::{OP_COMMAND, OP_PING, OP_SELECT, command_entry, packed, shard_of};
+use super::encode::{OP_COMMAND, OP_PING, OP_SELECT, command_entry, packed};
 use super::hub::Hub;
 use super::shard::ShardState;
 use super::snapshot::key_hash;
@@ -51,7 +51,7 @@ impl Hub {
     /// The flow that owns a key.
     #[must_use]
     pub fn flow_of(&self, key: &[u8]) -> usize {
-        shard_of(key, self.shards.len())
+        self.options.framing.flow_of(key, self.shards.len())
     }
 
     /// Appends a command to a flow's journal, once the flow has room; answers its position, or 0 when there is no

@@ -148,6 +148,13 @@ impl Options {
         self
     }
 
+    /// Keys with a hash tag are on the flow of the tag, as with `--lock_on_hashtags` and in a cluster mode.
+    #[must_use]
+    pub fn by_hash_tag(mut self) -> Self {
+        self.framing.by_tag = true;
+        self
+    }
+
     /// How many entries are kept for replicas that come back.
     #[must_use]
     pub fn ring(self, entries: u64) -> Self {

@@ -7,7 +7,7 @@
 //!   SELECTDB stands at the head of every flush but not before a later chunk.
 
 use super::dataset::{Dataset, Record};
-use super::encode::{packed, shard_of, string};
+use super::encode::{hash_tag, packed, shard_of, string};
 use super::release::Release;
 use bytes::Bytes;
 use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
@@ -43,6 +43,8 @@ pub struct Framing {
     pub chunk_bytes: usize,
     /// Size of a flush, reached or passed at a record's end.
     pub flush_bytes: usize,
+    /// Whether keys with a hash tag are on the flow of the tag.
+    pub by_tag: bool,
 }
 
 impl Framing {
@@ -56,7 +58,14 @@ impl Framing {
             interleaved: true,
             chunk_bytes: 64 << 10,
             flush_bytes: 8 << 10,
+            by_tag: false,
         }
+    }
+
+    /// The flow that owns a key.
+    #[must_use]
+    pub fn flow_of(&self, key: &[u8], flows: usize) -> usize {
+        shard_of(if self.by_tag { hash_tag(key) } else { key }, flows)
     }
 
     /// A flush as it goes out: compressed when that is worth it.
@@ -148,7 +157,7 @@ pub fn key_hash(key: &[u8]) -> u64 {
 pub fn plans(dataset: &Dataset, flows: usize, framing: Framing) -> Vec<FlowPlan> {
     let mut writers: Vec<PlanWriter> = (0..flows).map(|_| PlanWriter::new(framing)).collect();
     for record in &dataset.records {
-        if let Some(writer) = writers.get_mut(shard_of(&record.key, flows)) {
+        if let Some(writer) = writers.get_mut(framing.flow_of(&record.key, flows)) {
             writer.record(record);
         }
     }

@@ -116,7 +116,12 @@ impl Hub {
             return Err("invalid state");
         }
         let (plans, scripts) = match taken {
-            Some(dataset) => {
+            Some(mut dataset) => {
+                let faults = self.faults();
+                dataset
+                    .records
+                    .retain(|record| record.db != 0 || !faults.omits(&record.key));
+                drop(faults);
                 let plans = plans(&dataset, self.shards.len(), self.options.framing);
                 (plans.into_iter().map(Arc::new).collect(), dataset.scripts)
             }
