@@ -115,7 +115,8 @@ fn run(settings: &Settings) -> Result<()> {
         stable::measure(settings.scaled(600_000), settings.scale, settings.runs)?;
     }
     if settings.wants("cluster") {
-        cluster::measure(settings.scaled(600_000), settings.runs)?;
+        let (entries, keys) = (settings.scaled(600_000), settings.scaled(300_000));
+        cluster::measure(entries, keys, settings.runs)?;
     }
     if settings.wants("outage") {
         outage::measure(settings.scale, settings.runs)?;

@@ -36,9 +36,9 @@ pub struct Journal {
 }
 
 /// One run at full rate.
-pub struct Run {
-    pub took: Duration,
-    pub used: Used,
+struct Run {
+    took: Duration,
+    used: Used,
     own_cpu: Duration,
 }
 
@@ -212,7 +212,7 @@ fn in_stable_sync(positions: &str) -> Result<(Source, RedisServer, Program)> {
 ///
 /// # Errors
 /// When the program fails.
-pub fn follow(journal: &Journal, positions: &str) -> Result<Run> {
+fn follow(journal: &Journal, positions: &str) -> Result<Run> {
     let (source, target, mut program) = in_stable_sync(positions)?;
     let mut client = target.client();
     let own_before = own_cpu();

@@ -118,6 +118,11 @@ impl Scanner {
         self.zeros.clear();
     }
 
+    /// Whether there are any of those that [`take_zeros`](Self::take_zeros) yields.
+    pub fn has_zeros(&self) -> bool {
+        !self.zeros.is_empty()
+    }
+
     /// The elements of the last array that were so, in order, the first being 0. At most 2^20.
     pub fn take_zeros(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.zeros)

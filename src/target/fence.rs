@@ -14,14 +14,18 @@
 //!   [`Control`] behind that very fence changes it, as long as neither reports an error; after an error everything
 //!   is read again, behind a new fence.
 
+mod clustered;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use redis::{Value, cmd};
 
-use super::cluster::{self, FieldNames, Found, Resumed, Topology};
+use self::clustered::Clustered;
+pub use self::clustered::Passed;
+use super::cluster::{self, Found};
 use super::control::Control;
 use super::error::TargetError;
 use super::failed::Failed;
@@ -29,7 +33,7 @@ use super::outgoing::Outgoing;
 use super::position::{self, LSN, Names, Reconcile, Stored, Withheld, of_slot};
 use super::profile::info_field;
 use super::settings::Settings;
-use super::slot::{SLOTS, slot_of};
+use super::slot::slot_of;
 use crate::fail_point::{self, Place};
 
 /// Which server, and which history of its dataset.
@@ -68,20 +72,6 @@ struct Inner {
     /// Failed entries that are recorded.
     failed: AtomicU64,
     cluster: Option<Clustered>,
-}
-
-/// What there is besides where the target is a cluster.
-#[derive(Debug)]
-struct Clustered {
-    topology: Arc<Topology>,
-    /// Which full sync stamps and positions of slots belong to.
-    epoch: Mutex<String>,
-    /// By flow, where it goes on; empty if everything is copied.
-    resumed: Vec<Arc<Resumed>>,
-    /// Stamps, positions of slots and lists of withheld keys that were there.
-    keys: Vec<String>,
-    /// Stamps of nodes that have others now.
-    stale: Vec<(String, String)>,
 }
 
 /// A fence, and what the target held when it was taken.
@@ -397,95 +387,6 @@ impl Fence {
             .await
     }
 
-    /// The same in a cluster: in each stamp all flows move at once, so whatever is lost, a node has all flows on the same
-    /// side of the command, and one node before it has all of them meet there again. A stamp that is behind it already
-    /// stays as it is: flows that were taken back by another node have not reached it. Positions of slots stay: those
-    /// before the command are in its stamps' shadow from now on, and none is behind it but in slots that have
-    /// [passed](Self::passed) it.
-    async fn move_stamps(
-        &self,
-        control: &mut Control,
-        lsns: &[(u32, u64)],
-    ) -> Result<(), TargetError> {
-        const DOING: &str = "storing the positions of all flows";
-        let stamps = match control.nodes() {
-            Some(nodes) => cluster::stamps(nodes, DOING, &self.0.task).await?,
-            None => Vec::new(),
-        };
-        let epoch = self.epoch();
-        let store = |(key, fields): &(String, cluster::Fields)| {
-            let mut store = cmd("HSET");
-            store.arg(key);
-            let mut any = false;
-            for (flow, lsn) in lsns {
-                for (field, known) in FieldNames::of(*flow, &epoch).lsns(fields) {
-                    store.arg(field).arg(known.max(*lsn));
-                    any = true;
-                }
-            }
-            any.then_some(store)
-        };
-        let stores: Vec<_> = stamps.iter().filter_map(store).collect();
-        self.each(control, DOING, &stores).await?;
-        Ok(())
-    }
-
-    /// Which slots of a cluster have passed a global command before, of which these are the positions behind it. A node
-    /// that a replica has replaced takes all flows back, and they meet at the command again: but only what it, or any
-    /// other node, had not got yet is to be done.
-    ///
-    /// A slot has passed it if any flow's position in it, or stamp on its node, is behind it: before anything behind the
-    /// command is sent to anybody, all flows' stamps are behind it on every node, and a slot takes with it what it has.
-    pub fn passed(&self, lsns: &[(u32, u64)]) -> Passed {
-        let mut passed = Passed::default();
-        let clustered = self.0.cluster.iter();
-        for (flow, lsn) in lsns {
-            let resumed = clustered
-                .clone()
-                .find_map(|all| all.resumed.get(*flow as usize));
-            let Some(resumed) = resumed.filter(|flow| flow.caught_up >= *lsn) else {
-                continue;
-            };
-            passed.0.resize(usize::from(SLOTS), false);
-            for (passed, at) in passed.0.iter_mut().zip(&resumed.by_slot) {
-                *passed |= at >= lsn;
-            }
-        }
-        passed
-    }
-
-    /// Sends commands of which each may be on another node of a cluster, so that no transaction holds them together, and
-    /// none is behind the fence as those of [`commit`](Self::commit) are. Instead every connection to a node is named
-    /// like those of flows, and the fence is read behind that: whoever takes it over ends them, and what is on its way. So
-    /// all of these commands were executed before that, or are lost, or answered; a part of them may be any of it. That
-    /// is right for commands that may be repeated, and for one alone of which it is recorded that the answer is not
-    /// known. No answer is an error; no order is kept.
-    pub(super) async fn each(
-        &self,
-        control: &mut Control,
-        doing: &str,
-        commands: &[redis::Cmd],
-    ) -> Result<Vec<Value>, TargetError> {
-        if let Some(nodes) = control.nodes() {
-            nodes.belong_to(self).await?;
-        }
-        self.held(control, doing).await?;
-        control.ask_each(doing, commands).await
-    }
-
-    /// Whether another process has taken over a cluster: it has ended the connections of this one, which looks here before
-    /// it takes the fence again. One server ends none, so there nobody has to ask.
-    pub async fn refuse_successor(&self, control: &mut Control) -> Result<(), TargetError> {
-        if !self.is_of_cluster() {
-            return Ok(());
-        }
-        match self.held(control, "looking at the fence").await {
-            // Emptied, or as it was before: that is decided by what is read with the fence.
-            Err(TargetError::Vanished { .. }) => Ok(()),
-            held => held,
-        }
-    }
-
     /// Whether the fence is still this one's.
     pub(super) async fn held(&self, control: &mut Control, doing: &str) -> Result<(), TargetError> {
         let token: Option<Vec<u8>> = control.ask(doing, &self.question()).await?;
@@ -495,41 +396,6 @@ impl Fence {
     /// What is answered with the token that stands there; see [`check`](Self::check).
     pub(super) fn question(&self) -> redis::Cmd {
         cmd("GET").arg(&self.0.names.fence).take()
-    }
-
-    /// Whether they are the same.
-    pub(super) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
-    /// What connections to the nodes of a cluster are called.
-    pub(super) fn connection_name(&self) -> String {
-        cluster::connection_name(&self.0.task, &self.0.token)
-    }
-
-    /// The nodes that the fence was taken on; none where the target is one server.
-    pub(super) fn topology(&self) -> Option<Arc<Topology>> {
-        Some(self.0.cluster.as_ref()?.topology.clone())
-    }
-
-    /// Stamps that no node's is any more: where they are, and the node.
-    pub(super) fn stale_stamps(&self) -> Vec<(String, String)> {
-        let clustered = self.0.cluster.as_ref();
-        clustered.map_or_else(Vec::new, |clustered| clustered.stale.clone())
-    }
-
-    /// Which full sync stamps belong to.
-    pub(super) fn epoch(&self) -> String {
-        let epoch = self.0.cluster.as_ref().map(|clustered| &clustered.epoch);
-        epoch.map_or_else(String::new, |epoch| {
-            epoch.lock().unwrap_or_else(PoisonError::into_inner).clone()
-        })
-    }
-
-    /// Where a flow goes on in the slots of a cluster.
-    pub(super) fn resumed(&self, flow: u32) -> Option<Arc<Resumed>> {
-        let clustered = self.0.cluster.as_ref()?;
-        clustered.resumed.get(flow as usize).cloned()
     }
 
     /// Writes to the position database. No answer may be an error.
@@ -610,10 +476,6 @@ impl Fence {
         }
     }
 
-    pub(super) fn is_of_cluster(&self) -> bool {
-        self.0.cluster.is_some()
-    }
-
     pub(super) fn position_db(&self) -> u32 {
         self.0.position_db
     }
@@ -630,22 +492,6 @@ impl Fence {
             .failed
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
         counted.is_ok()
-    }
-}
-
-/// Slots of a cluster that have passed a global command before; none of a server.
-#[derive(Debug, Clone, Default)]
-pub struct Passed(Vec<bool>);
-
-impl Passed {
-    /// Whether there is any.
-    pub fn is_empty(&self) -> bool {
-        !self.0.contains(&true)
-    }
-
-    /// Whether the slot of this key is one.
-    pub fn has(&self, key: &[u8]) -> bool {
-        !self.0.is_empty() && self.0.get(usize::from(slot_of(key))) == Some(&true)
     }
 }
 
@@ -677,6 +523,14 @@ fn texts(fields: Fields) -> HashMap<String, String> {
         .collect()
 }
 
+/// What begins all tokens of this process, and no other's.
+static PROCESS: LazyLock<u64> = LazyLock::new(rand::random);
+
+/// Whether this process has made a token.
+fn is_own(token: &[u8]) -> bool {
+    token.starts_with(format!("{:016x}", *PROCESS).as_bytes())
+}
+
 /// A token that no other take of a fence yields, and that tells an operator whose it is.
 fn token() -> Vec<u8> {
     let host = nix::unistd::gethostname().unwrap_or_default();
@@ -686,8 +540,9 @@ fn token() -> Vec<u8> {
         .filter(char::is_ascii_graphic)
         .take(64)
         .collect();
-    let random: u128 = rand::random();
-    format!("{random:032x} {} {host}", std::process::id()).into_bytes()
+    let random: u64 = rand::random();
+    let process = *PROCESS;
+    format!("{process:016x}{random:016x} {} {host}", std::process::id()).into_bytes()
 }
 
 /// Who wrote a token.
@@ -714,6 +569,7 @@ mod tests {
     fn no_two_tokens_are_equal_and_each_tells_whose_it_is() {
         let (one, another) = (token(), token());
         assert_ne!(one, another);
+        assert!(is_own(&one) && is_own(&another) && !is_own(b"0af9 77 host"));
         assert!(one.len() < 200);
         let told = holder(&one);
         let expected = format!("process {} on host ", std::process::id());

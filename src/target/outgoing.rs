@@ -97,6 +97,21 @@ impl Outgoing {
         resp::command_start(&mut self.bytes, words);
     }
 
+    /// Appends a command of our own that is encoded already, in pieces.
+    #[inline]
+    pub fn encoded(&mut self, pieces: &[&[u8]]) {
+        self.assert_finished();
+        self.commands.push(Start {
+            at: self.bytes.len(),
+            part: self.parts.len(),
+            lsn: None,
+            legible: None,
+        });
+        for piece in pieces {
+            self.bytes.extend_from_slice(piece);
+        }
+    }
+
     /// Appends a whole command of `words` words: the first ones are `head`, the others stand in
     /// `tail` as they are sent, each with its length. For commands of more words than fit in memory.
     pub fn command_with_tail(

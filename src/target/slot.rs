@@ -41,6 +41,9 @@ pub(super) fn first_key_at(name: &[u8]) -> usize {
     elsewhere.map_or(1, |(_, index)| *index)
 }
 
+/// Most letters and digits of a [`tag_of`] a slot.
+pub(super) const LONGEST_TAG: usize = 5;
+
 /// A word whose slot this is, to be put between braces in a key that is to be there. Of at most five letters and digits.
 pub fn tag_of(slot: u16) -> &'static str {
     static TAGS: LazyLock<Vec<String>> = LazyLock::new(|| {

@@ -2,11 +2,15 @@
 
 #[path = "../check/asked.rs"]
 mod asked;
+#[allow(dead_code, reason = "a part of it is used here")]
+#[path = "../dragonfly/audited.rs"]
+mod audited;
 #[path = "../support/df2redis.rs"]
 mod df2redis;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod audit;
 mod check;
 mod commands;
 mod flush;

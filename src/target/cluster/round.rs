@@ -10,7 +10,7 @@ use super::writer::{Flight, Flow, Writer};
 use crate::target::answer::Tolerate;
 use crate::target::outgoing::{Outgoing, Word};
 use crate::target::position::of_slot;
-use crate::target::slot::{first_key_at, slot_of};
+use crate::target::slot::{LONGEST_TAG, first_key_at, slot_of, tag_of};
 use crate::target::writer::Kind;
 use crate::target::writer::missed::LONGEST_KEY;
 
@@ -35,6 +35,47 @@ pub(super) struct Group {
     pub again: bool,
     /// It was not executed, or not all of it: the slot is on the move.
     pub redirected: bool,
+}
+
+const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
+const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
+
+/// The command that stores a slot's position, encoded but for the slot and the position: there is one in every transaction.
+#[derive(Debug)]
+pub(super) struct StoresPosition {
+    /// All before the slot's tag, by the tag's length.
+    heads: Vec<Vec<u8>>,
+    /// All between the tag and the position.
+    field: Vec<u8>,
+}
+
+impl StoresPosition {
+    /// Of slots of this name, in this field.
+    pub fn new(name: &str, field: &str) -> Self {
+        let head = |tag: usize| {
+            let key = of_slot(name, 0).len() - tag_of(0).len() + tag;
+            format!("*4\r\n$4\r\nHSET\r\n${key}\r\n{name}:{{").into_bytes()
+        };
+        Self {
+            heads: (0..=LONGEST_TAG).map(head).collect(),
+            field: format!("}}\r\n${}\r\n{field}\r\n", field.len()).into_bytes(),
+        }
+    }
+
+    /// What stands behind the tag, for this position.
+    pub fn at(&self, position: u64) -> Vec<u8> {
+        let text = position.to_string();
+        let word = format!("${}\r\n{text}\r\n", text.len());
+        [&self.field, word.as_bytes()].concat()
+    }
+
+    /// The whole of it.
+    #[inline]
+    pub fn of<'a>(&'a self, slot: u16, at: &'a [u8]) -> [&'a [u8]; 3] {
+        let tag = tag_of(slot).as_bytes();
+        let head = self.heads.get(tag.len()).map_or(&[][..], Vec::as_slice);
+        [head, tag, at]
+    }
 }
 
 /// Whether a command of the journal can be repeated, whatever came behind it, as long as that is repeated too: it reads
@@ -138,6 +179,10 @@ impl Writer {
             reaches,
             ..
         } = flight;
+        let at = match (&self.flow, *reaches) {
+            (Some(flow), Some(reaches)) => flow.position.at(reaches),
+            _ => Vec::new(),
+        };
         for (index, group) in (0_u32..).zip(groups) {
             let Some(lane) = self
                 .owners
@@ -157,22 +202,21 @@ impl Writer {
                 }
                 continue;
             }
-            lane.words(Role::Multi, &[b"MULTI"]);
+            lane.encoded(Role::Multi, &[MULTI]);
             for n in commands.iter().filter(|n| !self.dropped.contains(n)) {
                 lane.batch.out.append(out, *n as usize);
                 lane.roles.push(Role::Queued(*n));
             }
             if let (Some(flow), Some(reaches)) = (&mut self.flow, *reaches) {
-                let key = of_slot(&flow.fence.names().position, group.slot);
-                let at = itoa::Buffer::new().format(reaches).to_owned();
-                let field = flow.names.slot.as_bytes();
-                lane.words(
-                    Role::Position(index),
-                    &[b"HSET", key.as_bytes(), field, at.as_bytes()],
-                );
-                flow.positions.insert(group.slot, reaches);
+                // What the slot had already is not taken back.
+                let ahead = flow.known(group.slot).filter(|known| *known > reaches);
+                let of_ahead = ahead.map(|ahead| flow.position.at(ahead));
+                let at = of_ahead.as_ref().unwrap_or(&at);
+                let position = flow.position.of(group.slot, at);
+                lane.encoded(Role::Position(index), &position);
+                flow.positions.insert(group.slot, ahead.unwrap_or(reaches));
             }
-            lane.words(Role::Exec(index), &[b"EXEC"]);
+            lane.encoded(Role::Exec(index), &[EXEC]);
         }
     }
 
@@ -225,6 +269,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::slot::SLOTS;
 
     fn out(words: &[&[u8]]) -> Outgoing {
         let mut out = Outgoing::new();
@@ -260,6 +305,23 @@ mod tests {
             let (name, slot) = place(&out, 0);
             assert_eq!(is_safe(&out, 0, name), safe, "{line}");
             assert_eq!(slot, Some(slot_of(b"k")), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_position_of_a_slot_is_stored_as_if_it_were_written_word_by_word() {
+        let stores = StoresPosition::new("df2redis:position:orders", "3:0a1b2c3d");
+        for (slot, at) in (0..SLOTS).zip([0, 9, 10, 1234, u64::MAX].into_iter().cycle()) {
+            let (key, position) = (of_slot("df2redis:position:orders", slot), at.to_string());
+            let words = ["HSET", &key, "3:0a1b2c3d", &position].map(str::as_bytes);
+            let expected = out(&words);
+            let mut encoded = Outgoing::new();
+            encoded.encoded(&stores.of(slot, &stores.at(at)));
+            let bytes = |out: &Outgoing| match out.piece(out.place_of(0)) {
+                crate::target::outgoing::Piece::Bytes(bytes) => bytes.to_vec(),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(bytes(&encoded), bytes(&expected), "slot {slot}");
         }
     }
 

@@ -50,8 +50,10 @@
 //! 7. *Positions that are removed* are at or before the stamps that were answered on every node: there `max(p, s)` is `s`.
 //!    So the least stamp alone, without those of the single nodes, would not do: a node that lost its last writes in a
 //!    failover takes the flow back, behind where positions on other nodes were removed.
-//! 8. *A stamp is never taken back.* A flow that went on at the least of several stores none before it has reached the
-//!    greatest of all that is known, so a second kill finds what the first one found, and positions that only grow.
+//! 8. *Nothing is taken back.* A flow that went on at the least of several stamps stores none before it has reached the
+//!    greatest of all that is known. What it sends meanwhile to a slot that is ahead, which is no entry but a change of the
+//!    lists beside the positions, goes with the position that the slot has. So a second kill finds what the first one
+//!    found, and positions that only grow.
 //!
 //! A node whose keys are removed by somebody else shows it: the stamp makes its field anew, which the reply tells.
 //!
@@ -70,7 +72,7 @@ use std::time::{Duration, Instant};
 use super::lane::{Lane, Role};
 use super::parked::Parking;
 use super::refresh::{self, Fresh};
-use super::round::{Group, Item};
+use super::round::{Group, Item, StoresPosition};
 use super::stamp::FieldNames;
 use super::takeover::{Resumed, Topology};
 use crate::fail_point::{self, Place};
@@ -107,6 +109,7 @@ pub(super) struct Flow {
     pub fence: Fence,
     pub flow: u32,
     pub names: FieldNames,
+    pub position: StoresPosition,
     /// What slots have already.
     resumed: Option<Arc<Resumed>>,
     /// The stamp on every node.
@@ -131,8 +134,10 @@ impl Flow {
     fn new(fenced: Fenced) -> Self {
         let resumed = fenced.fence.resumed(fenced.flow);
         let resumed = resumed.filter(|_| fenced.stored.is_some());
+        let names = FieldNames::of(fenced.flow, &fenced.fence.epoch());
         Self {
-            names: FieldNames::of(fenced.flow, &fenced.fence.epoch()),
+            position: StoresPosition::new(&fenced.fence.names().position, &names.slot),
+            names,
             flow: fenced.flow,
             stored: fenced.stored,
             number: resumed.as_ref().map_or(1, |resumed| resumed.number),
@@ -150,11 +155,15 @@ impl Flow {
         }
     }
 
+    /// What a slot had when it was taken over: every entry before this one.
+    pub fn known(&self, slot: u16) -> Option<u64> {
+        let resumed = self.resumed.as_ref()?;
+        resumed.by_slot.get(usize::from(slot)).copied()
+    }
+
     /// Whether a slot has this entry.
     pub fn has(&self, slot: u16, lsn: u64) -> bool {
-        let resumed = self.resumed.as_ref();
-        let next = resumed.and_then(|resumed| resumed.by_slot.get(usize::from(slot)));
-        next.is_some_and(|next| lsn < *next)
+        self.known(slot).is_some_and(|next| lsn < next)
     }
 
     /// Whether a stamp of this position says no less than what is known.
