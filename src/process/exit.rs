@@ -92,7 +92,9 @@ impl Exit {
             Self::Dead => {
                 "status: dead, and its PID file is still there; stop: it did not end; check: different or unsettled"
             }
-            Self::NotRunning => "status, wait, log-level: not running; check --repair: the task does not run",
+            Self::NotRunning => {
+                "status, wait, log-level: not running; check --repair: the task does not run"
+            }
             Self::Unknown => {
                 "status, stop, wait, log-level: unknown, no answer, or not allowed to ask"
             }

@@ -7,6 +7,7 @@ mod df2redis;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod changes;
 mod check;
 mod commands;
 mod flush;
