@@ -280,6 +280,7 @@ const NODES: &[Row] = &[
     row("CLUSTER SLOTS"),
     row("CLUSTER SHARDS"),
     row("CLUSTER NODES"),
+    row("CLUSTER INFO"),
     row("ASKING"),
     row("CLIENT SETNAME v"),
     row("CLIENT LIST"),

@@ -1,5 +1,6 @@
 //! One flow's way into the target, whatever that is: one server, or a cluster.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
@@ -150,6 +151,14 @@ impl Writer {
         match &self.0 {
             Way::Server(writer) => writer.counters(),
             Way::Cluster(writer) => writer.counters(),
+        }
+    }
+
+    /// Slots of a cluster that are on the move, so that their entries wait.
+    pub fn moving(&self) -> BTreeSet<u16> {
+        match &self.0 {
+            Way::Server(_) => BTreeSet::new(),
+            Way::Cluster(writer) => writer.moving(),
         }
     }
 

@@ -586,6 +586,7 @@ impl Applier {
             counters.withheld.store(withheld, Ordering::Relaxed);
             let scheduled = self.members.len() as u64;
             counters.scheduled.store(scheduled, Ordering::Relaxed);
+            counters.set_moving(self.writer.moving());
         }
         let Some(applied) = self.confirmed() else {
             return;

@@ -3,7 +3,7 @@
 //! Plain values, in JSON by their names here. Fields are only ever added; reading tolerates fields that are missing,
 //! so that a file of an older release can be shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
@@ -70,6 +70,9 @@ pub struct Report {
     pub reread: u64,
     /// Keys that may differ, since there were too many to be read again, of this session.
     pub unverified: u64,
+    /// Slots of a target that is a cluster that are on the move, so that their entries wait and no others, at this
+    /// moment.
+    pub moving_slots: BTreeSet<u16>,
     /// What waits for `df2redis approve`; none if nothing does.
     pub approval: Option<Approval>,
     /// The comparison in the background; none if it is off.
@@ -263,6 +266,19 @@ impl Report {
         }
     }
 
+    /// The slots that are on the move, those in a row as a range; none if there are none.
+    pub fn moving(&self) -> Option<String> {
+        let slots: Vec<u16> = self.moving_slots.iter().copied().collect();
+        let in_a_row = |a: &u16, b: &u16| a.checked_add(1) == Some(*b);
+        let ranges = slots.chunk_by(in_a_row).filter_map(|range| match range {
+            [] => None,
+            [slot] => Some(slot.to_string()),
+            [first, .., last] => Some(format!("{first}-{last}")),
+        });
+        let ranges: Vec<_> = ranges.collect();
+        (!ranges.is_empty()).then(|| ranges.join(", "))
+    }
+
     /// The task in a few words, for a service manager.
     pub fn headline(&self) -> String {
         let Self { task, keys, .. } = self;
@@ -354,6 +370,22 @@ mod tests {
             (read.task.as_str(), read.phase),
             ("orders", Phase::Snapshot)
         );
+    }
+
+    #[test]
+    fn slots_in_a_row_are_shown_as_a_range() {
+        let shown = |slots: &[u16]| {
+            let moving_slots = slots.iter().copied().collect();
+            Report {
+                moving_slots,
+                ..report()
+            }
+            .moving()
+        };
+        assert_eq!(shown(&[]), None);
+        assert_eq!(shown(&[7]).as_deref(), Some("7"));
+        let several = [u16::MAX, 3, 1, 2, 9, 10];
+        assert_eq!(shown(&several).as_deref(), Some("1-3, 9-10, 65535"));
     }
 
     #[test]

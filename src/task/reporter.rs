@@ -22,7 +22,7 @@ use super::repair::Desk;
 use super::report::{
     Approval, Audit, AuditPass, Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport,
 };
-use super::status::{Phase, Status};
+use super::status::{FlowStatus, Phase, Status};
 
 /// How far a task has come, for whoever waits for that. Falls back when a session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -401,6 +401,8 @@ fn count(report: &mut Report, session: &Status) {
     report.reduced = read(&session.reduced);
     report.scheduled = session.flows.iter().map(|flow| read(&flow.scheduled)).sum();
     report.withheld = session.flows.iter().map(|flow| read(&flow.withheld)).sum();
+    let flows = session.flows.iter();
+    report.moving_slots = flows.flat_map(FlowStatus::moving).collect();
     report.reread = read(&session.reread);
     report.unverified = read(&session.unverified);
 }

@@ -3,8 +3,9 @@
 //! One struct feeds the summary line and the terminal. Counters only grow within a session; a new
 //! session starts with new ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -75,10 +76,25 @@ pub struct FlowStatus {
     pub withheld: AtomicU64,
     /// Keys that will be read again when members of them expire.
     pub scheduled: AtomicU64,
+    /// Slots of the target that are on the move, so that their entries wait, at this moment.
+    moving: Mutex<BTreeSet<u16>>,
     /// Entries before this LSN were written at the source long before they came here.
     pub late_until: AtomicU64,
     /// The source's own next LSN, when it was last asked; 0 before.
     pub source_next: AtomicU64,
+}
+
+impl FlowStatus {
+    /// Notes which slots of the target are on the move, so that their entries wait.
+    pub fn set_moving(&self, slots: BTreeSet<u16>) {
+        *self.moving.lock().unwrap_or_else(PoisonError::into_inner) = slots;
+    }
+
+    /// Slots of the target that are on the move, so that their entries wait.
+    pub fn moving(&self) -> BTreeSet<u16> {
+        let moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        moving.clone()
+    }
 }
 
 /// One session's counters.

@@ -11,6 +11,7 @@ mod df2redis;
 mod support;
 
 mod audit;
+mod changes;
 mod check;
 mod commands;
 mod flush;

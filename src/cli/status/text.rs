@@ -231,6 +231,10 @@ fn movement(lines: &mut Lines, report: &Report) {
         let text = format!("{entries} entries, {} ms, flow {}", lag.ms, lag.flow);
         lines.row("lag", &text);
     }
+    if let Some(slots) = report.moving() {
+        let text = format!("entries of slots of the target that are on the move: {slots}");
+        lines.row("waits", &text);
+    }
     if let Some(spool) = &report.spool {
         let (bytes, most) = (BinaryBytes(spool.bytes), BinaryBytes(spool.max_bytes));
         let mut text = format!("{bytes} of {most}");
@@ -470,6 +474,18 @@ orders: stable sync for 2h 13m, running for 1day 2h, PID 4711
      1  stable  60,000  600.00 MiB         9      12    3   0.1 ms        0
 ";
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn slots_on_the_move_are_named_while_the_process_lives() {
+        let moving = Report {
+            moving_slots: [5, 7, 8].into(),
+            ..report()
+        };
+        let row = "\n  waits     entries of slots of the target that are on the move: 5, 7-8\n";
+        assert!(block(&state(moving.clone(), Origin::Process, None), NOW).contains(row));
+        let silence = Some(Unasked::NotRunning);
+        assert!(!block(&state(moving, Origin::Saved, silence), NOW).contains("\n  waits "));
     }
 
     #[test]

@@ -29,6 +29,18 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Commands sent to a node at a time.
 const AT_ONCE: usize = 4096;
 
+const OWNED: &str = "asking what the nodes of the cluster own";
+
+/// What a node said of itself.
+#[derive(Debug)]
+pub(super) struct Told {
+    /// Where it was asked.
+    pub place: Endpoint,
+    pub itself: Itself,
+    /// Elections of a replica that it has voted in.
+    pub votes: Option<u64>,
+}
+
 /// All nodes of a cluster.
 #[derive(Debug)]
 pub(in crate::target) struct Nodes {
@@ -245,37 +257,69 @@ impl Nodes {
         };
         let all = slots::masters(&answer, asked);
         let all = all.into_iter().chain(slots::replicas(&answer, asked));
-        let all = all.map(|place| self.reached(place));
+        let all = all.map(|node| self.reached_as(node));
         Ok(all.filter(|place| !masters.contains(place)).collect())
     }
 
+    /// What a node says of itself, and how often it has voted.
+    pub(super) async fn itself(
+        &mut self,
+        place: &Endpoint,
+    ) -> Result<(Itself, Option<u64>), TargetError> {
+        // In one go: whoever takes nobody for dead votes for nobody in between.
+        let mut questions = redis::pipe();
+        questions.cmd("CLUSTER").arg("NODES");
+        questions.cmd("CLUSTER").arg("INFO");
+        let node = self.on(place).await?;
+        let (nodes, info): (String, String) = node.ask_all(OWNED, "CLUSTER", &questions).await?;
+        let read = Itself::read(&nodes).ok_or_else(|| self.unready(OWNED, &nodes))?;
+        Ok((read, slots::votes(&info)))
+    }
+
+    async fn told(&mut self, place: Endpoint) -> Result<Told, TargetError> {
+        let (itself, votes) = self.itself(&place).await?;
+        Ok(Told {
+            place,
+            itself,
+            votes,
+        })
+    }
+
+    /// Where a node is reached that CLUSTER SLOTS does not tell of: by name, if those that it tells of are.
+    fn reached_as(&self, node: slots::Announced) -> Endpoint {
+        let map = &self.seeds.address_map;
+        let is_name = |place: &Endpoint| match place {
+            Endpoint::Tcp { host, .. } => host.parse::<std::net::IpAddr>().is_err(),
+            Endpoint::Unix(_) => false,
+        };
+        let by_name = || self.owners.masters().iter().any(is_name);
+        match node.named {
+            Some(named) if map.contains_key(&named) => self.reached(named),
+            Some(named) if !map.contains_key(&node.place) && by_name() => named,
+            _ => self.reached(node.place),
+        }
+    }
+
     /// What every master says of itself, those without slots too, which may be about to get some.
-    pub(super) async fn selves(&mut self) -> Result<Vec<(Endpoint, Itself)>, TargetError> {
-        const DOING: &str = "asking what the nodes of the cluster own";
+    pub(super) async fn selves(&mut self) -> Result<Vec<Told>, TargetError> {
         let question = cmd("CLUSTER").arg("NODES").take();
         self.refresh().await?;
         let first = self.any().await?;
-        let all: String = first.ask(DOING, &question).await?;
-        let mut masters = self.masters();
-        if let Some(asked) = masters.first().cloned() {
-            for place in slots::masters(&all, &asked) {
-                let place = self.reached(place);
-                if !masters.contains(&place) {
-                    masters.push(place);
-                }
+        let all: String = first.ask(OWNED, &question).await?;
+        let owners = self.masters();
+        let mut selves: Vec<Told> = Vec::with_capacity(owners.len());
+        for place in &owners {
+            let told = self.told(place.clone()).await?;
+            // A name and an address can stand for one node.
+            if !selves.iter().any(|known| known.itself.id == told.itself.id) {
+                selves.push(told);
             }
         }
-        let mut selves = Vec::with_capacity(masters.len());
-        for place in masters {
-            let answer: String = self.on(&place).await?.ask(DOING, &question).await?;
-            let read = Itself::read(&answer);
-            let itself = read.ok_or_else(|| self.unready(DOING, &answer))?;
-            // A name and an address can stand for one node.
-            if !selves
-                .iter()
-                .any(|(_, known): &(_, Itself)| known.id == itself.id)
-            {
-                selves.push((place, itself));
+        let asked = owners.first();
+        for node in asked.map_or_else(Vec::new, |asked| slots::masters(&all, asked)) {
+            if !selves.iter().any(|told| told.itself.id == node.id) {
+                let place = self.reached_as(node);
+                selves.push(self.told(place).await?);
             }
         }
         Ok(selves)

@@ -105,6 +105,8 @@ pub(super) struct Itself {
     pub(super) slots: Vec<RangeInclusive<u16>>,
     /// Slots that are being moved from it or to it, with the other node's name behind the direction.
     pub(super) open: Vec<(u16, String)>,
+    /// Whether it takes a master with slots for dead, and so may be about to vote for a replica of it.
+    pub(super) condemns: bool,
 }
 
 impl Itself {
@@ -124,6 +126,7 @@ impl Itself {
             epoch: epoch.parse().ok()?,
             slots: Vec::new(),
             open: Vec::new(),
+            condemns: answer.lines().any(is_dead_owner),
         };
         for word in slots {
             match word.strip_prefix('[') {
@@ -141,28 +144,60 @@ impl Itself {
     }
 }
 
-/// Addresses of masters in the answer to CLUSTER NODES, those without slots too, as they announce them.
-pub(super) fn masters(answer: &str, asked: &Endpoint) -> Vec<Endpoint> {
+/// Whether a line is about a master that is taken for dead, and has slots.
+fn is_dead_owner(line: &str) -> bool {
+    let mut words = line.split(' ').skip(2);
+    let flags: Vec<&str> = words.next().unwrap_or_default().split(',').collect();
+    flags.contains(&"master") && flags.contains(&"fail") && words.nth(5).is_some()
+}
+
+/// How many elections of a replica a node has voted in, from the answer to CLUSTER INFO.
+pub(super) fn votes(answer: &str) -> Option<u64> {
+    const SENT: &str = "cluster_stats_messages_auth-ack_sent:";
+    let there = answer.lines().find_map(|line| line.strip_prefix(SENT));
+    // Messages of a kind that was never sent are left out.
+    there.map_or(Some(0), |count| count.trim_end().parse().ok())
+}
+
+/// A node in the answer to CLUSTER NODES, as it announces itself.
+#[derive(Debug)]
+pub(super) struct Announced {
+    pub id: String,
+    /// By its IP address.
+    pub place: Endpoint,
+    /// By its host name, if it has one.
+    pub named: Option<Endpoint>,
+}
+
+/// Masters in the answer to CLUSTER NODES, those without slots too.
+pub(super) fn masters(answer: &str, asked: &Endpoint) -> Vec<Announced> {
     with_flag("master", answer, asked)
 }
 
-/// Addresses of replicas in that answer.
-pub(super) fn replicas(answer: &str, asked: &Endpoint) -> Vec<Endpoint> {
+/// Replicas in that answer.
+pub(super) fn replicas(answer: &str, asked: &Endpoint) -> Vec<Announced> {
     with_flag("slave", answer, asked)
 }
 
 /// Nodes that are there and have this flag.
-fn with_flag(flag: &str, answer: &str, asked: &Endpoint) -> Vec<Endpoint> {
+fn with_flag(flag: &str, answer: &str, asked: &Endpoint) -> Vec<Announced> {
     let of_line = |line: &str| {
-        let mut words = line.split(' ').skip(1);
-        let (address, flags) = (words.next()?, words.next()?);
+        let mut words = line.split(' ');
+        let (id, address, flags) = (words.next()?, words.next()?, words.next()?);
         let flags: Vec<&str> = flags.split(',').collect();
         let is_there = !["fail", "handshake", "noaddr"]
             .iter()
             .any(|flag| flags.contains(flag));
         let (host, rest) = address.split_once('@')?.0.rsplit_once(':')?;
         let port = rest.parse().ok().filter(|port| *port != 0)?;
-        endpoint(host, port, asked).filter(|_| flags.contains(&flag) && is_there)
+        let name = address.split(',').nth(1).filter(|name| !name.is_empty());
+        let place = endpoint(host, port, asked);
+        let place = place.filter(|_| flags.contains(&flag) && is_there)?;
+        Some(Announced {
+            id: id.to_owned(),
+            place,
+            named: name.and_then(|name| endpoint(name, port, asked)),
+        })
     };
     answer.lines().filter_map(of_line).collect()
 }
@@ -216,12 +251,25 @@ mod tests {
         assert_eq!(itself.slots, [0..=4, 10..=10]);
         let open = [(77, ">-aa".to_owned()), (93, "<-cc".to_owned())];
         assert_eq!(itself.open, open);
-        let shown: Vec<_> = masters(answer, &asked())
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        assert_eq!(shown, ["127.0.0.1:1", "127.0.0.1:2"]);
-        assert_eq!(replicas(answer, &asked()), ["127.0.0.1:5".parse().unwrap()]);
+        assert!(!itself.condemns, "the dead one has no slots");
+        let with_slots = answer.replace("fail - 0 1 7 connected", "fail - 0 1 7 connected 11");
+        assert!(Itself::read(&with_slots).unwrap().condemns);
+        let announced = masters(answer, &asked());
+        let places = announced.iter().map(|node| node.place.to_string());
+        assert!(places.eq(["127.0.0.1:1", "127.0.0.1:2"]));
+        let named = announced.iter().filter_map(|node| node.named.as_ref());
+        assert!(named.map(ToString::to_string).eq(["h:1"]));
+        let replicas = replicas(answer, &asked());
+        let places = replicas.iter().map(|node| node.place.to_string());
+        assert!(places.eq(["127.0.0.1:5"]));
+    }
+
+    #[test]
+    fn votes_are_counted_by_the_messages_that_gave_them() {
+        let with = "cluster_state:ok\r\ncluster_stats_messages_auth-ack_sent:3\r\n";
+        assert_eq!(votes(with), Some(3));
+        assert_eq!(votes("cluster_state:ok\r\n"), Some(0));
+        assert_eq!(votes("cluster_stats_messages_auth-ack_sent:x\r\n"), None);
     }
 
     proptest! {

@@ -38,8 +38,10 @@ struct View {
 
 impl View {
     async fn take(nodes: &mut Nodes) -> Result<Self, TargetError> {
-        let nodes = nodes.selves().await?;
-        Ok(Self { nodes })
+        let selves = nodes.selves().await?.into_iter();
+        Ok(Self {
+            nodes: selves.map(|told| (told.place, told.itself)).collect(),
+        })
     }
 
     /// By slot. Nodes are numbered by `ids`.

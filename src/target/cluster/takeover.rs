@@ -10,11 +10,11 @@
 //! that cannot be reached just now is passed over. Should it come back as a master, a connection of a process that is
 //! long gone may still lead there; this is the one thing that nobody sees.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use redis::cmd;
 
-use super::nodes::Nodes;
+use super::nodes::{Nodes, Told};
 use super::stamp::{FieldNames, Fields, Present, Stamp, judge, nodes_of};
 use crate::fail_point;
 use crate::net::Endpoint;
@@ -53,8 +53,41 @@ pub(in crate::target) struct Topology {
     pub owners: Vec<u16>,
     /// Masters without slots: name, and which life.
     pub bare: Vec<(String, ServerId)>,
+    /// Elections of a replica that the masters have voted in.
+    pub votes: Votes,
     /// Slots that are being moved.
     open: HashSet<u16>,
+}
+
+/// How often each master, by its name, has voted for a replica to take a master's place; none where one of them took a
+/// master for dead at the time, so that an election may have been under way.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::target) struct Votes(Option<BTreeMap<String, u64>>);
+
+impl Votes {
+    fn note(&mut self, told: &Told) {
+        match (&mut self.0, told.votes) {
+            (Some(all), Some(votes)) if !told.itself.condemns => {
+                all.insert(told.itself.id.clone(), votes);
+            }
+            _ => self.0 = None,
+        }
+    }
+
+    /// Whether none of those that are masters now has voted between then and now.
+    pub fn none_since(&self, then: &Self) -> bool {
+        let (Some(now), Some(then)) = (&self.0, &then.0) else {
+            return false;
+        };
+        let before = |id: &str| then.get(id).copied().unwrap_or(0);
+        now.iter().all(|(id, votes)| *votes == before(id))
+    }
+
+    /// Whether this node has given so many votes.
+    pub fn is_of(&self, id: &str, votes: Option<u64>) -> bool {
+        let noted = self.0.as_ref().and_then(|all| all.get(id));
+        noted.is_some() && noted.copied() == votes
+    }
 }
 
 impl Topology {
@@ -63,13 +96,12 @@ impl Topology {
         const DOING: &str = "asking a node of the cluster who it is";
         let (mut masters, mut bare) = (Vec::new(), Vec::new());
         let mut open = HashSet::new();
-        for (endpoint, itself) in nodes.selves().await? {
+        let mut votes = Votes(Some(BTreeMap::new()));
+        for told in nodes.selves().await? {
+            votes.note(&told);
+            let (endpoint, itself) = (told.place, told.itself);
             open.extend(itself.open.iter().map(|(slot, _)| *slot));
-            let node = nodes.on(&endpoint).await?;
-            let server: String = node.ask(DOING, cmd("INFO").arg("server")).await?;
-            let replication: String = node.ask(DOING, cmd("INFO").arg("replication")).await?;
-            let before = info_field(&replication, "master_replid2").unwrap_or_default();
-            let server = ServerId::of_info(&server, &replication);
+            let (server, before) = life_of(nodes, &endpoint, DOING).await?;
             if itself.slots.is_empty() {
                 bare.push((itself.id, server));
                 continue;
@@ -77,7 +109,7 @@ impl Topology {
             let now = Present {
                 id: itself.id,
                 server,
-                before: before.to_owned(),
+                before,
                 slots: itself.slots,
             };
             masters.push(Master { endpoint, now });
@@ -99,10 +131,25 @@ impl Topology {
                 masters,
                 owners,
                 bare,
+                votes,
                 open,
             }),
         }
     }
+}
+
+/// Which life of a node it is, and the replication id it had before it was promoted, or restarted.
+pub(super) async fn life_of(
+    nodes: &mut Nodes,
+    endpoint: &Endpoint,
+    doing: &str,
+) -> Result<(ServerId, String), TargetError> {
+    let node = nodes.on(endpoint).await?;
+    let server: String = node.ask(doing, cmd("INFO").arg("server")).await?;
+    let replication: String = node.ask(doing, cmd("INFO").arg("replication")).await?;
+    let before = info_field(&replication, "master_replid2").unwrap_or_default();
+    let before = before.to_owned();
+    Ok((ServerId::of_info(&server, &replication), before))
 }
 
 fn unready(nodes: &Nodes, answer: &str) -> TargetError {
@@ -356,6 +403,22 @@ fn others<'a>(list: &'a str, task: &str, own: &str) -> Vec<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn elections_are_seen_by_the_votes_of_those_that_are_masters_now_and_of_the_one_that_left() {
+        let votes = |all: &[(&str, u64)]| {
+            let all = all.iter().map(|(id, votes)| ((*id).to_owned(), *votes));
+            Votes(Some(all.collect()))
+        };
+        let then = votes(&[("a", 2), ("b", 0), ("c", 1)]);
+        assert!(votes(&[("a", 2), ("b", 0), ("new", 0)]).none_since(&then));
+        assert!(!votes(&[("a", 2), ("b", 1)]).none_since(&then));
+        assert!(!votes(&[("a", 2), ("b", 0), ("new", 3)]).none_since(&then));
+        assert!(!then.none_since(&Votes(None)) && !Votes(None).none_since(&then));
+        assert!(then.is_of("c", Some(1)) && !then.is_of("c", Some(2)));
+        assert!(!then.is_of("c", None) && !then.is_of("d", Some(0)));
+        assert!(!Votes(None).is_of("c", Some(1)));
+    }
 
     #[test]
     fn only_connections_of_other_processes_of_the_task_are_ended() {

@@ -42,6 +42,11 @@
 //!    in both, and in the owner's alone when all nodes have answered, so that a kill in between finds it in one. Only then
 //!    the old ones go. That is done only between nodes that have lived on: a node that was restarted, or replaced by its
 //!    replica, may have lost what it had answered for, and everything is read again.
+//!    A master that gives away its last slot becomes a replica itself, and whoever has its first replica then takes
+//!    another replication id. Both look like a replacement: it was none if the process lives and nobody has voted. No
+//!    replica takes a master's place without the votes of most masters, and each counts its own. One that voted before
+//!    the look before this one took the master for dead, which that look would have told; votes since then are in the
+//!    counts of the masters, or of the one that left.
 //! 6. *Slots that moved* while nobody wrote, or between the last stamp and a kill: a slot's `s` is the stamp that names the
 //!    slot. Is that its owner's, see 2. Is it another node's, the slot may have been there; it holds if neither that node,
 //!    nor any other whose stamp names the slot, nor the owner was restarted or replaced since: then the slot's keys left
@@ -59,9 +64,11 @@
 //!
 //! What this cannot see: a cluster that loses the record and the fence in a failover between a takeover and the old
 //! process' next look. It was cut off everywhere by then, and looks at the fence before it writes again. And a node that
-//! could not be reached at the takeover, and is a master again later; see [`super::takeover`].
+//! could not be reached at the takeover, and is a master again later; see [`super::takeover`]. Nor what operators and
+//! chance do between two looks: CLUSTER FAILOVER TAKEOVER, which asks nobody for votes, of a master whose slots are all
+//! moved on at once; a new node that is given slots, and restarted without their keys.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -71,10 +78,10 @@ use std::time::{Duration, Instant};
 
 use super::lane::{Lane, Role};
 use super::parked::Parking;
-use super::refresh::{self, Fresh};
+use super::refresh::{self, Fresh, Known};
 use super::round::{Group, Item, StoresPosition};
 use super::stamp::FieldNames;
-use super::takeover::{Resumed, Topology};
+use super::takeover::{Resumed, Topology, Votes};
 use crate::fail_point::{self, Place};
 use crate::resp::Reply;
 use crate::target::answer::Tolerate;
@@ -243,6 +250,8 @@ pub(in crate::target) struct Writer {
     pub(super) lanes: Vec<Lane>,
     /// By slot, the index of its lane.
     pub(super) owners: Vec<u16>,
+    /// Of the masters, when it was looked at last who owns what.
+    votes: Votes,
     pub(super) flow: Option<Flow>,
     open: Open,
     pub(super) flight: Option<Flight>,
@@ -323,6 +332,7 @@ impl Writer {
             policy,
             lanes,
             owners: topology.owners.clone(),
+            votes: topology.votes.clone(),
             flow,
             open: Open::default(),
             flight: None,
@@ -478,6 +488,13 @@ impl Writer {
         }
     }
 
+    /// Slots of which entries wait, since they are on the move.
+    pub fn moving(&self) -> BTreeSet<u16> {
+        let flight = self.flight.iter();
+        let sent = flight.flat_map(|flight| flight.parked.keys().copied());
+        self.parking.slots().chain(sent).collect()
+    }
+
     pub fn notice(&mut self) -> Option<Notice> {
         self.notices.pop_front()
     }
@@ -584,7 +601,12 @@ impl Writer {
                 self.notices.push_back(Notice::Moving { slots });
                 self.stirred = true;
             }
-            let known = self.lanes.iter().map(|lane| lane.now.clone()).collect();
+            let masters = self.lanes.iter();
+            let masters = masters.map(|lane| (lane.settings.endpoint.clone(), lane.now.clone()));
+            let known = Known {
+                masters: masters.collect(),
+                votes: self.votes.clone(),
+            };
             let flow = self.flow.as_ref();
             let ours = flow.map(|flow| (flow.fence.clone(), flow.names.clone()));
             let settings = self.settings.clone();
@@ -610,6 +632,7 @@ impl Writer {
         self.waiting = false;
         let Fresh { topology, opened } = fresh;
         let mut lanes: Vec<Lane> = std::mem::take(&mut self.lanes);
+        let mut is_new = !opened.is_empty();
         lanes.extend(opened);
         for master in &topology.masters {
             let Some(at) = lanes.iter().position(|lane| lane.now.id == master.now.id) else {
@@ -617,22 +640,26 @@ impl Writer {
             };
             let mut lane = lanes.swap_remove(at);
             let key = master.stamp_key(&self.settings.task);
-            if lane.now.slots != master.now.slots
+            is_new |= lane.now.server != master.now.server;
+            if lane.now.slots != master.now.slots {
+                is_new = true;
+                lane.had.append(&mut lane.now.slots);
+            }
+            if lane.stamp_key != key
                 && let Some(flow) = &mut self.flow
             {
-                lane.had.append(&mut lane.now.slots);
-                flow.is_introduced = false;
-                flow.restamps = self.applied.is_some();
-                if lane.stamp_key != key {
-                    let old = std::mem::replace(&mut lane.stamp_key, key);
-                    flow.stale.push((old, lane.now.id.clone()));
-                }
+                let old = std::mem::replace(&mut lane.stamp_key, key);
+                flow.stale.push((old, lane.now.id.clone()));
             }
             lane.now = master.now.clone();
             self.lanes.push(lane);
         }
         // What a node without slots had is in its slots' new owners.
         if let Some(flow) = &mut self.flow {
+            if is_new {
+                flow.is_introduced = false;
+                flow.restamps = self.applied.is_some();
+            }
             let left = lanes.into_iter();
             flow.stale
                 .extend(left.map(|lane| (lane.stamp_key, lane.now.id)));
@@ -644,6 +671,7 @@ impl Writer {
             flow.removable = flow.removable.or(flow.stored);
         }
         self.owners = topology.owners;
+        self.votes = topology.votes;
         self.last_stamp = None;
         fail_point::pass(Place::SlotsMoved);
     }
