@@ -65,6 +65,8 @@ check-dragonfly: tools ## the end-to-end tests against the real Dragonfly in $DR
 torture: tools ## the kills and outages of make check, for hours
 	TORTURE_KILLS=$(KILLS) TORTURE_SEED=$(SEED) TORTURE_OUTAGE_S=$(OUTAGE_S) TORTURE_WRITES_PER_S=$(WRITES_PER_S) \
 	$(CARGO) nextest run --locked --profile torture --no-fail-fast --test crash
+	TORTURE_OUTAGE_S=$(OUTAGE_S) $(CARGO) nextest run --locked --profile torture --no-fail-fast --test cluster \
+	  not_heard_of
 
 bench: tools-redis ## speed and memory, against the target's own ingest limit
 	$(CARGO) bench --locked --bench replicate
