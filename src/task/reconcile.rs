@@ -17,8 +17,8 @@
 //! approve`, since a source that was started empty must not empty the target.
 //!
 //! A key is handed to the flow that [`Ghosts`](super::ghosts::Ghosts) name. A session that has begun with a snapshot has
-//! seen all keys of the source by then, and takes what is likely; one that was resumed waits until it has seen enough keys
-//! to be certain, and walks again.
+//! seen all keys of the source by then; one that was resumed leaves keys with a hash tag until it has seen enough of that
+//! kind to be certain which part of a key decides, and walks again.
 //!
 //! Invariant: the record on the target says that this is due until the walk is done and the flows have passed its end,
 //!   so a kill at any moment costs no more than another walk.

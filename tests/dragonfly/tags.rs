@@ -79,7 +79,10 @@ fn keys_that_have_gone_are_settled_by_the_flow_of_their_tag_after_a_kill_too() {
     // Nothing tells yet whose keys these are.
     let mut running = task.start_stable();
     running.wait_logged("keys that the source no longer has stay for now");
-    assert_eq!(there.ok(&["EXISTS", &gone[0]]), "1");
+    // Of the others both the whole key and its tag have the same flow.
+    let left = gone.iter().map(String::as_str);
+    let exist: Vec<&str> = ["EXISTS"].into_iter().chain(left).collect();
+    assert!(there.ok(&exist).int() > Some(50));
     // Some come back meanwhile, by commands that must not be applied to what is left of them.
     let counting = Counting::begin(source.port(), "{tag}:gone");
     running.wait_logged("the target has no keys that the source does not have");
