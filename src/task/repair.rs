@@ -91,6 +91,11 @@ impl Repairing {
         while let Some(keys) = brought.recv().await {
             let count = keys.len();
             match self.repair(keys).await {
+                Ok(repaired) if repaired < count => {
+                    warn!(self.log, "left keys as they are that df2redis check has found to differ: they are not the task's, or \
+                        which flow owns them is not certain";
+                        fields::KEYS => count - repaired, fields::OF => count);
+                }
                 Ok(repaired) => {
                     info!(self.log, "read keys again that df2redis check has found to differ"; fields::KEYS => repaired,
                         fields::OF => count);
@@ -111,9 +116,7 @@ impl Repairing {
         let flows = context.status.flows.len() as u32;
         let mut keys = keys;
         keys.retain(|doubted| {
-            !doubted.key.starts_with(PREFIX)
-                && task.filter.allows(doubted.db, &doubted.key)
-                && context.ghosts.owner(&doubted.key, flows).is_some()
+            !doubted.key.starts_with(PREFIX) && task.filter.allows(doubted.db, &doubted.key)
         });
         let places: Vec<_> = keys
             .iter()
@@ -125,7 +128,7 @@ impl Repairing {
         let own = own.filter(|(doubted, foreign)| !(doubted.extra && *foreign));
         let places: Vec<(u32, Place)> = own
             .filter_map(|(doubted, _)| {
-                let flow = context.ghosts.owner(&doubted.key, flows)?;
+                let flow = context.ghosts.likely_owner(&doubted.key, flows)?;
                 let key = doubted.key.into();
                 Some((
                     flow,

@@ -16,11 +16,7 @@ fn pair(flows: usize) -> (SimulatedDragonfly, RedisServer, Task) {
     (source, target, task)
 }
 
-/// Enough keys for the task to know which flow owns which.
 fn fill(client: &mut Client) {
-    let keys = (0..200).map(|n| format!("SET fill:{n} v"));
-    let tagged = (0..200).map(|n| format!("SET {{tag:{n}}}:more v"));
-    client.lines(&keys.chain(tagged).collect::<Vec<_>>());
     send(
         client,
         &[
