@@ -23,3 +23,5 @@ mod repair;
 mod scenes;
 #[path = "check/scope.rs"]
 mod scope;
+#[path = "check/targets.rs"]
+mod targets;
