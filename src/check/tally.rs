@@ -5,7 +5,7 @@
 //! helped), `unsettled`, and at the end once `summary`; then, if differences were repaired, `repaired` or again one of the
 //! others for each of them, and `repair` at the very end. A key that is no text is in `key_base64` instead of `key`.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -142,7 +142,23 @@ impl Ledger {
         report: Option<&Path>,
         differences: Option<mpsc::Sender<Difference>>,
     ) -> Result<Self, CheckError> {
-        let file = report.map(|path| match File::create(path) {
+        let mut anew = File::options();
+        anew.write(true).create(true).truncate(true);
+        Self::on(report, &anew, differences, false)
+    }
+
+    /// For keys that were to be repaired: it goes on with a report that is there.
+    pub fn of_repaired(report: Option<&Path>) -> Result<Self, CheckError> {
+        Self::on(report, File::options().append(true), None, true)
+    }
+
+    fn on(
+        report: Option<&Path>,
+        how: &OpenOptions,
+        differences: Option<mpsc::Sender<Difference>>,
+        repaired: bool,
+    ) -> Result<Self, CheckError> {
+        let file = report.map(|path| match how.open(path) {
             Ok(file) => Ok((path.to_owned(), BufWriter::new(file))),
             Err(cause) => Err(CheckError::ReportCreate {
                 path: path.to_owned(),
@@ -153,25 +169,7 @@ impl Ledger {
             tally: Tally::default(),
             file: file.transpose()?,
             differences,
-            repaired: false,
-        })
-    }
-
-    /// For keys that were to be repaired: it goes on with a report that is there.
-    pub fn of_repaired(report: Option<&Path>) -> Result<Self, CheckError> {
-        let file = report.map(|path| {
-            let file = File::options().append(true).open(path);
-            let file = file.map_err(|cause| CheckError::ReportCreate {
-                path: path.to_owned(),
-                cause,
-            })?;
-            Ok::<_, CheckError>((path.to_owned(), BufWriter::new(file)))
-        });
-        Ok(Self {
-            tally: Tally::default(),
-            file: file.transpose()?,
-            differences: None,
-            repaired: true,
+            repaired,
         })
     }
 

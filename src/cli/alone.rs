@@ -22,12 +22,9 @@ pub(super) fn with_task(
         Ok(task) => task,
         Err(exit) => return exit,
     };
-    let lock = match TaskLock::acquire(&task.state_dir, &task.name) {
+    let lock = match locked(&task) {
         Ok(lock) => lock,
-        Err(error) => {
-            chain(&error).lines().for_each(complain);
-            return Exit::CannotCreate;
-        }
+        Err(exit) => return exit,
     };
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -40,13 +37,24 @@ pub(super) fn with_task(
     // What is left are name lookups, which nobody waits for any more.
     runtime.shutdown_background();
     drop(lock);
-    acted.unwrap_or_else(|error| {
-        complain(printable(&chain(&error)));
-        if let Some(hint) = error.hint() {
-            complain(format_args!("hint: {hint}"));
-        }
-        error.exit_code()
+    acted.unwrap_or_else(|error| failed(&error))
+}
+
+/// The task's lock, so that it cannot be started on this host. What is wrong is said on standard error.
+pub(super) fn locked(task: &Task) -> Result<TaskLock, Exit> {
+    TaskLock::acquire(&task.state_dir, &task.name).map_err(|error| {
+        chain(&error).lines().for_each(complain);
+        Exit::CannotCreate
     })
+}
+
+/// Says on standard error what went wrong.
+pub(super) fn failed(error: &TaskError) -> Exit {
+    complain(printable(&chain(error)));
+    if let Some(hint) = error.hint() {
+        complain(format_args!("hint: {hint}"));
+    }
+    error.exit_code()
 }
 
 /// The one task that the options name. What is wrong is said on standard error.

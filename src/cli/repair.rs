@@ -12,13 +12,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use super::alone::{failed, locked};
 use super::complain;
 use super::running::{Subject, ask};
 use crate::admin::{LONGEST_REPAIR, MOST_REPAIRED};
 use crate::check::{Class, Difference, Outcome};
 use crate::config::Task;
 use crate::process::{Exit, Stop, TaskLock, task_holder};
-use crate::task::{Doubted, TaskError, chain, discard_position, has_position, within_max_delete};
+use crate::task::{Doubted, discard_position, has_position};
 
 /// How soon a task that is busy is asked again.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -52,10 +53,7 @@ impl Way {
                 return Err(Exit::Unknown);
             }
         }
-        let lock = TaskLock::acquire(&task.state_dir, &task.name).map_err(|error| {
-            chain(&error).lines().for_each(complain);
-            Exit::CannotCreate
-        })?;
+        let lock = locked(task)?;
         let has_position = has_position(task).await.map_err(|error| failed(&error))?;
         if has_position && !discards {
             complain(format_args!(
@@ -97,14 +95,6 @@ impl Way {
             task.name
         )))
     }
-}
-
-fn failed(error: &TaskError) -> Exit {
-    complain(super::alone::printable(&chain(error)));
-    if let Some(hint) = error.hint() {
-        complain(format_args!("hint: {hint}"));
-    }
-    error.exit_code()
 }
 
 /// What was brought to a running task.
@@ -170,6 +160,7 @@ impl Bringer {
     pub(super) async fn finish(mut self, outcome: &Outcome) -> Brought {
         let extra = std::mem::take(&mut self.brought.extra);
         let count = extra.len() as u64;
+        let most = self.task.policy.max_delete;
         let (gone, owned) = (outcome.tally.of(Class::Extra), outcome.tally.keys());
         if count == 0 {
             return self.brought;
@@ -177,8 +168,7 @@ impl Bringer {
         if !outcome.complete {
             let why = "only the target has them, and not every key was looked at";
             self.brought.leave(count, why);
-        } else if !within_max_delete(&self.task, gone, owned) {
-            let most = self.task.policy.max_delete;
+        } else if !most.allows(gone, owned) {
             let why = format!(
                 "only the target has them, and they are more than policy.max_delete, {most}"
             );

@@ -220,6 +220,18 @@ pub enum MaxDelete {
     Keys(u64),
 }
 
+impl MaxDelete {
+    /// Whether `gone` of the `owned` keys of the task may be removed.
+    pub fn allows(self, gone: u64, owned: u64) -> bool {
+        match self {
+            Self::Keys(keys) => gone <= keys,
+            Self::Percent(percent) => {
+                u128::from(gone) * 100 <= u128::from(owned) * u128::from(percent)
+            }
+        }
+    }
+}
+
 impl std::fmt::Display for MaxDelete {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -403,6 +415,17 @@ mod tests {
     fn globs(patterns: &[&str]) -> Vec<Glob> {
         let compile = |pattern: &&str| Glob::new(pattern.as_bytes()).unwrap();
         patterns.iter().map(compile).collect()
+    }
+
+    #[test]
+    fn exactly_the_limit_may_be_removed() {
+        assert!(MaxDelete::Percent(20).allows(20, 100));
+        assert!(!MaxDelete::Percent(20).allows(21, 100));
+        assert!(!MaxDelete::Percent(99).allows(1, 1));
+        assert!(MaxDelete::Percent(100).allows(1, 1));
+        assert!(MaxDelete::Percent(100).allows(u64::MAX, u64::MAX));
+        assert!(MaxDelete::Keys(7).allows(7, 7) && !MaxDelete::Keys(7).allows(8, 9));
+        assert!(MaxDelete::Keys(0).allows(0, 9));
     }
 
     #[test]

@@ -30,7 +30,6 @@ use tokio::time::{Instant, sleep};
 use super::context::Context;
 use super::error::chain;
 use super::millis;
-use super::reconcile::{Found, exceeds};
 use super::report::AuditPass;
 use super::reporter::Reporter;
 use super::reread::{Flows, Place};
@@ -373,23 +372,19 @@ impl Auditing {
     /// At the end: deletes what only the target has, if that is little enough.
     async fn delete(&self, outcome: &Outcome, findings: &mut Findings) {
         let extra = std::mem::take(&mut findings.extra);
-        let found = Found {
-            owned: findings.keys(outcome),
-            gone: findings.found.of(Class::Extra),
-            ..Found::default()
-        };
+        let (gone, owned) = (findings.found.of(Class::Extra), findings.keys(outcome));
         if extra.is_empty() {
             return;
         }
         let most = self.context.task.policy.max_delete;
-        if exceeds(&found, most) {
-            findings.left.extra = found.gone;
+        if !most.allows(gone, owned) {
+            findings.left.extra = gone;
             extra.iter().for_each(|(_, place)| findings.left.add(place));
-            if findings.before.extra == found.gone {
+            if findings.before.extra == gone {
                 return;
             }
             warn!(self.log, "only the target has more keys than policy.max_delete, the audit deletes none";
-                fields::KEYS => found.gone, fields::OF => found.owned, fields::LIMIT => most.to_string(),
+                fields::KEYS => gone, fields::OF => owned, fields::LIMIT => most.to_string(),
                 fields::HINT => "check that the source has its data; to have them deleted, raise policy.max_delete");
             return;
         }

@@ -47,7 +47,6 @@ use crate::target;
 pub use error::{TaskError, chain};
 pub use host::{Hosted, host};
 pub use preflight::{Finding, Grade, Preflight, TypeForm, preflight};
-pub use reconcile::within_max_delete;
 pub use repair::{Doubted, Unrepaired};
 pub use report::{
     Approval, Audit, AuditPass, Flow, Lag, LastError, PerSecond, Report, Server, SpoolReport,

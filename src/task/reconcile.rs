@@ -36,7 +36,6 @@ use super::report::Approval;
 use super::reporter::Reporter;
 use super::reread::{Flows, Place};
 use super::settings;
-use crate::config::MaxDelete;
 use crate::fail_point;
 use crate::logging::fields;
 use crate::source::dragonfly::{self, Monitor, SourceError};
@@ -61,14 +60,14 @@ pub(super) struct Reconciling {
 
 /// What a walk found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Found {
+struct Found {
     /// Keys of the task.
-    pub(super) owned: u64,
+    owned: u64,
     /// Those that the source did not have when it was asked.
-    pub(super) gone: u64,
+    gone: u64,
     /// Those of them that were not settled, since nobody knows yet which flow is theirs, and one of these.
-    pub(super) homeless: u64,
-    pub(super) example: Option<Vec<u8>>,
+    homeless: u64,
+    example: Option<Vec<u8>>,
 }
 
 impl Reconciling {
@@ -140,7 +139,7 @@ impl Reconciling {
     /// Whether so many keys may be removed. If not, waits until somebody approves, or it is time to count again.
     async fn is_allowed(&mut self, found: &Found) -> Result<bool, TaskError> {
         let most = self.context.task.policy.max_delete;
-        if self.due == Reconcile::Approved || !exceeds(found, most) {
+        if self.due == Reconcile::Approved || most.allows(found.gone, found.owned) {
             return Ok(true);
         }
         let approval = self.reporter.approved();
@@ -253,52 +252,5 @@ impl Reconciling {
             Some(monitor) => Ok(monitor),
             None => Monitor::open(&self.source).await,
         }
-    }
-}
-
-/// Whether so many of the task's keys on the target may be removed unasked.
-pub fn within_max_delete(task: &crate::config::Task, gone: u64, owned: u64) -> bool {
-    let found = Found {
-        owned,
-        gone,
-        ..Found::default()
-    };
-    !exceeds(&found, task.policy.max_delete)
-}
-
-/// Whether that is more than may be removed unasked.
-pub(super) fn exceeds(found: &Found, most: MaxDelete) -> bool {
-    match most {
-        MaxDelete::Keys(keys) => found.gone > keys,
-        MaxDelete::Percent(percent) => {
-            let percent = u128::from(percent);
-            u128::from(found.gone) * 100 > u128::from(found.owned) * percent
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exactly_the_limit_may_be_removed() {
-        let found = |gone, owned| Found {
-            gone,
-            owned,
-            ..Found::default()
-        };
-        assert!(!exceeds(&found(20, 100), MaxDelete::Percent(20)));
-        assert!(exceeds(&found(21, 100), MaxDelete::Percent(20)));
-        assert!(exceeds(&found(1, 1), MaxDelete::Percent(99)));
-        assert!(!exceeds(&found(1, 1), MaxDelete::Percent(100)));
-        assert!(!exceeds(
-            &found(u64::MAX, u64::MAX),
-            MaxDelete::Percent(100)
-        ));
-        assert!(
-            !exceeds(&found(7, 7), MaxDelete::Keys(7)) && exceeds(&found(8, 9), MaxDelete::Keys(7))
-        );
-        assert!(!exceeds(&found(0, 9), MaxDelete::Keys(0)));
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::context::Context;
 use super::error::chain;
-use super::reporter::{Reporter, Stage};
+use super::reporter::Reporter;
 use super::reread::{Flows, Place};
 use super::status::Phase;
 use crate::logging::fields;
@@ -69,7 +69,7 @@ impl Reporter {
     /// # Errors
     /// Nothing was taken, and why.
     pub fn repair(&self, keys: Vec<Doubted>) -> Result<(), Unrepaired> {
-        if *self.stage().borrow() != Stage::Stable || self.phase() != Phase::Stable {
+        if self.phase() != Phase::Stable {
             return Err(not_stable());
         }
         self.desk().bring(keys)
@@ -110,11 +110,10 @@ impl Repairing {
         std::future::pending().await
     }
 
-    async fn repair(&self, keys: Vec<Doubted>) -> Result<usize, TargetError> {
+    async fn repair(&self, mut keys: Vec<Doubted>) -> Result<usize, TargetError> {
         let context = &self.context;
         let task = &context.task;
         let flows = context.status.flows.len() as u32;
-        let mut keys = keys;
         keys.retain(|doubted| {
             !doubted.key.starts_with(PREFIX) && task.filter.allows(doubted.db, &doubted.key)
         });

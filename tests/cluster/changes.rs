@@ -3,12 +3,13 @@
 //!
 //! Each test counts full syncs: one more would end in the same state, and prove nothing.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::scope;
 use std::time::Duration;
 
 use crate::df2redis::Task;
-use crate::lanes::{Writes, equal, killed, resumed, source, task};
+use crate::lanes::{
+    Writes, equal, goes_on_after_a_kill, killed, resumed, source, task, under_load,
+};
+use crate::scale::number;
 use crate::support::cluster::{Move, Shape};
 use crate::support::proxy::BOTH;
 use crate::support::{Cluster, Proxy, SimulatedDragonfly, Target};
@@ -18,37 +19,8 @@ const KEPT: &[&str] = &["--appendonly", "yes"];
 
 /// How long a node is not heard of: little in `make check`, a minute in `make torture`.
 fn outage() -> Duration {
-    let seconds = std::env::var("TORTURE_OUTAGE_S").map_or(6, |text| {
-        let seconds: u64 = text.parse().expect("TORTURE_OUTAGE_S is a number");
-        seconds.min(60)
-    });
-    Duration::from_secs(seconds)
-}
-
-/// Writes all the time, while something else is done.
-#[track_caller]
-fn under_load<T>(source: &SimulatedDragonfly, writes: &mut Writes, done: impl FnOnce() -> T) -> T {
-    let mut client = source.client();
-    let ending = AtomicBool::new(false);
-    // Also when it panics.
-    struct End<'a>(&'a AtomicBool);
-    impl Drop for End<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    scope(|scope| {
-        let end = End(&ending);
-        let writing = scope.spawn(|| {
-            while !ending.load(Ordering::Relaxed) {
-                writes.rounds(&mut client, 5);
-            }
-        });
-        let result = done();
-        drop(end);
-        writing.join().expect("writes are answered");
-        result
-    })
+    let seconds: u64 = number("TORTURE_OUTAGE_S", 6);
+    Duration::from_secs(seconds.min(60))
 }
 
 /// A node joins, takes slots, gives them all back, so that it is a master without slots, or a replica, and goes away.
@@ -56,7 +28,7 @@ fn under_load<T>(source: &SimulatedDragonfly, writes: &mut Writes, done: impl Fn
 fn a_node_joins_and_leaves(target: Target, how: Move) {
     let (source, mut cluster) = (source(), Cluster::start_shaped(target, Shape::MASTERS));
     let task = task(&source, &cluster);
-    let mut running = task.start_stable();
+    let running = task.start_stable();
     let mut writes = Writes::default();
     writes.rounds(&mut source.client(), 50);
     let joined = under_load(&source, &mut writes, || {
@@ -82,13 +54,7 @@ fn a_node_joins_and_leaves(target: Target, how: Move) {
     writes.counted(&cluster);
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 0));
     assert_eq!(running.count_logged("target lost"), 0, "the flows went on");
-    killed(running, &source);
-    writes.rounds(&mut source.client(), 50);
-    running = task.start();
-    resumed(&mut running);
-    equal(&source, &cluster);
-    writes.counted(&cluster);
-    running.stop();
+    goes_on_after_a_kill(running, &task, (&source, &cluster), &mut writes);
 }
 
 #[test]
@@ -113,7 +79,7 @@ fn a_node_that_is_replaced_by_a_new_one_at_once_leaves_in_order() {
         Cluster::start_shaped(Target::Valkey91, Shape::MASTERS),
     );
     let task = task(&source, &cluster);
-    let mut running = task.start_stable();
+    let running = task.start_stable();
     let mut writes = Writes::default();
     writes.rounds(&mut source.client(), 100);
     under_load(&source, &mut writes, || {
@@ -127,16 +93,12 @@ fn a_node_that_is_replaced_by_a_new_one_at_once_leaves_in_order() {
     writes.counted(&cluster);
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 0));
     assert_eq!(running.count_logged("target lost"), 0, "the flows went on");
-    killed(running, &source);
-    running = task.start();
-    resumed(&mut running);
-    equal(&source, &cluster);
-    running.stop();
+    goes_on_after_a_kill(running, &task, (&source, &cluster), &mut writes);
 }
 
-/// All of them are gone for a while, and come back with what they had.
+/// Nodes are gone for a while, and come back with what they had.
 #[track_caller]
-fn all_nodes_are_restarted(target: Target, replicas: usize) {
+fn nodes_come_back(target: Target, replicas: usize, go: impl FnOnce(&mut Cluster)) {
     let shape = Shape {
         replicas,
         args: KEPT,
@@ -148,8 +110,7 @@ fn all_nodes_are_restarted(target: Target, replicas: usize) {
     let mut writes = Writes::default();
     writes.rounds(&mut source.client(), 100);
     under_load(&source, &mut writes, || {
-        (0..cluster.len()).for_each(|node| cluster.kill(node));
-        (0..cluster.len()).for_each(|node| cluster.restart(node));
+        go(&mut cluster);
         cluster.wait_agreed();
         running.wait_logged("target is back, following writes");
     });
@@ -157,50 +118,37 @@ fn all_nodes_are_restarted(target: Target, replicas: usize) {
     writes.counted(&cluster);
     assert_eq!(source.full_syncs(), 1);
     running.stop();
+}
+
+fn all_restart(cluster: &mut Cluster) {
+    (0..cluster.len()).for_each(|node| cluster.kill(node));
+    (0..cluster.len()).for_each(|node| cluster.restart(node));
 }
 
 #[test]
 fn all_nodes_of_redis_are_restarted_and_go_on_with_what_they_have() {
-    all_nodes_are_restarted(Target::Redis70, 1);
+    nodes_come_back(Target::Redis70, 1, all_restart);
 }
 
 #[test]
 fn all_nodes_of_valkey_are_restarted_and_go_on_with_what_they_have() {
-    all_nodes_are_restarted(Target::Valkey91, 0);
+    nodes_come_back(Target::Valkey91, 0, all_restart);
 }
 
-#[track_caller]
-fn a_node_moves_to_another_address(target: Target) {
-    let shape = Shape {
-        args: KEPT,
-        ..Shape::MASTERS
-    };
-    let (source, mut cluster) = (source(), Cluster::start_shaped(target, shape));
-    let task = task(&source, &cluster);
-    let mut running = task.start_stable();
-    let mut writes = Writes::default();
-    writes.rounds(&mut source.client(), 100);
+fn one_moves(cluster: &mut Cluster) {
     let before = cluster.node(1).port();
-    under_load(&source, &mut writes, || {
-        cluster.restart_elsewhere(1);
-        cluster.wait_agreed();
-        running.wait_logged("target is back, following writes");
-    });
+    cluster.restart_elsewhere(1);
     assert_ne!(cluster.node(1).port(), before);
-    equal(&source, &cluster);
-    writes.counted(&cluster);
-    assert_eq!(source.full_syncs(), 1);
-    running.stop();
 }
 
 #[test]
 fn a_node_of_redis_that_moves_to_another_address_is_found_there() {
-    a_node_moves_to_another_address(Target::Redis70);
+    nodes_come_back(Target::Redis70, 0, one_moves);
 }
 
 #[test]
 fn a_node_of_valkey_that_moves_to_another_address_is_found_there() {
-    a_node_moves_to_another_address(Target::Valkey91);
+    nodes_come_back(Target::Valkey91, 0, one_moves);
 }
 
 /// A task that reaches every node through a proxy of its own.
@@ -335,13 +283,8 @@ fn nodes_that_go_by_names_are_reached_by_tls_as_a_user_with_the_rights_that_are_
         set(&rules.iter().map(String::as_str).collect::<Vec<_>>());
     }
     let checked = task.check_servers();
-    assert_eq!(
-        checked.graded("error"),
-        Vec::<&str>::new(),
-        "{}",
-        checked.text
-    );
-    let mut running = task.start_stable();
+    checked.assert_no_errors();
+    let running = task.start_stable();
     under_load(&source, &mut writes, || {
         cluster.move_slots(0..=29, 2, Move::Keys);
         // The stamp is in the first slot, so every flow notices.
@@ -351,9 +294,5 @@ fn nodes_that_go_by_names_are_reached_by_tls_as_a_user_with_the_rights_that_are_
     equal(&source, &cluster);
     writes.counted(&cluster);
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 0));
-    killed(running, &source);
-    running = task.start();
-    resumed(&mut running);
-    equal(&source, &cluster);
-    running.stop();
+    goes_on_after_a_kill(running, &task, (&source, &cluster), &mut writes);
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::scope;
 
 use nix::sys::signal::Signal;
 
@@ -104,6 +105,53 @@ pub fn killed(running: Df2redis, source: &SimulatedDragonfly) {
     let _ = source.take_violations();
 }
 
+/// Writes all the time, while something else is done.
+#[track_caller]
+pub fn under_load<T>(
+    source: &SimulatedDragonfly,
+    writes: &mut Writes,
+    done: impl FnOnce() -> T,
+) -> T {
+    let mut client = source.client();
+    let ending = AtomicBool::new(false);
+    // Also when it panics.
+    struct End<'a>(&'a AtomicBool);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    scope(|scope| {
+        let end = End(&ending);
+        let writing = scope.spawn(|| {
+            while !ending.load(Ordering::Relaxed) {
+                writes.rounds(&mut client, 5);
+            }
+        });
+        let result = done();
+        drop(end);
+        writing.join().expect("writes are answered");
+        result
+    })
+}
+
+/// A kill, writes that nobody follows, and another process, which goes on and ends equal.
+#[track_caller]
+pub fn goes_on_after_a_kill(
+    running: Df2redis,
+    task: &Task,
+    (source, cluster): (&SimulatedDragonfly, &Cluster),
+    writes: &mut Writes,
+) {
+    killed(running, source);
+    writes.rounds(&mut source.client(), 50);
+    let mut running = task.start();
+    resumed(&mut running);
+    equal(source, cluster);
+    writes.counted(cluster);
+    running.stop();
+}
+
 #[test]
 fn a_full_sync_and_what_follows_are_equal_end_to_end() {
     let (source, cluster) = (
@@ -184,38 +232,23 @@ fn kills_under_load_lose_and_repeat_nothing() {
 fn slots_move_under_load(target: Target, how: Move) {
     let (source, cluster) = (source(), Cluster::start_shaped(target, Shape::MASTERS));
     let task = task(&source, &cluster);
-    let mut running = task.start_stable();
-    let mut client = source.client();
+    let running = task.start_stable();
     let mut writes = Writes::default();
-    writes.rounds(&mut client, 50);
-    let ending = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let writing = scope.spawn(|| {
-            while !ending.load(Ordering::Relaxed) {
-                writes.rounds(&mut client, 10);
-            }
-        });
+    writes.rounds(&mut source.client(), 50);
+    under_load(&source, &mut writes, || {
         // Key by key takes its time.
         let slots = if how == Move::Keys { 59 } else { 599 };
         for part in 0..3_u16 {
             cluster.move_slots(part * 1000..=part * 1000 + slots, 2, how);
             cluster.move_slots(6000 + part * 1000..=6000 + part * 1000 + slots, 0, how);
         }
-        ending.store(true, Ordering::Relaxed);
-        writing.join().unwrap();
     });
     equal(&source, &cluster);
     writes.counted(&cluster);
     assert_eq!((source.full_syncs(), source.partial_syncs()), (1, 0));
     assert_eq!(running.count_logged("target lost"), 0, "the flows went on");
     // What was stamped before the move is found after it.
-    killed(running, &source);
-    writes.rounds(&mut client, 50);
-    running = task.start();
-    resumed(&mut running);
-    equal(&source, &cluster);
-    writes.counted(&cluster);
-    running.stop();
+    goes_on_after_a_kill(running, &task, (&source, &cluster), &mut writes);
 }
 
 #[test]

@@ -7,6 +7,9 @@ mod asked;
 mod audited;
 #[path = "../support/df2redis.rs"]
 mod df2redis;
+#[allow(dead_code, reason = "a part of it is used here")]
+#[path = "../crash/scale.rs"]
+mod scale;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -38,10 +38,12 @@ pub fn writes_per_second() -> u64 {
     number("TORTURE_WRITES_PER_S", 6_000)
 }
 
+/// A number that the variable sets.
+///
 /// # Panics
 /// When the variable holds no number: a run that does less than it was told proves less.
 #[track_caller]
-fn number<T: std::str::FromStr>(variable: &str, default: T) -> T {
+pub fn number<T: std::str::FromStr>(variable: &str, default: T) -> T {
     match std::env::var(variable) {
         Err(_) => default,
         Ok(text) => text

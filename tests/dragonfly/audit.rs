@@ -25,6 +25,17 @@ fn unseen(source: &SimulatedDragonfly) -> Client {
     Client::connect(source.oracle())
 }
 
+/// A consumer of a group reads all there is of a stream.
+const READ_BY_ONE: [&str; 7] = [
+    "XREADGROUP",
+    "GROUP",
+    "group",
+    "one",
+    "STREAMS",
+    "stream",
+    ">",
+];
+
 #[test]
 fn what_no_entry_shows_is_found_and_set_right_while_writes_go_on() {
     let (source, target) = (source(), RedisServer::start());
@@ -107,16 +118,7 @@ fn defects_of_the_journal_that_no_entry_shows_are_set_right() {
     source.wait_acked();
     client.ok(&["SET", "over", "v", "PXAT", "1000"]);
     client.ok(&["BLMPOP", "1", "1", "list", "LEFT", "COUNT", "3"]);
-    let read = [
-        "XREADGROUP",
-        "GROUP",
-        "group",
-        "one",
-        "STREAMS",
-        "stream",
-        ">",
-    ];
-    client.ok(&read);
+    client.ok(&READ_BY_ONE);
     let expected = [
         ("list", "value, length"),
         ("over", "extra"),
@@ -204,16 +206,7 @@ fn amounts_elements_and_owners_that_entries_tell_wrongly_are_set_right() {
     here.ok(&["RPUSH", "list", "a", "b"]);
     here.ok(&["XADD", "stream", "1-1", "f", "v"]);
     here.ok(&["XGROUP", "CREATE", "stream", "group", "0"]);
-    let read = [
-        "XREADGROUP",
-        "GROUP",
-        "group",
-        "one",
-        "STREAMS",
-        "stream",
-        ">",
-    ];
-    here.ok(&read);
+    here.ok(&READ_BY_ONE);
     let mut running = task.start_stable();
     // Of memcache's `incr hits 5` and `decr left 3` the journal has no amounts.
     here.ok(&["INCRBY", "hits", "5"]);

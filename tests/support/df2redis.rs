@@ -233,6 +233,13 @@ impl Checked {
             .collect()
     }
 
+    /// That there is nothing for which the task would not start.
+    #[track_caller]
+    pub fn assert_no_errors(&self) {
+        let errors = self.graded("error");
+        assert_eq!(errors, Vec::<&str>::new(), "{}", self.text);
+    }
+
     /// That one line of this grade holds these texts.
     #[track_caller]
     pub fn assert_found(&self, grade: &str, texts: &[&str]) {

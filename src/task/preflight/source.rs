@@ -213,29 +213,29 @@ impl Source {
 
 /// What is read of the source to compare it with the target, whatever the size of its values. Of keys that are not
 /// there, and no transaction holds anything.
-const COMPARING: [(&str, &str); 22] = [
-    ("+time", "TIME"),
-    ("+scan", "SCAN 0 COUNT 1"),
-    ("+exists", "EXISTS K"),
-    ("+type", "TYPE K"),
-    ("+dump", "DUMP K"),
-    ("+pexpiretime", "PEXPIRETIME K"),
-    ("+get", "GET K"),
-    ("+strlen", "STRLEN K"),
-    ("+getrange", "GETRANGE K 0 0"),
-    ("+lrange", "LRANGE K 0 0"),
-    ("+sscan", "SSCAN K 0"),
-    ("+hscan", "HSCAN K 0"),
-    ("+zrange", "ZRANGE K 0 0"),
-    ("+xrange", "XRANGE K - + COUNT 1"),
-    ("+xinfo", "XINFO STREAM K"),
-    ("+select", "SELECT 0"),
-    ("+watch", "WATCH K"),
-    ("+unwatch", "UNWATCH"),
-    ("+multi", "MULTI"),
-    ("+exec", "EXEC"),
-    ("+dfly", "DFLY REPLICAOFFSET"),
-    ("+info", "INFO keyspace"),
+const COMPARING: [&str; 22] = [
+    "TIME",
+    "SCAN 0 COUNT 1",
+    "EXISTS K",
+    "TYPE K",
+    "DUMP K",
+    "PEXPIRETIME K",
+    "GET K",
+    "STRLEN K",
+    "GETRANGE K 0 0",
+    "LRANGE K 0 0",
+    "SSCAN K 0",
+    "HSCAN K 0",
+    "ZRANGE K 0 0",
+    "XRANGE K - + COUNT 1",
+    "XINFO STREAM K",
+    "SELECT 0",
+    "WATCH K",
+    "UNWATCH",
+    "MULTI",
+    "EXEC",
+    "DFLY REPLICAOFFSET",
+    "INFO keyspace",
 ];
 
 /// A key that the source does not have.
@@ -244,14 +244,15 @@ const NO_KEY: &[u8] = b"df2redis:preflight";
 /// What the user lacks of that.
 async fn cannot_compare(monitor: &mut Monitor) -> Result<Vec<String>, SourceError> {
     let mut lacking = Vec::new();
-    for (permission, words) in COMPARING {
-        let words = words.split(' ').map(|word| match word {
+    for line in COMPARING {
+        let words = line.split(' ').map(|word| match word {
             "K" => NO_KEY,
             word => word.as_bytes(),
         });
         let words: Vec<&[u8]> = words.collect();
         if !monitor.may(&words).await? {
-            lacking.push(permission.to_owned());
+            let name = line.split(' ').next().unwrap_or(line);
+            lacking.push(format!("+{}", name.to_ascii_lowercase()));
         }
     }
     Ok(lacking)

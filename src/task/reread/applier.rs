@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::late::{LATE, MARGIN_MS, expiry_in};
+use super::late::{LATE_MS, MARGIN_MS, expiry_in};
 use super::list::{Answer, Place};
 use super::reader::{AT_ONCE, Ask};
 use super::{Settling, Suspects};
@@ -307,9 +307,8 @@ impl Applier {
 
     /// Whether the entries of a batch are late.
     pub(in crate::task) fn comes_late(&self, batch: &Batch) -> bool {
-        let late_ms = i64::try_from(LATE.as_millis()).unwrap_or(i64::MAX);
         self.was_written_unseen()
-            || self.source_now_ms().saturating_sub(batch.received_at_ms) > late_ms
+            || self.source_now_ms().saturating_sub(batch.received_at_ms) > LATE_MS
     }
 
     /// Asks the target which keys of late entries it has lost. Everything before them is answered for.

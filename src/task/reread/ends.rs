@@ -15,13 +15,10 @@ use std::collections::{HashMap, VecDeque};
 use xxhash_rust::xxh64::xxh64;
 
 use super::expiring::{Gives, gives};
-use super::late::{LATE, MARGIN_MS, expiry_in};
+use super::late::{LATE_MS, MARGIN_MS, expiry_in};
 use crate::commands;
 use crate::entry::{Args, Batch, Command};
 use crate::task::applier::Applier;
-
-/// An entry takes effect so soon after it was taken; of one that takes longer, the delay is noticed.
-const ON_THE_WAY_MS: i64 = LATE.as_millis().cast_signed() as i64;
 
 /// Keys remembered of each flow: 1 MiB.
 const KEYS: usize = 1 << 16;
@@ -180,7 +177,8 @@ impl Applier {
                 {
                     self.ends.forget(to, key);
                 }
-                is_doubtful && left.is_some_and(|left| (-MARGIN_MS..ON_THE_WAY_MS).contains(&left))
+                // An entry takes effect that soon after it was taken, or its delay is noticed.
+                is_doubtful && left.is_some_and(|left| (-MARGIN_MS..LATE_MS).contains(&left))
             }
             Gives::OthersEnd => {
                 let written = commands::keys(args).filter(|used| used.written);

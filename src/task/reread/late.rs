@@ -14,7 +14,8 @@ use crate::commands;
 use crate::entry::Args;
 
 /// An entry older than that is late.
-pub(crate) const LATE: Duration = Duration::from_millis(500);
+pub(crate) const LATE: Duration = Duration::from_millis(LATE_MS.unsigned_abs());
+pub(crate) const LATE_MS: i64 = 500;
 
 /// A key that the target would let expire within that is taken for lost. What is known of the target's keys is good for
 /// half of it, and what was sent by that knowledge may take the other half.
