@@ -6,6 +6,7 @@ use std::fmt;
 
 use serde_json::{Value as Json, json};
 
+use super::batch::Found;
 use super::digest::Digest;
 use super::settings::Losses;
 
@@ -292,6 +293,9 @@ impl fmt::Display for Class {
     }
 }
 
+/// How far apart two readings of one expiry time may be that is told as the time left.
+const MOVES_MS: u64 = 100;
+
 /// What counts as a difference.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules {
@@ -353,6 +357,31 @@ impl Rules {
         classes.iter().all(|class| class.is_expected())
     }
 
+    /// Whether one side shows a key as it did before. Servers before Redis 7 tell only how long it has left, so when it
+    /// expires moves a little from look to look.
+    pub fn stays(&self, before: &Found, now: &Found) -> bool {
+        match (before, now) {
+            (Found::Read(before), Found::Read(now)) => {
+                let apart = before.expires_at_ms.zip(now.expires_at_ms);
+                let before = Reading {
+                    expires_at_ms: match apart {
+                        Some((before, now)) if before.abs_diff(now) <= self.steady_ms() => {
+                            Some(now)
+                        }
+                        _ => before.expires_at_ms,
+                    },
+                    ..Reading::clone(before)
+                };
+                before == **now
+            }
+            (before, now) => before == now,
+        }
+    }
+
+    fn steady_ms(&self) -> u64 {
+        self.tolerance.unsigned_abs().max(MOVES_MS)
+    }
+
     fn value(&self, source: &Reading, target: &Reading) -> Option<Class> {
         if source.sampled != target.sampled {
             // Their lengths differ, and tell it.
@@ -385,5 +414,39 @@ impl Rules {
             }
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expiring(at_ms: Option<i64>) -> Found {
+        Found::Read(Box::new(Reading {
+            expires_at_ms: at_ms,
+            ..Reading::new(Kind::String)
+        }))
+    }
+
+    #[test]
+    fn a_key_stays_as_it_was_though_its_time_left_is_told_a_little_later() {
+        let exact = Rules {
+            tolerance: 0,
+            grace: 0,
+            losses: Losses::default(),
+        };
+        let loose = Rules {
+            tolerance: 1000,
+            ..exact
+        };
+        let before = expiring(Some(50_000));
+        assert!(exact.stays(&before, &expiring(Some(50_001))));
+        assert!(!exact.stays(&before, &expiring(Some(50_101))));
+        assert!(loose.stays(&before, &expiring(Some(49_000))));
+        assert!(!loose.stays(&before, &expiring(Some(51_001))));
+        assert!(!loose.stays(&before, &expiring(None)));
+        assert!(!loose.stays(&before, &Found::Absent));
+        let other = Found::Read(Box::new(Reading::new(Kind::List)));
+        assert!(!loose.stays(&expiring(None), &other));
     }
 }

@@ -558,7 +558,9 @@ impl Rounds {
                     self.write(ledger, &now, &classes).await?;
                     continue;
                 }
-                let same = before.source == now.source && before.target == now.target;
+                let rules = &self.plan.rules;
+                let same = rules.stays(&before.source, &now.source)
+                    && rules.stays(&before.target, &now.target);
                 still.push(steady_before && same && now.is_seen());
                 suspects.push(now);
             }
