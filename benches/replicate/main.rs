@@ -8,6 +8,7 @@
 //! ```text
 //! BENCH_RUNS=1     runs of each pair (5)
 //! BENCH_SCALE=0.1  part of each data set (1)
+//! BENCH_OUTAGE_S=600  how long a target stands still (10)
 //! BENCH_ONLY=...   some of: strings, collections, huge, resync, stable, cluster, outage,
 //!                  check (all)
 //! ```
@@ -28,6 +29,7 @@ mod table;
 mod workload;
 
 use std::process::ExitCode;
+use std::time::Duration;
 use workload::Workload;
 
 /// Flows of the source, and connections of (a).
@@ -39,6 +41,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 struct Settings {
     runs: usize,
     scale: f64,
+    outage: Option<Duration>,
     only: Option<String>,
 }
 
@@ -53,6 +56,13 @@ impl Settings {
         Ok(Self {
             runs: (number("BENCH_RUNS", 5.0)? as usize).max(1),
             scale: number("BENCH_SCALE", 1.0)?,
+            outage: match var("BENCH_OUTAGE_S") {
+                None => None,
+                Some(_) => Some(Duration::try_from_secs_f64(number(
+                    "BENCH_OUTAGE_S",
+                    10.0,
+                )?)?),
+            },
             only: var("BENCH_ONLY"),
         })
     }
@@ -119,7 +129,7 @@ fn run(settings: &Settings) -> Result<()> {
         cluster::measure(entries, keys, settings.runs)?;
     }
     if settings.wants("outage") {
-        outage::measure(settings.scale, settings.runs)?;
+        outage::measure(settings.outage, settings.scale, settings.runs)?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 //!
 //! A write's latency counts from when it was due, so that one that is held up counts for those behind it too.
 
-use crate::program::Program;
+use crate::program::{BUDGET, Program, Used};
 use crate::source::{Source, replica_state};
 use crate::support::{Client, Dataset, RedisServer};
 use crate::table::{self, Goal, Row, median};
@@ -22,11 +22,11 @@ const WRITERS: usize = 4;
 /// How long writes are measured in each run, at full scale.
 const SECONDS: f64 = 10.0;
 
-/// Measures and prints both tables.
+/// Measures and prints both tables. The target stands still for so long, or for as long as the scale says.
 ///
 /// # Errors
 /// When something fails; numbers that miss a goal are no failure.
-pub fn measure(scale: f64, runs: usize) -> Result<()> {
+pub fn measure(lasts: Option<Duration>, scale: f64, runs: usize) -> Result<()> {
     let back = (0..runs)
         .map(|_| Ok(after_a_kill()?.as_secs_f64()))
         .collect::<Result<Vec<f64>>>()?;
@@ -34,13 +34,16 @@ pub fn measure(scale: f64, runs: usize) -> Result<()> {
     let back = Row::new("until an entry written after it is applied", "s", back);
     table::print(&title, &[back.goal(Goal::AtMost(2.0))]);
 
-    let lasts = Duration::from_secs_f64((SECONDS * scale.min(1.0)).max(0.5));
-    let (mut alone, mut held) = (Vec::new(), Vec::new());
+    let scaled = || Duration::from_secs_f64((SECONDS * scale.min(1.0)).max(0.5));
+    let lasts = lasts.unwrap_or_else(scaled);
+    let (mut alone, mut held, mut peaks) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..runs {
         let source = Source::holding(&Dataset::new(), &[])?;
         alone.push(write(&source, lasts));
         drop(source);
-        held.push(with_a_target_that_stands_still(lasts)?);
+        let (latencies, used) = with_a_target_that_stands_still(lasts)?;
+        held.push(latencies);
+        peaks.push(used.peak as f64 / f64::from(1 << 20));
     }
     let of = |latencies: &[Latencies], at: usize| -> Vec<f64> {
         latencies.iter().map(|run| run.0[at]).collect()
@@ -56,8 +59,13 @@ pub fn measure(scale: f64, runs: usize) -> Result<()> {
             rows.push(row.goal(Goal::AtMost(50.0)));
         }
     }
-    let title =
-        format!("writes of the source's clients, {WRITES} a second, while the target stands still");
+    // What the README promises.
+    let most = (BUDGET >> 20) as f64 + 16.0 + FLOWS as f64;
+    rows.push(Row::new("most memory of df2redis", "MiB", peaks).goal(Goal::AtMost(most)));
+    let title = format!(
+        "writes of the source's clients, {WRITES} a second, while the target stands still for {} s",
+        lasts.as_secs_f64()
+    );
     table::print(&title, &rows);
     Ok(())
 }
@@ -139,7 +147,7 @@ fn in_stable_sync() -> Result<(Source, RedisServer, Program)> {
     Ok((source, target, program))
 }
 
-fn with_a_target_that_stands_still(lasts: Duration) -> Result<Latencies> {
+fn with_a_target_that_stands_still(lasts: Duration) -> Result<(Latencies, Used)> {
     let (source, target, mut program) = in_stable_sync()?;
     let pid = Pid::from_raw(target.pid().cast_signed());
     kill(pid, Signal::SIGSTOP)?;
@@ -155,8 +163,10 @@ fn with_a_target_that_stands_still(lasts: Duration) -> Result<Latencies> {
     program.wait("the last entry", Duration::from_millis(5), || {
         client.ok(&["EXISTS", "end"]).int() == Some(1)
     })?;
-    program.stop()?;
-    Ok(latencies)
+    if program.times_logged("full sync started")? != 1 {
+        return Err(format!("it copied everything again\n{}", program.log()).into());
+    }
+    Ok((latencies, program.stop()?))
 }
 
 /// From the kill until something that was written after it is on the target.

@@ -6,7 +6,7 @@ use crate::support::peak_memory;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -156,10 +156,22 @@ impl Program {
         Ok(Used { cpu, peak })
     }
 
+    fn log_file(&self) -> PathBuf {
+        self.dir.path().join("log/bench_replicate.log")
+    }
+
+    /// How many lines of its log have this.
+    ///
+    /// # Errors
+    /// When there is no log.
+    pub fn times_logged(&self, what: &str) -> Result<usize> {
+        let text = fs::read_to_string(self.log_file())?;
+        Ok(text.lines().filter(|line| line.contains(what)).count())
+    }
+
     /// The last lines of its log.
     pub fn log(&self) -> String {
-        let path = self.dir.path().join("log/bench_replicate.log");
-        let text = fs::read_to_string(path).unwrap_or_default();
+        let text = fs::read_to_string(self.log_file()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines
             .get(lines.len().saturating_sub(15)..)
