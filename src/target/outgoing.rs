@@ -97,6 +97,25 @@ impl Outgoing {
         resp::command_start(&mut self.bytes, words);
     }
 
+    /// Appends a command, made from the entry `lsn`, that is encoded already.
+    pub fn encoded_of(&mut self, lsn: Option<u64>, bytes: &[u8]) {
+        self.encoded(&[bytes]);
+        if let Some(start) = self.commands.last_mut() {
+            start.lsn = lsn;
+        }
+    }
+
+    /// The `n`th command as it is sent; none if not all of it is in memory.
+    pub fn in_one(&self, n: usize) -> Option<&[u8]> {
+        let start = self.commands.get(n)?;
+        let (end, end_part) = match self.commands.get(n + 1) {
+            Some(next) => (next.at, next.part),
+            None => (self.bytes.len(), self.parts.len()),
+        };
+        let whole = start.part == end_part && start.legible.is_none();
+        self.bytes.get(start.at..end).filter(|_| whole)
+    }
+
     /// Appends a command of our own that is encoded already, in pieces.
     #[inline]
     pub fn encoded(&mut self, pieces: &[&[u8]]) {
@@ -213,6 +232,11 @@ impl Outgoing {
     /// Bytes held in memory.
     pub fn in_memory(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Whether all of it is.
+    pub fn is_in_memory(&self) -> bool {
+        self.parts.is_empty()
     }
 
     /// Number of commands.

@@ -78,6 +78,14 @@ impl Writer {
         }
     }
 
+    /// Whether everything pushed was answered, but for what waits because its slot of a cluster is on the move.
+    pub fn is_answered(&self) -> bool {
+        match &self.0 {
+            Way::Server(writer) => writer.is_settled(),
+            Way::Cluster(writer) => writer.is_answered(),
+        }
+    }
+
     /// The position everything before which the target has answered for.
     pub fn applied(&self) -> Option<u64> {
         match &self.0 {
@@ -184,6 +192,14 @@ impl Writer {
     /// Drives until everything pushed was answered. Cancel safe.
     pub async fn settle(&mut self) -> Result<(), TargetError> {
         while !self.is_settled() {
+            self.drive().await?;
+        }
+        Ok(())
+    }
+
+    /// The same until [`is_answered`](Self::is_answered). Cancel safe.
+    pub async fn settle_others(&mut self) -> Result<(), TargetError> {
+        while !self.is_answered() {
             self.drive().await?;
         }
         Ok(())

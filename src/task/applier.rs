@@ -44,6 +44,9 @@ const ACKNOWLEDGE_EVERY: Duration = Duration::from_secs(1);
 /// that its `INFO replication` shows the true lag of a busy flow.
 const ACKNOWLEDGE_AFTER: u64 = 1024;
 
+/// Batches of which it is remembered when they were taken in. Of more, the last ones count as one.
+const MOST_RECEIPTS: usize = 4096;
+
 /// How one flow ended without an error.
 #[derive(Debug)]
 pub(super) enum FlowEnd {
@@ -347,9 +350,16 @@ impl Applier {
         Ok(open)
     }
 
-    /// Asks the target about the keys of late entries, once everything before them is answered for.
+    /// Asks the target about the keys of late entries, once everything before them is answered for. What waits for its
+    /// slot of a cluster to move will come too late anyway, and its keys be doubted by that.
     async fn look(&mut self, pending: &VecDeque<Pending>) -> Result<(), TaskError> {
-        self.settle().await?;
+        loop {
+            self.writer.settle_others().await?;
+            self.progressed().await;
+            if self.writer.is_answered() {
+                break;
+            }
+        }
         let batches = pending.iter().map(|pending| &pending.batch);
         Box::pin(self.look_at_late(batches)).await
     }
@@ -491,7 +501,11 @@ impl Applier {
         }
         self.write_due()?;
         if let Some(reached) = reached {
-            self.receipts.push_back((reached, Instant::now()));
+            let is_full = self.receipts.len() >= MOST_RECEIPTS;
+            match self.receipts.back_mut().filter(|_| is_full) {
+                Some((last, _)) => *last = reached,
+                None => self.receipts.push_back((reached, Instant::now())),
+            }
         }
         Ok(taken)
     }

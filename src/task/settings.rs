@@ -207,6 +207,7 @@ pub(super) fn writing(task: &Task, flows: u32, timing: Timing) -> target::Limits
         window,
         batch_bytes: BATCH.min(window / 2),
         answer: timing.answer,
+        spill_dir: task.state_dir.clone(),
         ..target::Limits::default()
     }
 }

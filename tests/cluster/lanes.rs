@@ -43,7 +43,7 @@ pub struct Writes {
 }
 
 impl Writes {
-    const KEYS: usize = 97;
+    pub const KEYS: usize = 97;
 
     pub fn round(&mut self, client: &mut Client) {
         let (n, round) = (self.round % Self::KEYS, self.round);

@@ -18,6 +18,7 @@ mod changes;
 mod check;
 mod commands;
 mod flush;
+mod half;
 mod itself;
 mod kills;
 mod lanes;

@@ -12,6 +12,7 @@
 
 mod lane;
 mod nodes;
+mod overflow;
 mod parked;
 mod redirect;
 mod refresh;

@@ -1,6 +1,8 @@
 //! Replies of the nodes, matched to what was sent, and what follows from an error.
 
 use super::lane::{Lane, Role};
+use super::parked::Behind;
+use super::round::Group;
 use super::writer::Writer;
 use crate::fail_point::{self, Place};
 use crate::resp::Reply;
@@ -185,14 +187,18 @@ impl Writer {
         }
     }
 
+    /// How many positions a group's transaction stores.
+    fn positions_of(&self, group: &Group) -> u64 {
+        u64::from(self.flow.is_some() && group.reaches.is_some())
+    }
+
     /// Whether a group's transaction was executed, and there is nothing else to be learnt from its answer.
     fn is_executed(&self, group: u32, len: u64) -> bool {
         let Some(flight) = &self.flight else {
             return false;
         };
-        let position = usize::from(self.flow.is_some() && flight.reaches.is_some());
         let group = flight.groups.get(group as usize);
-        let expected = group.map(|group| (group.commands.len() + position) as u64);
+        let expected = group.map(|group| group.commands.len() as u64 + self.positions_of(group));
         self.dropped.is_empty() && expected == Some(len)
     }
 
@@ -215,7 +221,7 @@ impl Writer {
             .copied()
             .filter(|n| !self.dropped.contains(n))
             .collect();
-        let positions = u64::from(self.flow.is_some() && flight.reaches.is_some());
+        let positions = group.map_or(0, |group| self.positions_of(group));
         let zeros = match self.lanes.get_mut(index) {
             Some(lane) => lane.scanner.take_zeros(),
             None => Vec::new(),
@@ -354,20 +360,27 @@ impl Writer {
             self.send(flight, false);
             return Ok(());
         }
-        for group in flight.groups.iter().filter(|group| group.redirected) {
-            let commands = flight.order.get(group.commands.clone()).unwrap_or_default();
-            let since = flight.since_of(group.slot, self.applied());
-            self.parking.park(group.slot, &flight, commands, since);
-            self.waiting = true;
-            fail_point::pass(Place::SlotParked);
+        for group in &flight.groups {
+            let taken = flight.parked.get(&group.slot);
+            if group.redirected {
+                let commands = flight.order.get(group.commands.clone()).unwrap_or_default();
+                let was = flight.was(group.slot, self.applied());
+                self.parking.park(group.slot, &flight, commands, was);
+                fail_point::pass(Place::SlotParked);
+            } else if let Some(Behind::More(Some(first))) = taken.map(|taken| taken.behind) {
+                self.parking.advance(group.slot, first);
+            }
         }
         let atomic = flight.groups.iter().any(|group| group.atomic);
         fail_point::pass(match atomic {
             true => Place::TransactionChecked,
             false => Place::BatchAnswered,
         });
-        let late = came_late(flight.begun, flight.out.len());
-        let groups = flight.groups.iter().filter(|group| group.atomic && late);
+        let is_late = |group: &&Group| {
+            let begun = flight.was(group.slot, None).begun;
+            group.atomic && came_late(begun, flight.out.len())
+        };
+        let groups = flight.groups.iter().filter(is_late);
         let doubted: Vec<u32> = groups
             .flat_map(|group| flight.order.get(group.commands.clone()))
             .flatten()

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use super::lane::Role;
+use super::parked::Behind;
 use super::writer::{Flight, Flow, Writer};
 use crate::target::answer::Tolerate;
 use crate::target::outgoing::{Outgoing, Word};
@@ -31,6 +32,8 @@ pub(super) struct Group {
     pub commands: Range<usize>,
     /// Whether they are one transaction.
     pub atomic: bool,
+    /// The position that goes with it.
+    pub reaches: Option<u64>,
     /// Nothing of its transaction was executed, and what was refused for good is taken out: it is to be sent again.
     pub again: bool,
     /// It was not executed, or not all of it: the slot is on the move.
@@ -146,6 +149,10 @@ impl Flight {
                     slot: *slot,
                     commands: start..end,
                     atomic: part.iter().any(|(.., safe)| !safe),
+                    reaches: match self.parked.get(slot).map(|taken| taken.behind) {
+                        Some(Behind::More(first)) => first,
+                        Some(Behind::Nothing) | None => self.reaches,
+                    },
                     again: true,
                     redirected: false,
                 });
@@ -176,10 +183,10 @@ impl Writer {
             out,
             order,
             groups,
-            reaches,
+            reaches: of_most,
             ..
         } = flight;
-        let at = match (&self.flow, *reaches) {
+        let at = match (&self.flow, *of_most) {
             (Some(flow), Some(reaches)) => flow.position.at(reaches),
             _ => Vec::new(),
         };
@@ -207,14 +214,14 @@ impl Writer {
                 lane.batch.out.append(out, *n as usize);
                 lane.roles.push(Role::Queued(*n));
             }
-            if let (Some(flow), Some(reaches)) = (&mut self.flow, *reaches) {
+            if let (Some(flow), Some(reaches)) = (&mut self.flow, group.reaches) {
                 // What the slot had already is not taken back.
-                let ahead = flow.known(group.slot).filter(|known| *known > reaches);
-                let of_ahead = ahead.map(|ahead| flow.position.at(ahead));
-                let at = of_ahead.as_ref().unwrap_or(&at);
+                let reaches = reaches.max(flow.known(group.slot).unwrap_or(0));
+                let other = (Some(reaches) != *of_most).then(|| flow.position.at(reaches));
+                let at = other.as_ref().unwrap_or(&at);
                 let position = flow.position.of(group.slot, at);
                 lane.encoded(Role::Position(index), &position);
-                flow.positions.insert(group.slot, ahead.unwrap_or(reaches));
+                flow.positions.insert(group.slot, reaches);
             }
             lane.encoded(Role::Exec(index), &[EXEC]);
         }

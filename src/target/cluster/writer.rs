@@ -34,8 +34,9 @@
 //!    transaction; of a plain group some may have been. The slot's commands are **parked**, whole and in order, and later
 //!    ones of the slot behind them, until the slot has an owner that takes them; nothing of it is sent meanwhile, so none
 //!    overtakes another. Of a plain group, what was executed comes again, see 3. A transaction comes with a position that
-//!    covers what was parked. What is applied, and so every stamp, stays before the oldest parked entry; other slots go
-//!    on. An ASK is not followed: what it is about is on both sides until the slot has moved. Anything else that is
+//!    covers what was parked; if it was too much to be sent at once, the first entry of what is left. What is applied, and
+//!    so every stamp, stays before the oldest parked entry; other slots go on, and what is parked for long is in a file,
+//!    so that they have the memory. An ASK is not followed: what it is about is on both sides until the slot has moved. Anything else that is
 //!    refused for now leaves a state like that after a kill, and is treated like one: the session's side of the target
 //!    ends, and everything is read again.
 //!    A move changes the stamps of both nodes, which are written again before the slot's next entry: at first the slot is
@@ -77,7 +78,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::lane::{Lane, Role};
-use super::parked::Parking;
+use super::parked::{Parking, Taken, Was};
 use super::refresh::{self, Fresh, Known};
 use super::round::{Group, Item, StoresPosition};
 use super::stamp::FieldNames;
@@ -102,7 +103,9 @@ const STAMP_EVERY: Duration = Duration::from_millis(20);
 /// How long is waited for the fence to be read, when a connection was lost.
 const LOOK: Duration = Duration::from_secs(5);
 /// Who owns what is looked at after so many calls of `store`, of which there is one each second and a few more.
-const LOOK_EVERY: u32 = 60;
+const LOOK_EVERY: u32 = 10;
+/// The part of the window that may be parked in memory.
+const IN_PARKING: usize = 4;
 /// After so many looks, which is more than a second, a slot is on the move for longer than usual.
 const LONG: u32 = 9;
 /// The first wait for a slot that is on the move, which doubles, and the longest.
@@ -212,8 +215,8 @@ pub(super) struct Flight {
     pub at: Option<Instant>,
     pub begun: Option<(Instant, Duration)>,
     pub watches: bool,
-    /// Slots that were parked, and since which position.
-    pub parked: BTreeMap<u16, Option<u64>>,
+    /// Slots that were parked.
+    pub parked: BTreeMap<u16, Taken>,
     /// Refused entries that are to be recorded.
     pub records: Vec<Failed>,
     /// The error that follows when they are.
@@ -232,9 +235,20 @@ impl Flight {
         })
     }
 
-    /// Since when a slot waits, if it was parked before; else since `applied`.
-    pub fn since_of(&self, slot: u16, applied: Option<u64>) -> Option<u64> {
-        self.parked.get(&slot).copied().unwrap_or(applied)
+    /// What is known of a slot. If it was not parked before, all before `applied` is in the cluster.
+    pub fn was(&self, slot: u16, applied: Option<u64>) -> Was {
+        match self.parked.get(&slot).map(|taken| taken.was) {
+            Some(was) => Was {
+                begun: was.begun.or(self.begun),
+                watches: was.watches || self.watches,
+                ..was
+            },
+            None => Was {
+                since: applied,
+                begun: self.begun,
+                watches: self.watches,
+            },
+        }
     }
 }
 
@@ -270,8 +284,6 @@ pub(in crate::target) struct Writer {
     pub(super) must_look: bool,
     refreshing: Option<Refreshing>,
     fresh: Option<Fresh>,
-    /// What is parked waits for the next look.
-    pub(super) waiting: bool,
     looks: u32,
     ticks: u32,
     pub(super) notices: VecDeque<Notice>,
@@ -306,6 +318,7 @@ impl Writer {
             None => Arc::new(asked_topology(settings).await?),
         };
         let name = fence.as_ref().map(Fence::connection_name);
+        let (spill_dir, window) = (limits.spill_dir.clone(), limits.window);
         let stored = fenced.as_ref().and_then(|fenced| fenced.stored);
         let mut flow = fenced.map(Flow::new);
         let mut lanes = Vec::with_capacity(topology.masters.len());
@@ -341,11 +354,10 @@ impl Writer {
             applied: stored,
             last_stamp: None,
             looking: None,
-            parking: Parking::default(),
+            parking: Parking::new(spill_dir, window / IN_PARKING),
             must_look: false,
             refreshing: None,
             fresh: None,
-            waiting: false,
             looks: 0,
             ticks: 0,
             notices: VecDeque::new(),
@@ -422,6 +434,11 @@ impl Writer {
             && self.flight.is_none()
             && self.parking.is_empty()
             && !self.must_stamp()
+    }
+
+    /// Whether everything pushed was answered but what waits for its slot.
+    pub fn is_answered(&self) -> bool {
+        self.open.out.is_empty() && self.flight.is_none()
     }
 
     fn must_stamp(&self) -> bool {
@@ -541,7 +558,7 @@ impl Writer {
         loop {
             self.poll_refresh(cx)?;
             if self.flight.is_none() {
-                self.take_off();
+                self.take_off()?;
             }
             for lane in &mut self.lanes {
                 lane.poll_write(cx)?;
@@ -629,7 +646,7 @@ impl Writer {
     /// From now on slots are where they are now. Every node is told so before anything else.
     fn go_by(&mut self, fresh: Fresh) {
         self.must_look = false;
-        self.waiting = false;
+        self.parking.go_on();
         let Fresh { topology, opened } = fresh;
         let mut lanes: Vec<Lane> = std::mem::take(&mut self.lanes);
         let mut is_new = !opened.is_empty();
@@ -677,21 +694,25 @@ impl Writer {
     }
 
     /// Sends what was pushed, or what the nodes are to be told, if there is any of it.
-    fn take_off(&mut self) {
-        let due = !self.waiting && !self.parking.is_empty();
+    fn take_off(&mut self) -> Result<(), TargetError> {
+        let due = self.parking.is_due();
         let is_empty = self.open.out.is_empty() && !due;
         let must_stamp = self.must_stamp() && !self.must_look;
         if is_empty && !must_stamp {
-            return;
+            return Ok(());
         }
         let is_time = is_empty
             || self
                 .last_stamp
                 .is_none_or(|last| last.elapsed() >= STAMP_EVERY);
         let mut open = std::mem::take(&mut self.open);
-        let parked = match due {
-            true => self.parking.take_into(&mut open.out, &mut open.items),
-            false => BTreeMap::new(),
+        let (parked_commands, parked) = match due {
+            true => {
+                let (out, items) = (&mut open.out, &mut open.items);
+                let taken = self.parking.take_into(out, items);
+                taken.map_err(TargetError::Spill)?
+            }
+            false => Default::default(),
         };
         let mut flight = Flight {
             out: open.out,
@@ -699,7 +720,7 @@ impl Writer {
             reaches: self.marked,
             stamp: self.applied.filter(|_| must_stamp && is_time),
             begun: open.begun,
-            watches: open.watches,
+            watches: open.watches || parked.values().any(|taken| taken.was.watches),
             parked,
             at: Some(Instant::now()),
             ..Flight::default()
@@ -710,17 +731,19 @@ impl Writer {
         }
         let pings = flight.sort(self.flow.as_ref());
         let mut groups = std::mem::take(&mut flight.groups);
-        groups.retain(|group| {
-            let parked = self.parking.has(group.slot);
-            if parked {
+        groups.retain_mut(|group| {
+            if self.parking.has(group.slot) {
                 let commands = flight.order.get(group.commands.clone()).unwrap_or_default();
-                self.parking
-                    .park(group.slot, &flight, commands, self.applied);
+                let taken = commands.partition_point(|n| (*n as usize) < parked_commands);
+                let newer = commands.get(taken..).unwrap_or_default();
+                self.parking.queue(group.slot, &flight, newer);
+                group.commands.end = group.commands.start + taken;
             }
-            !parked
+            !group.commands.is_empty()
         });
         flight.groups = groups;
         self.send(flight, pings);
+        Ok(())
     }
 
     /// Sends what is to be sent of a flight; one of which nothing is, is over.

@@ -24,6 +24,7 @@ mod retry;
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -59,7 +60,7 @@ pub enum Kind {
     Entry,
 }
 
-/// Sizes and delays of a writer.
+/// Sizes and delays of a writer, and where it puts what is too much.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of commands in memory, sent or not, from which on there is no room.
@@ -74,6 +75,8 @@ pub struct Limits {
     pub retry_max: Duration,
     /// The connection is given up when an answer is due and nothing has been written or read for this long.
     pub answer: Duration,
+    /// Where commands go that wait for long, in files without a name.
+    pub spill_dir: PathBuf,
 }
 
 impl Default for Limits {
@@ -85,6 +88,7 @@ impl Default for Limits {
             retry_initial: Duration::from_millis(200),
             retry_max: Duration::from_secs(5),
             answer: Duration::from_secs(60),
+            spill_dir: std::env::temp_dir(),
         }
     }
 }
