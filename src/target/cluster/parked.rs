@@ -9,9 +9,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::flight::Flight;
 use super::overflow::{Filed, Overflow};
 use super::round::Item;
-use super::writer::Flight;
 use crate::target::outgoing::Outgoing;
 
 /// Bytes of commands after which the next piece is begun: that much is sent of a slot at a time.

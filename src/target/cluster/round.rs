@@ -5,9 +5,11 @@
 
 use std::ops::Range;
 
+use super::flight::Flight;
+use super::flow::Flow;
 use super::lane::Role;
 use super::parked::Behind;
-use super::writer::{Flight, Flow, Writer};
+use super::writer::Writer;
 use crate::target::answer::Tolerate;
 use crate::target::outgoing::{Outgoing, Word};
 use crate::target::position::of_slot;

@@ -69,7 +69,7 @@
 //! chance do between two looks: CLUSTER FAILOVER TAKEOVER, which asks nobody for votes, of a master whose slots are all
 //! moved on at once; a new node that is given slots, and restarted without their keys.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -77,19 +77,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::lane::{Lane, Role};
-use super::parked::{Parking, Taken, Was};
-use super::refresh::{self, Fresh, Known};
-use super::round::{Group, Item, StoresPosition};
-use super::stamp::FieldNames;
-use super::takeover::{Resumed, Topology, Votes};
-use crate::fail_point::{self, Place};
+use super::flight::{Flight, Open};
+use super::flow::Flow;
+use super::lane::Lane;
+use super::parked::Parking;
+use super::refresh::Fresh;
+use super::round::Item;
+use super::takeover::{Topology, Votes};
 use crate::resp::Reply;
 use crate::target::answer::Tolerate;
 use crate::target::control::Control;
 use crate::target::dead_letter::ErrorPolicy;
 use crate::target::error::TargetError;
-use crate::target::failed::{Failed, Numbers};
 use crate::target::fence::Fence;
 use crate::target::outgoing::Outgoing;
 use crate::target::settings::Settings;
@@ -98,198 +97,51 @@ use crate::target::writer::missed::HELD_UP;
 use crate::target::writer::patience::Patience;
 use crate::target::writer::{Counters, Fenced, Kind, Limits, Missed, Notice};
 
-/// How often a busy flow stamps the nodes.
-const STAMP_EVERY: Duration = Duration::from_millis(20);
 /// How long is waited for the fence to be read, when a connection was lost.
 const LOOK: Duration = Duration::from_secs(5);
 /// Who owns what is looked at after so many calls of `store`, of which there is one each second and a few more.
 const LOOK_EVERY: u32 = 10;
 /// The part of the window that may be parked in memory.
 const IN_PARKING: usize = 4;
-/// After so many looks, which is more than a second, a slot is on the move for longer than usual.
-const LONG: u32 = 9;
-/// The first wait for a slot that is on the move, which doubles, and the longest.
-const WAIT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
-/// Positions of slots that are removed at a time.
-const REMOVED_AT_ONCE: usize = 512;
 
-/// What ties a writer to its task's positions.
-#[derive(Debug)]
-pub(super) struct Flow {
-    pub fence: Fence,
-    pub flow: u32,
-    pub names: FieldNames,
-    pub position: StoresPosition,
-    /// What slots have already.
-    resumed: Option<Arc<Resumed>>,
-    /// The stamp on every node.
-    stored: Option<u64>,
-    /// Of the next stamps that say whose they are.
-    pub number: u64,
-    /// Whether its stamps say whose they are.
-    pub is_introduced: bool,
-    /// Positions that stand in slots.
-    pub positions: HashMap<u16, u64>,
-    /// Those at or before this one are removed at the next occasion.
-    pub removable: Option<u64>,
-    /// Whether the nodes are to be told again of a position that they have.
-    restamps: bool,
-    /// Stamps that no node's is any more: where they are, and the node.
-    stale: Vec<(String, String)>,
-    /// Of refused commands.
-    pub numbers: Numbers,
-}
-
-impl Flow {
-    fn new(fenced: Fenced) -> Self {
-        let resumed = fenced.fence.resumed(fenced.flow);
-        let resumed = resumed.filter(|_| fenced.stored.is_some());
-        let names = FieldNames::of(fenced.flow, &fenced.fence.epoch());
-        Self {
-            position: StoresPosition::new(&fenced.fence.names().position, &names.slot),
-            names,
-            flow: fenced.flow,
-            stored: fenced.stored,
-            number: resumed.as_ref().map_or(1, |resumed| resumed.number),
-            is_introduced: false,
-            positions: resumed
-                .as_ref()
-                .map(|resumed| resumed.positions.clone())
-                .unwrap_or_default(),
-            removable: None,
-            resumed,
-            restamps: false,
-            stale: fenced.fence.stale_stamps(),
-            fence: fenced.fence,
-            numbers: Numbers::default(),
-        }
-    }
-
-    /// What a slot had when it was taken over: every entry before this one.
-    pub fn known(&self, slot: u16) -> Option<u64> {
-        let resumed = self.resumed.as_ref()?;
-        resumed.by_slot.get(usize::from(slot)).copied()
-    }
-
-    /// Whether a slot has this entry.
-    pub fn has(&self, slot: u16, lsn: u64) -> bool {
-        self.known(slot).is_some_and(|next| lsn < next)
-    }
-
-    /// Whether a stamp of this position says no less than what is known.
-    fn may_stamp(&self, at: u64) -> bool {
-        let resumed = self.resumed.as_ref();
-        resumed.is_none_or(|resumed| at >= resumed.caught_up)
-    }
-
-    /// Whether all nodes are to be told of this position.
-    fn is_due(&self, at: u64) -> bool {
-        (self.restamps || self.stored != Some(at)) && self.may_stamp(at)
-    }
-}
-
-/// What is pushed and not sent.
-#[derive(Debug, Default)]
-struct Open {
-    out: Outgoing,
-    items: Vec<Item>,
-    /// When its first item was begun, and how long after that its answers may come before its keys are doubted.
-    begun: Option<(Instant, Duration)>,
-    /// Whether the answer 0 to some of its commands means that a key is missing.
-    watches: bool,
-}
-
-/// What is sent, and not all answered.
-#[derive(Debug, Default)]
-pub(super) struct Flight {
-    pub out: Outgoing,
-    pub items: Vec<Item>,
-    /// Its commands, slot by slot.
-    pub order: Vec<u32>,
-    pub groups: Vec<Group>,
-    /// The position reached when everything is answered.
-    pub reaches: Option<u64>,
-    /// What the nodes are told before anything else.
-    pub stamp: Option<u64>,
-    pub stamped: bool,
-    pub at: Option<Instant>,
-    pub begun: Option<(Instant, Duration)>,
-    pub watches: bool,
-    /// Slots that were parked.
-    pub parked: BTreeMap<u16, Taken>,
-    /// Refused entries that are to be recorded.
-    pub records: Vec<Failed>,
-    /// The error that follows when they are.
-    pub then: Option<Box<TargetError>>,
-}
-
-impl Flight {
-    /// The item of a command.
-    pub fn item_of(&self, command: usize) -> Item {
-        let behind = self.items.partition_point(|item| item.first <= command);
-        let item = behind.checked_sub(1).and_then(|item| self.items.get(item));
-        item.copied().unwrap_or(Item {
-            first: command,
-            kind: Kind::Entry,
-            tolerate: Tolerate::Nothing,
-        })
-    }
-
-    /// What is known of a slot. If it was not parked before, all before `applied` is in the cluster.
-    pub fn was(&self, slot: u16, applied: Option<u64>) -> Was {
-        match self.parked.get(&slot).map(|taken| taken.was) {
-            Some(was) => Was {
-                begun: was.begun.or(self.begun),
-                watches: was.watches || self.watches,
-                ..was
-            },
-            None => Was {
-                since: applied,
-                begun: self.begun,
-                watches: self.watches,
-            },
-        }
-    }
-}
-
-type Refreshing = Pin<Box<dyn Future<Output = Result<Fresh, TargetError>> + Send>>;
+pub(super) type Refreshing = Pin<Box<dyn Future<Output = Result<Fresh, TargetError>> + Send>>;
 type Looking = Pin<Box<dyn Future<Output = TargetError> + Send>>;
 
 /// A flow's connections to all masters.
 pub(in crate::target) struct Writer {
     pub(super) addr: String,
-    settings: Settings,
-    limits: Limits,
+    pub(super) settings: Settings,
+    pub(super) limits: Limits,
     pub(super) policy: ErrorPolicy,
     pub(super) lanes: Vec<Lane>,
     /// By slot, the index of its lane.
     pub(super) owners: Vec<u16>,
     /// Of the masters, when it was looked at last who owns what.
-    votes: Votes,
+    pub(super) votes: Votes,
     pub(super) flow: Option<Flow>,
-    open: Open,
+    pub(super) open: Open,
     pub(super) flight: Option<Flight>,
     /// Commands of the flight that were refused for good before anything was executed.
     pub(super) dropped: Vec<u32>,
     /// The position that everything pushed reaches.
-    marked: Option<u64>,
-    applied: Option<u64>,
-    last_stamp: Option<Instant>,
-    overdue: Patience,
+    pub(super) marked: Option<u64>,
+    pub(super) applied: Option<u64>,
+    pub(super) last_stamp: Option<Instant>,
+    pub(super) overdue: Patience,
     /// What a lost connection means.
-    looking: Option<Looking>,
+    pub(super) looking: Option<Looking>,
     /// Slots that are on the move.
     pub(super) parking: Parking,
     /// Whether who owns what is to be looked at again.
     pub(super) must_look: bool,
-    refreshing: Option<Refreshing>,
-    fresh: Option<Fresh>,
-    looks: u32,
-    ticks: u32,
+    pub(super) refreshing: Option<Refreshing>,
+    pub(super) fresh: Option<Fresh>,
+    pub(super) looks: u32,
+    pub(super) ticks: u32,
     pub(super) notices: VecDeque<Notice>,
     pub(super) missed: Vec<Missed>,
     pub(super) notes_missing: bool,
-    patience: Duration,
+    pub(super) patience: Duration,
     pub(super) counters: Counters,
     pub(super) stirred: bool,
 }
@@ -441,7 +293,7 @@ impl Writer {
         self.open.out.is_empty() && self.flight.is_none()
     }
 
-    fn must_stamp(&self) -> bool {
+    pub(super) fn must_stamp(&self) -> bool {
         let flow = self.flow.as_ref();
         flow.is_some_and(|flow| self.applied.is_some_and(|at| flow.is_due(at)))
     }
@@ -600,232 +452,6 @@ impl Writer {
                 }));
             }
             return Poll::Pending;
-        }
-    }
-
-    /// Begins to look at who owns what, and goes by what was found when nothing is under way.
-    fn poll_refresh(&mut self, cx: &mut Context<'_>) -> Result<(), TargetError> {
-        if self.must_look && self.refreshing.is_none() && self.fresh.is_none() {
-            let (first, most) = WAIT;
-            let doubled = first.saturating_mul(1 << self.looks.min(10)).min(most);
-            let wait = match self.looks {
-                0 => Duration::ZERO,
-                _ => doubled,
-            };
-            self.looks = self.looks.saturating_add(1);
-            if self.looks == LONG {
-                let slots = self.parking.slots().collect();
-                self.notices.push_back(Notice::Moving { slots });
-                self.stirred = true;
-            }
-            let masters = self.lanes.iter();
-            let masters = masters.map(|lane| (lane.settings.endpoint.clone(), lane.now.clone()));
-            let known = Known {
-                masters: masters.collect(),
-                votes: self.votes.clone(),
-            };
-            let flow = self.flow.as_ref();
-            let ours = flow.map(|flow| (flow.fence.clone(), flow.names.clone()));
-            let settings = self.settings.clone();
-            self.refreshing = Some(Box::pin(refresh::look(settings, known, ours.unzip(), wait)));
-        }
-        if let Some(refreshing) = &mut self.refreshing
-            && let Poll::Ready(fresh) = refreshing.as_mut().poll(cx)
-        {
-            self.refreshing = None;
-            self.fresh = Some(fresh?);
-        }
-        if self.flight.is_none()
-            && let Some(fresh) = self.fresh.take()
-        {
-            self.go_by(fresh);
-        }
-        Ok(())
-    }
-
-    /// From now on slots are where they are now. Every node is told so before anything else.
-    fn go_by(&mut self, fresh: Fresh) {
-        self.must_look = false;
-        self.parking.go_on();
-        let Fresh { topology, opened } = fresh;
-        let mut lanes: Vec<Lane> = std::mem::take(&mut self.lanes);
-        let mut is_new = !opened.is_empty();
-        lanes.extend(opened);
-        for master in &topology.masters {
-            let Some(at) = lanes.iter().position(|lane| lane.now.id == master.now.id) else {
-                continue;
-            };
-            let mut lane = lanes.swap_remove(at);
-            let key = master.stamp_key(&self.settings.task);
-            is_new |= lane.now.server != master.now.server;
-            if lane.now.slots != master.now.slots {
-                is_new = true;
-                lane.had.append(&mut lane.now.slots);
-            }
-            if lane.stamp_key != key
-                && let Some(flow) = &mut self.flow
-            {
-                let old = std::mem::replace(&mut lane.stamp_key, key);
-                flow.stale.push((old, lane.now.id.clone()));
-            }
-            lane.now = master.now.clone();
-            self.lanes.push(lane);
-        }
-        // What a node without slots had is in its slots' new owners.
-        if let Some(flow) = &mut self.flow {
-            if is_new {
-                flow.is_introduced = false;
-                flow.restamps = self.applied.is_some();
-            }
-            let left = lanes.into_iter();
-            flow.stale
-                .extend(left.map(|lane| (lane.stamp_key, lane.now.id)));
-            let current = |(key, id): &(String, String)| {
-                let mut lanes = self.lanes.iter();
-                lanes.any(|lane| lane.stamp_key == *key && lane.now.id == *id)
-            };
-            flow.stale.retain(|stamp| !current(stamp));
-            flow.removable = flow.removable.or(flow.stored);
-        }
-        self.owners = topology.owners;
-        self.votes = topology.votes;
-        self.last_stamp = None;
-        fail_point::pass(Place::SlotsMoved);
-    }
-
-    /// Sends what was pushed, or what the nodes are to be told, if there is any of it.
-    fn take_off(&mut self) -> Result<(), TargetError> {
-        let due = self.parking.is_due();
-        let is_empty = self.open.out.is_empty() && !due;
-        let must_stamp = self.must_stamp() && !self.must_look;
-        if is_empty && !must_stamp {
-            return Ok(());
-        }
-        let is_time = is_empty
-            || self
-                .last_stamp
-                .is_none_or(|last| last.elapsed() >= STAMP_EVERY);
-        let mut open = std::mem::take(&mut self.open);
-        let (parked_commands, parked) = match due {
-            true => {
-                let (out, items) = (&mut open.out, &mut open.items);
-                let taken = self.parking.take_into(out, items);
-                taken.map_err(TargetError::Spill)?
-            }
-            false => Default::default(),
-        };
-        let mut flight = Flight {
-            out: open.out,
-            items: open.items,
-            reaches: self.marked,
-            stamp: self.applied.filter(|_| must_stamp && is_time),
-            begun: open.begun,
-            watches: open.watches || parked.values().any(|taken| taken.was.watches),
-            parked,
-            at: Some(Instant::now()),
-            ..Flight::default()
-        };
-        if flight.stamp.is_some() {
-            fail_point::pass(Place::StampSend);
-            self.last_stamp = Some(Instant::now());
-        }
-        let pings = flight.sort(self.flow.as_ref());
-        let mut groups = std::mem::take(&mut flight.groups);
-        groups.retain_mut(|group| {
-            if self.parking.has(group.slot) {
-                let commands = flight.order.get(group.commands.clone()).unwrap_or_default();
-                let taken = commands.partition_point(|n| (*n as usize) < parked_commands);
-                let newer = commands.get(taken..).unwrap_or_default();
-                self.parking.queue(group.slot, &flight, newer);
-                group.commands.end = group.commands.start + taken;
-            }
-            !group.commands.is_empty()
-        });
-        flight.groups = groups;
-        self.send(flight, pings);
-        Ok(())
-    }
-
-    /// Sends what is to be sent of a flight; one of which nothing is, is over.
-    pub(super) fn send(&mut self, mut flight: Flight, pings: bool) {
-        self.fill(&mut flight, pings);
-        self.remove_positions();
-        self.lanes.iter_mut().for_each(Lane::start);
-        self.flight = Some(flight);
-        if self.lanes.iter().all(|lane| lane.unanswered() == 0) {
-            self.land();
-        }
-    }
-
-    /// Appends the removal of positions that the stamps have passed.
-    fn remove_positions(&mut self) {
-        let Some(flow) = &mut self.flow else {
-            return;
-        };
-        let Some(removable) = flow.removable.take() else {
-            return;
-        };
-        let old = flow.positions.iter().filter(|(_, at)| **at <= removable);
-        let old: Vec<u16> = old.map(|(slot, _)| *slot).take(REMOVED_AT_ONCE).collect();
-        let stale = match flow.is_introduced {
-            true => std::mem::take(&mut flow.stale),
-            false => Vec::new(),
-        };
-        for (key, id) in stale {
-            let owner = self.owners.get(usize::from(slot_of(key.as_bytes())));
-            let lane = owner.and_then(|owner| self.lanes.get_mut(usize::from(*owner)));
-            if let Some(lane) = lane {
-                let [lsn, at] = flow.names.of_node(&id);
-                let words = [&b"HDEL"[..], key.as_bytes(), lsn.as_bytes(), at.as_bytes()];
-                lane.words(Role::Removal, &words);
-            }
-        }
-        if !old.is_empty() {
-            fail_point::pass(Place::PositionsRemove);
-        }
-        for slot in old {
-            flow.positions.remove(&slot);
-            let owner = self.owners.get(usize::from(slot));
-            let lane = owner.and_then(|owner| self.lanes.get_mut(usize::from(*owner)));
-            if let Some(lane) = lane {
-                let key = crate::target::position::of_slot(&flow.fence.names().position, slot);
-                let words = [&b"HDEL"[..], key.as_bytes(), flow.names.slot.as_bytes()];
-                lane.words(Role::Removal, &words);
-            }
-        }
-    }
-
-    /// Everything of the flight is answered.
-    pub(super) fn land(&mut self) {
-        self.stirred = true;
-        let Some(flight) = self.flight.take() else {
-            return;
-        };
-        let reached = match self.open.out.is_empty() {
-            // What was marked since, with nothing to be sent for it, too.
-            true => self.marked,
-            false => flight.reaches,
-        };
-        self.applied = self.parking.bounded(reached.or(self.applied));
-        if self.parking.is_empty() {
-            self.looks = 0;
-        }
-        if let (Some(flow), Some(stamp)) = (&mut self.flow, flight.stamp) {
-            fail_point::pass(Place::StampStored);
-            flow.stored = Some(stamp);
-            // Once the owners' stamps are about them, those of the nodes that had them before need not be.
-            let had = self.lanes.iter().any(|lane| !lane.had.is_empty());
-            self.lanes.iter_mut().for_each(|lane| lane.had.clear());
-            flow.is_introduced = !had;
-            flow.restamps = had;
-        }
-        self.counters.commands += flight.order.len() as u64;
-        self.counters.bytes += flight.out.len();
-        self.dropped.clear();
-        let mut out = flight.out;
-        out.clear();
-        if self.open.out.is_empty() && out.in_memory() == 0 {
-            self.open.out = out;
         }
     }
 
