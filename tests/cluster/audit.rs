@@ -3,7 +3,7 @@
 
 use crate::audited::{named, status, wait_passed};
 use crate::lanes::{Writes, equal, source, task};
-use crate::support::cluster::{Shape, slot_of};
+use crate::support::cluster::{Move, Shape, slot_of};
 use crate::support::{Client, Cluster, Target, eventually};
 use std::collections::BTreeMap;
 
@@ -70,6 +70,31 @@ fn the_audit_finds_and_sets_right_what_differs_on_any_node_while_writes_go_on() 
     let audit = status(&task);
     assert_eq!(audit["last"]["found"], serde_json::json!({}), "{audit:#}");
     assert_eq!(audit["repaired"], audit["found"]);
+    assert_eq!(source.full_syncs(), 1);
+    running.stop();
+}
+
+/// Nobody writes, so no entry meets a redirect.
+#[test]
+fn the_audit_goes_on_when_slots_have_moved_and_nobody_writes() {
+    let (source, cluster) = (
+        source(),
+        Cluster::start_shaped(Target::Redis70, Shape::MASTERS),
+    );
+    let task = task(&source, &cluster).with("audit.keys_per_second = 20000");
+    let mut client = source.client();
+    fill(&mut client);
+    let running = task.start_stable();
+    equal(&source, &cluster);
+    wait_passed(&task);
+    let moved = "still:1";
+    let slot = slot_of(moved.as_bytes());
+    let to = (cluster.owner_of(slot) + 1) % 3;
+    cluster.move_slots(slot..=slot, to, Move::Keys);
+    cluster.ok(&["SET", moved, "spoilt"]);
+    wait_passed(&task);
+    equal(&source, &cluster);
+    assert_eq!(named(&running).keys().collect::<Vec<_>>(), [moved]);
     assert_eq!(source.full_syncs(), 1);
     running.stop();
 }

@@ -2,6 +2,7 @@
 
 use df2redis::fail_point::{DIE_AT, Place};
 use nix::sys::signal::Signal;
+use std::ops::RangeInclusive;
 
 use crate::df2redis::Task;
 use crate::lanes::{Writes, equal, resumed, source, task};
@@ -84,6 +85,41 @@ fn a_node_that_falls_back_behind_a_flush_is_flushed_again_and_no_other_is() {
     let met = running.count_logged("source was flushed");
     assert_eq!(met, 2, "all flows have met at it again");
     assert_eq!(others.map(|node| unlinks(cluster.node(node))), before);
+    assert_eq!(source.full_syncs(), 1);
+    running.stop();
+}
+
+/// Slots of the source are flushed as its own cluster does when it gives them away: the journal tells, and no key of them.
+fn flush_slots(source: &SimulatedDragonfly, slots: RangeInclusive<u16>) {
+    let mut keys = Client::connect(source.oracle());
+    for key in keys.ok(&["KEYS", "*"]).items() {
+        let key = key.bytes();
+        if slots.contains(&slot_of(&key)) {
+            keys.ok(&[&b"DEL"[..], &key]);
+        }
+    }
+    let (first, last) = (slots.start().to_string(), slots.end().to_string());
+    source.journal_global(0, ["DFLYCLUSTER", "FLUSHSLOTS", &first, &last]);
+}
+
+#[test]
+fn a_node_that_falls_back_behind_a_flush_of_slots_loses_those_again_and_no_others() {
+    // Of each node some.
+    const FLUSHED: RangeInclusive<u16> = 3_000..=13_000;
+    let (source, mut cluster) = (source(), Cluster::start(Target::Redis70));
+    let task = patient(&source, &cluster);
+    let running = task.start_stable();
+    let mut writes = Writes::default();
+    falls_behind(&source, &cluster, &mut writes, |_, writes| {
+        flush_slots(&source, FLUSHED);
+        writes.flushed_slots(FLUSHED);
+    });
+    falls_back(&mut cluster);
+    writes.rounds(&mut source.client(), 50);
+    equal(&source, &cluster);
+    writes.counted(&cluster);
+    let met = running.count_logged("source was flushed");
+    assert_eq!(met, 2, "all flows have met at it again");
     assert_eq!(source.full_syncs(), 1);
     running.stop();
 }

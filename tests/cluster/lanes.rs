@@ -3,6 +3,7 @@
 //! Each test that resumes says so: a full sync would end in the same state, and prove nothing.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::scope;
 
@@ -78,6 +79,12 @@ impl Writes {
     /// The source was flushed.
     pub fn flushed(&mut self) {
         self.counts.clear();
+    }
+
+    /// Slots of the source were.
+    pub fn flushed_slots(&mut self, slots: RangeInclusive<u16>) {
+        self.counts
+            .retain(|key, _| !slots.contains(&slot_of(key.as_bytes())));
     }
 
     /// Counters that are lower were lost, higher ones were repeated.
