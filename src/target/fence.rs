@@ -71,6 +71,8 @@ struct Inner {
     server: ServerId,
     /// Failed entries that are recorded.
     failed: AtomicU64,
+    /// How often a flow has found slots of a cluster elsewhere.
+    moves: AtomicU64,
     cluster: Option<Clustered>,
 }
 
@@ -186,6 +188,7 @@ impl Fence {
             predecessor,
             server: ServerId::of_info(&server, &replication),
             failed: AtomicU64::new(failed.len() as u64),
+            moves: AtomicU64::new(0),
             cluster: clustered,
         }));
         if let Some(nodes) = control.nodes() {
@@ -474,6 +477,17 @@ impl Fence {
                 what: format!("{} is gone", self.0.names.fence),
             }),
         }
+    }
+
+    /// A flow has found slots elsewhere: the others look too, as none of their entries may tell them. Answers what
+    /// [`moves`](Self::moves) says from then on.
+    pub(super) fn note_move(&self) -> u64 {
+        self.0.moves.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// How often that was.
+    pub(super) fn moves(&self) -> u64 {
+        self.0.moves.load(Ordering::Relaxed)
     }
 
     pub(super) fn position_db(&self) -> u32 {

@@ -2,7 +2,7 @@
 //!
 //! Each test that resumes says so: a full sync would end in the same state, and prove nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::scope;
@@ -97,6 +97,37 @@ impl Writes {
     }
 }
 
+/// Every flow has told every node what it has: so much is known after a kill.
+#[track_caller]
+pub fn stamped(cluster: &Cluster) {
+    let all = |ranges: Vec<RangeInclusive<u16>>| ranges.into_iter().flatten().collect();
+    eventually("stamps about what each node has", || {
+        let has: BTreeMap<&str, BTreeSet<u16>> = cluster
+            .masters()
+            .into_iter()
+            .map(|node| (cluster.id(node), all(cluster.slots_of(node))))
+            .collect();
+        let keys = cluster.keys("df2redis:stamp:");
+        let fields = keys.iter().flat_map(|key| {
+            let found = cluster.ok(&["HGETALL", key]);
+            let words: Vec<_> = found.items().iter().map(Reply::text).collect();
+            let pairs = words.chunks(2);
+            let pairs = pairs.map(|pair| (pair[0].clone(), pair[1].clone()));
+            pairs.collect::<Vec<_>>()
+        });
+        fields
+            .filter(|(name, _)| name.starts_with("at:"))
+            .all(|(_, text)| {
+                let words: Vec<&str> = text.split(' ').collect();
+                let ranges = words[3].split(',').map(|range| {
+                    let (first, last) = range.split_once('-').expect("a range");
+                    first.parse().expect("a slot")..=last.parse().expect("a slot")
+                });
+                has.get(words[0]) == Some(&all(ranges.collect()))
+            })
+    });
+}
+
 #[track_caller]
 pub fn resumed(running: &mut Df2redis) {
     running.wait_stable();
@@ -150,6 +181,7 @@ pub fn goes_on_after_a_kill(
     (source, cluster): (&SimulatedDragonfly, &Cluster),
     writes: &mut Writes,
 ) {
+    stamped(cluster);
     killed(running, source);
     writes.rounds(&mut source.client(), 50);
     let mut running = task.start();

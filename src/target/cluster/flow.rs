@@ -33,6 +33,8 @@ pub(super) struct Flow {
     pub restamps: bool,
     /// Stamps that no node's is any more: where they are, and the node.
     pub stale: Vec<(String, String)>,
+    /// Moves of slots that some flow has seen, up to the last look.
+    pub moves: u64,
     /// Of refused commands.
     pub numbers: Numbers,
 }
@@ -56,6 +58,7 @@ impl Flow {
             removable: None,
             resumed,
             restamps: false,
+            moves: fenced.fence.moves(),
             stale: fenced.fence.stale_stamps(),
             fence: fenced.fence,
             numbers: Numbers::default(),

@@ -18,6 +18,10 @@ const WAIT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_mil
 impl Writer {
     /// Begins to look at who owns what, and goes by what was found when nothing is under way.
     pub(super) fn poll_refresh(&mut self, cx: &mut Context<'_>) -> Result<(), TargetError> {
+        if let Some(flow) = &mut self.flow {
+            let moves = flow.fence.moves();
+            self.must_look |= std::mem::replace(&mut flow.moves, moves) != moves;
+        }
         if self.must_look && self.refreshing.is_none() && self.fresh.is_none() {
             let (first, most) = WAIT;
             let doubled = first.saturating_mul(1 << self.looks.min(10)).min(most);
@@ -89,6 +93,7 @@ impl Writer {
             if is_new {
                 flow.is_introduced = false;
                 flow.restamps = self.applied.is_some();
+                flow.moves = flow.fence.note_move();
             }
             let left = lanes.into_iter();
             flow.stale
