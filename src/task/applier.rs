@@ -353,15 +353,16 @@ impl Applier {
     /// Asks the target about the keys of late entries, once everything before them is answered for. What waits for its
     /// slot of a cluster to move will come too late anyway, and its keys be doubted by that.
     async fn look(&mut self, pending: &VecDeque<Pending>) -> Result<(), TaskError> {
-        loop {
+        let keys = self.keys_of_late(pending.iter().map(|pending| &pending.batch))?;
+        // Where nothing may expire, nothing has to wait.
+        while !keys.is_empty() {
             self.writer.settle_others().await?;
             self.progressed().await;
             if self.writer.is_answered() {
                 break;
             }
         }
-        let batches = pending.iter().map(|pending| &pending.batch);
-        Box::pin(self.look_at_late(batches)).await
+        Box::pin(self.look_at_late(keys)).await
     }
 
     /// Takes items of the first batch. `false` if the flow ends before a global command that not all flows reach.

@@ -200,12 +200,20 @@ pub(super) fn threshold(task: &Task, flows: u32) -> usize {
     (part(task, flows) / 4).max(LEAST)
 }
 
+/// Commands of a batch that goes to a cluster: each slot's are a transaction, so that the more of them there are at once,
+/// the fewer transactions there are in all.
+const COMMANDS_OF_CLUSTER: usize = 8192;
+
 /// Sizes and times of a flow's writer.
 pub(super) fn writing(task: &Task, flows: u32, timing: Timing) -> target::Limits {
     let window = (part(task, flows) / 4).max(LEAST);
     target::Limits {
         window,
         batch_bytes: BATCH.min(window / 2),
+        batch_commands: match task.target.cluster {
+            None => target::Limits::default().batch_commands,
+            Some(_) => COMMANDS_OF_CLUSTER,
+        },
         answer: timing.answer,
         spill_dir: task.state_dir.clone(),
         ..target::Limits::default()

@@ -159,8 +159,7 @@ impl Writer {
         let Some(removable) = flow.removable.take() else {
             return;
         };
-        let old = flow.positions.iter().filter(|(_, at)| **at <= removable);
-        let old: Vec<u16> = old.map(|(slot, _)| *slot).take(REMOVED_AT_ONCE).collect();
+        let old = flow.positions.take_old(REMOVED_AT_ONCE, removable);
         let stale = match flow.is_introduced {
             true => std::mem::take(&mut flow.stale),
             false => Vec::new(),
@@ -178,7 +177,6 @@ impl Writer {
             fail_point::pass(Place::PositionsRemove);
         }
         for slot in old {
-            flow.positions.remove(&slot);
             let owner = self.owners.get(usize::from(slot));
             let lane = owner.and_then(|owner| self.lanes.get_mut(usize::from(*owner)));
             if let Some(lane) = lane {

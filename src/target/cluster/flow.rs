@@ -1,6 +1,7 @@
 //! What ties a writer to its task: the fence, the flow's positions, and what slots have.
 
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::round::StoresPosition;
@@ -8,7 +9,50 @@ use super::stamp::FieldNames;
 use super::takeover::Resumed;
 use crate::target::failed::Numbers;
 use crate::target::fence::Fence;
+use crate::target::slot::SLOTS;
 use crate::target::writer::Fenced;
+
+/// Positions that stand in slots: one is noted for every other entry.
+#[derive(Debug)]
+pub(super) struct Positions(Box<[Option<NonZeroU64>]>);
+
+impl Default for Positions {
+    fn default() -> Self {
+        Self(vec![None; usize::from(SLOTS)].into())
+    }
+}
+
+impl Positions {
+    fn of(found: &HashMap<u16, u64>) -> Self {
+        let mut all = Self::default();
+        found.iter().for_each(|(slot, at)| all.note(*slot, *at));
+        all
+    }
+
+    /// This stands in a slot now.
+    #[inline]
+    pub fn note(&mut self, slot: u16, at: u64) {
+        if let Some(noted) = self.0.get_mut(usize::from(slot)) {
+            // Nothing is before entry 1.
+            *noted = NonZeroU64::new(at.max(1));
+        }
+    }
+
+    /// Forgets some that are at or before this one, and answers in which slots they stand.
+    pub fn take_old(&mut self, most: usize, at: u64) -> Vec<u16> {
+        let mut old = Vec::new();
+        for (slot, noted) in (0_u16..).zip(&mut self.0) {
+            if old.len() == most {
+                break;
+            }
+            if noted.is_some_and(|noted| noted.get() <= at) {
+                *noted = None;
+                old.push(slot);
+            }
+        }
+        old
+    }
+}
 
 /// What ties a writer to its task's positions.
 #[derive(Debug)]
@@ -25,8 +69,7 @@ pub(super) struct Flow {
     pub number: u64,
     /// Whether its stamps say whose they are.
     pub is_introduced: bool,
-    /// Positions that stand in slots.
-    pub positions: HashMap<u16, u64>,
+    pub positions: Positions,
     /// Those at or before this one are removed at the next occasion.
     pub removable: Option<u64>,
     /// Whether the nodes are to be told again of a position that they have.
@@ -53,7 +96,7 @@ impl Flow {
             is_introduced: false,
             positions: resumed
                 .as_ref()
-                .map(|resumed| resumed.positions.clone())
+                .map(|resumed| Positions::of(&resumed.positions))
                 .unwrap_or_default(),
             removable: None,
             resumed,
@@ -85,5 +128,21 @@ impl Flow {
     /// Whether all nodes are to be told of this position.
     pub fn is_due(&self, at: u64) -> bool {
         (self.restamps || self.stored != Some(at)) && self.may_stamp(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_taken_when_they_are_old_and_some_at_a_time() {
+        let mut positions = Positions::of(&[(3, 5), (0, 0), (16383, 9)].into());
+        positions.note(3, 7);
+        positions.note(8, 6);
+        assert_eq!(positions.take_old(10, 5), [0]);
+        assert_eq!(positions.take_old(1, 9), [3]);
+        assert_eq!(positions.take_old(10, 9), [8, 16383]);
+        assert!(positions.take_old(10, u64::MAX).is_empty());
     }
 }

@@ -223,7 +223,7 @@ impl Writer {
                 let at = other.as_ref().unwrap_or(&at);
                 let position = flow.position.of(group.slot, at);
                 lane.encoded(Role::Position(index), &position);
-                flow.positions.insert(group.slot, reaches);
+                flow.positions.note(group.slot, reaches);
             }
             lane.encoded(Role::Exec(index), &[EXEC]);
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::late::{LATE_MS, MARGIN_MS, expiry_in};
+use super::late::{LATE_MS, LateKey, MARGIN_MS, expiry_in};
 use super::list::{Answer, Place};
 use super::reader::{AT_ONCE, Ask};
 use super::{Settling, Suspects};
@@ -311,12 +311,12 @@ impl Applier {
             || self.source_now_ms().saturating_sub(batch.received_at_ms) > LATE_MS
     }
 
-    /// Asks the target which keys of late entries it has lost. Everything before them is answered for.
-    pub(in crate::task) async fn look_at_late<'a>(
-        &mut self,
+    /// Keys that these entries take for granted, and that may expire: database of the source, and key.
+    pub(in crate::task) fn keys_of_late<'a>(
+        &self,
         batches: impl Iterator<Item = &'a Batch>,
-    ) -> Result<(), TaskError> {
-        let mut keys: HashSet<(u32, Box<[u8]>)> = HashSet::new();
+    ) -> Result<HashSet<LateKey>, TaskError> {
+        let mut keys = HashSet::new();
         for batch in batches {
             for item in &batch.items {
                 if let Item::Command(command) = item {
@@ -324,6 +324,14 @@ impl Applier {
                 }
             }
         }
+        Ok(keys)
+    }
+
+    /// Asks the target which of these keys of late entries it has lost. Everything before them is answered for.
+    pub(in crate::task) async fn look_at_late(
+        &mut self,
+        keys: HashSet<LateKey>,
+    ) -> Result<(), TaskError> {
         let asked_at = Instant::now();
         let keys: Vec<_> = keys.into_iter().collect();
         let task = self.context.task.clone();
@@ -347,7 +355,7 @@ impl Applier {
         &self,
         batch: &Batch,
         command: &Command,
-        keys: &mut HashSet<(u32, Box<[u8]>)>,
+        keys: &mut HashSet<LateKey>,
     ) -> Result<(), TaskError> {
         let filter = &self.context.task.filter;
         self.with_args(batch, command, |args| {

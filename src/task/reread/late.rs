@@ -26,18 +26,21 @@ pub(crate) const MARGIN_MS: i64 = 2_000;
 pub(crate) const MOST_ITEMS: usize = 8_192;
 pub(crate) const MOST_BYTES: u64 = 1 << 20;
 
+/// Database of the source, and key.
+pub(crate) type LateKey = (u32, Box<[u8]>);
+
 /// What is known of the target's keys, for the entries that are being taken.
 #[derive(Debug, Default)]
 pub(crate) struct Late {
     /// When the target was asked; none while entries are not late.
     asked_at: Option<Instant>,
-    /// Keys it has not, or not for long: database of the source, and key.
-    lost: HashSet<(u32, Box<[u8]>)>,
+    /// Keys it has not, or not for long.
+    lost: HashSet<LateKey>,
 }
 
 impl Late {
     /// The target was asked, and has lost these.
-    pub fn know(&mut self, asked_at: Instant, lost: HashSet<(u32, Box<[u8]>)>) {
+    pub fn know(&mut self, asked_at: Instant, lost: HashSet<LateKey>) {
         self.asked_at = Some(asked_at);
         self.lost = lost;
     }
