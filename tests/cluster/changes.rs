@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::df2redis::Task;
 use crate::lanes::{
-    Writes, equal, goes_on_after_a_kill, killed, resumed, source, task, under_load,
+    Writes, equal, goes_on_after_a_kill, killed, resumed, source, stamped, task, under_load,
 };
 use crate::scale::number;
 use crate::support::cluster::{Move, Shape};
@@ -49,6 +49,8 @@ fn a_node_joins_and_leaves(target: Target, how: Move) {
     assert_eq!(cluster.masters(), [0, 1, 2]);
     equal(&source, &cluster);
     writes.counted(&cluster);
+    // A flow that has not heard of it would lose its connection.
+    stamped(&cluster);
     under_load(&source, &mut writes, || cluster.remove(joined));
     equal(&source, &cluster);
     writes.counted(&cluster);
