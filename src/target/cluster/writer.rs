@@ -314,7 +314,9 @@ impl Writer {
     /// Stamps follow by themselves.
     pub fn store(&mut self) {
         self.ticks = self.ticks.wrapping_add(1);
-        self.must_look |= self.ticks.is_multiple_of(LOOK_EVERY);
+        // One flow tells the others.
+        let looks = self.flow.as_ref().is_none_or(|flow| flow.flow == 0);
+        self.must_look |= looks && self.ticks.is_multiple_of(LOOK_EVERY);
         if let Some(flow) = &mut self.flow {
             flow.removable = flow.stored;
         }
