@@ -110,15 +110,24 @@ impl Access {
     }
 
     async fn is_answered(&mut self) -> Result<bool, CheckError> {
+        Ok(self.refusal().await?.is_none())
+    }
+
+    /// With what words a question was not answered; none if it was.
+    async fn refusal(&mut self) -> Result<Option<String>, CheckError> {
         let head = self.link.head().await?;
-        if let Head::Error(answer) = &head
-            && answer.starts_with("NOAUTH")
-        {
-            return Err(self.link.unexpected("a question", &head));
+        match &head {
+            Head::Error(answer) if answer.starts_with("NOAUTH") => {
+                Err(self.link.unexpected("a question", &head))
+            }
+            // A node of a cluster looks for the key only when it knows the command and the user may use it.
+            Head::Error(answer) if is_elsewhere(answer) => Ok(None),
+            Head::Error(answer) => Ok(Some(answer.clone())),
+            _ => {
+                self.link.skip(head).await?;
+                Ok(None)
+            }
         }
-        let answered = !matches!(head, Head::Error(_));
-        self.link.skip(head).await?;
-        Ok(answered)
     }
 
     /// From now on what is received counts too, as if every so many bytes were a key.
@@ -308,6 +317,12 @@ impl Access {
         let info = self.info("keyspace").await?;
         Ok(info.lines().filter_map(database).collect())
     }
+}
+
+/// Whether a node of a cluster says that it does not have the key.
+pub(super) fn is_elsewhere(answer: &str) -> bool {
+    let code = answer.split(' ').next().unwrap_or_default();
+    matches!(code, "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN")
 }
 
 /// `db0:keys=47,expires=3,avg_ttl=0`
