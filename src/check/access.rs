@@ -47,6 +47,19 @@ pub(super) struct Abilities {
     pub sizes: bool,
     /// `PEXPIRETIME`; else `PTTL`.
     pub expiry_times: bool,
+    /// Of single fields.
+    pub field_expiry: FieldExpiry,
+}
+
+/// What a server tells of when single fields of its hashes expire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FieldExpiry {
+    /// `HPEXPIRETIME`.
+    Told,
+    /// None does: it is a target from before there was such a thing.
+    Never,
+    /// Nothing, though some may.
+    Untold,
 }
 
 #[derive(Debug)]
@@ -83,6 +96,7 @@ impl Access {
             abilities: Abilities {
                 sizes: true,
                 expiry_times: true,
+                field_expiry: FieldExpiry::Untold,
             },
             pace,
             large: None,
@@ -100,12 +114,25 @@ impl Access {
             .queue(&[b"CLIENT", b"SETNAME", b"df2redis:check"]);
         access.link.queue(&[b"MEMORY", b"USAGE", b"df2redis:"]);
         access.link.queue(&[b"PEXPIRETIME", b"df2redis:"]);
+        access
+            .link
+            .queue(&[b"HPEXPIRETIME", b"df2redis:", b"FIELDS", b"1", b"f"]);
         access.send().await?;
         // Refused to many users, and worth nothing but a name in a list.
         let named = access.link.head().await?;
         access.link.skip(named).await?;
         access.abilities.sizes = access.is_answered().await?;
         access.abilities.expiry_times = access.is_answered().await?;
+        access.abilities.field_expiry = match access.refusal().await? {
+            None => FieldExpiry::Told,
+            // A Dragonfly that does not tell may have it.
+            Some(answer)
+                if answer.starts_with("ERR unknown command") && access.side() == Side::Target =>
+            {
+                FieldExpiry::Never
+            }
+            Some(_) => FieldExpiry::Untold,
+        };
         Ok(access)
     }
 

@@ -5,10 +5,11 @@
 //!   the serialised value has. A collection of which not exactly as many elements were seen as the server counts has
 //!   changed meanwhile, or its table has been rebuilt under the scan (which may show an element twice): it was not
 //!   read, and is read again.
-//! Not told by commands, and so not compared of such values: which entries of streams are pending, and when they were
-//!   delivered and consumers were seen (only how many are pending for each consumer: in Dragonfly v1.40.1 `XPENDING`
-//!   counts as a write for who watches the key); expiry times of single members.
+//! Not compared of such values: when consumers of streams were seen; which entries are pending, where that is too much
+//!   for one reply (only how many for each consumer); when members of sets expire, which Dragonfly v1.40.1 tells of one at
+//!   a time (`FIELDTTL`) and no target has; when fields of hashes expire with very long names.
 
+mod scan;
 mod stream;
 
 use super::access::{Access, text};
@@ -18,7 +19,7 @@ use super::dump::Digesting;
 use super::error::CheckError;
 use super::link::Head;
 use super::reading::{Kind, Reading};
-use super::settings::Mode;
+use super::settings::{Mode, Side};
 
 /// The fewest bytes of a string at a time.
 const STRING: u64 = 1 << 20;
@@ -106,6 +107,8 @@ impl Reader<'_> {
         let length = length.first().copied().flatten().ok_or(Halted::Changed)?;
         let mut into = Digesting::new(kind.clone(), now_ms);
         let sampled = mode == Mode::Smart && length > SAMPLE * 4;
+        // Members of sets expire at the source only, which tells of one at a time.
+        let mut told = kind == Kind::Set && self.access.side() == Side::Target;
         match (&kind, sampled) {
             (Kind::String, false) => self.string(0, length, &mut into).await?,
             (Kind::String, true) => {
@@ -120,7 +123,8 @@ impl Reader<'_> {
                     self.ranks(&kind, from, from + SAMPLE, &mut into).await?;
                 }
             }
-            (Kind::Set | Kind::Hash, false) => self.scan(&kind, &mut into).await?,
+            (Kind::Set, false) => self.members(&mut into).await?,
+            (Kind::Hash, false) => told = self.fields(&mut into).await?,
             // A sample of what has no order is asked for by name, when both sides are known to be there.
             (Kind::Set | Kind::Hash, true) => {}
             (Kind::Stream, _) => {
@@ -140,7 +144,8 @@ impl Reader<'_> {
             Kind::Json | Kind::Other(_) => 0,
             _ => length,
         };
-        reading.member_expiry = None;
+        reading.member_expiry = reading.member_expiry.filter(|_| told && !sampled);
+        reading.members_expire = reading.member_expiry.is_some_and(|some| some.count > 0);
         reading.sampled = sampled;
         if sampled && unordered {
             reading.value = None;
@@ -268,36 +273,6 @@ impl Reader<'_> {
         let score = number.ok_or_else(|| self.access.link.strange("ZRANGE", &score))?;
         into.scored_parts(member, score);
         Ok(len)
-    }
-
-    /// Members of a set, or fields and values of a hash.
-    async fn scan(&mut self, kind: &Kind, into: &mut Digesting) -> Result<(), Halted> {
-        let (command, words): (&[u8], u64) = match kind {
-            Kind::Hash => (b"HSCAN", 2),
-            _ => (b"SSCAN", 1),
-        };
-        let (mut cursor, mut step) = (b"0".to_vec(), Step::first());
-        let mut element = Parts::default();
-        loop {
-            let count = text(step.0);
-            let key = self.key;
-            self.ask(&[command, key, &cursor, b"COUNT", count.as_bytes()])
-                .await?;
-            self.array("a scan").await?;
-            cursor = self.access.link.text("a scan").await?;
-            let found = self.array("a scan").await?;
-            let mut bytes = 0;
-            for _ in 0..found / words {
-                for _ in 0..words {
-                    bytes += self.part(&mut element, "a scan").await? + 16;
-                }
-                into.sum(element.finish());
-            }
-            if cursor == b"0" {
-                return Ok(());
-            }
-            step.after(bytes);
-        }
     }
 
     async fn json(&mut self, into: &mut Digesting) -> Result<(), Halted> {

@@ -225,3 +225,97 @@ fn of_what_is_pending_only_numbers_are_compared_where_all_is_too_much_for_a_repl
     let acknowledged = ("stream".to_owned(), "stream_metadata".to_owned());
     assert_eq!(found.events("different"), BTreeMap::from([acknowledged]));
 }
+
+/// A hash of which every third field expires.
+fn expiring(client: &mut Client, key: &str, count: usize, expires: bool) {
+    let word = |word: &str| word.as_bytes().to_vec();
+    let name = |n: usize| format!("field{n}").into_bytes();
+    let mut fields = vec![word("HSET"), word(key)];
+    for n in 0..count {
+        fields.extend([name(n), vec![b'x'; 150]]);
+    }
+    client.ok(&fields.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    for n in (0..count).step_by(3).filter(|_| expires) {
+        let at = (4_000_000_000_000 + n).to_string();
+        let words: [&[u8]; 6] = [
+            b"HPEXPIREAT",
+            key.as_bytes(),
+            at.as_bytes(),
+            b"FIELDS",
+            b"1",
+            &name(n),
+        ];
+        client.ok(&words);
+    }
+}
+
+fn when_fields_of_a_hash_expire_is_compared(target: Target) {
+    // Servers that let fields expire serialise such hashes in forms of their own, so that small ones are read by commands
+    // as well.
+    const SIZES: [(&str, usize); 5] = [
+        ("hash:same", ENTRIES),
+        ("hash:later", ENTRIES),
+        ("hash:never", ENTRIES),
+        ("hash:too", ENTRIES),
+        ("hash:small", 4),
+    ];
+    let (source, server) = (Target::Redis82.start(), target.start());
+    for (key, count) in SIZES {
+        expiring(&mut source.client(), key, count, true);
+        let expires = target.lets_fields_expire();
+        expiring(&mut server.client(), key, count, expires);
+    }
+    let task = Task::between(&source.address(), &server.address());
+    let check = || Checked::of(&task, &[IDLE, &["--max-memory", "8MiB"]].concat());
+    let classes = |keys: &[(&str, usize)], class: &str| {
+        let keys = keys.iter();
+        keys.map(|(key, _)| ((*key).to_owned(), class.to_owned()))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let equal = check();
+    equal.assert_equal();
+    if !target.lets_fields_expire() {
+        let dropped = classes(&SIZES, "dropped_member_expiry");
+        assert_eq!(equal.events("expected"), dropped);
+        return;
+    }
+    assert_eq!(equal.events("expected"), BTreeMap::new());
+    send(
+        &mut server.client(),
+        &[
+            "HPEXPIREAT hash:later 4000000000301 FIELDS 1 field300",
+            "HPERSIST hash:never FIELDS 1 field300",
+            "HPEXPIREAT hash:too 4000000000301 FIELDS 1 field301",
+            "HPEXPIREAT hash:small 4000000000001 FIELDS 1 field0",
+        ],
+    );
+    let found = check();
+    let different = classes(&SIZES[1..], "member_expiry");
+    assert_eq!(found.events("different"), different, "{}", found.text);
+    let counts = |key: &str| {
+        let line = found.line(key);
+        ["source", "target"].map(|side| line[side]["member_expiry"]["count"].as_u64())
+    };
+    assert_eq!(counts("hash:later"), [Some(334), Some(334)]);
+    assert_eq!(counts("hash:never"), [Some(334), Some(333)]);
+    assert_eq!(counts("hash:too"), [Some(334), Some(335)]);
+}
+
+on_every_target!(when_fields_of_a_hash_expire_is_compared);
+
+#[test]
+fn a_user_that_may_not_ask_when_fields_expire_compares_the_rest() {
+    let (source, target) = (Target::Redis82.start(), Target::Redis82.start());
+    expiring(&mut source.client(), "hash", ENTRIES, true);
+    let mut client = target.client();
+    expiring(&mut client, "hash", ENTRIES, true);
+    client.ok(&["HPERSIST", "hash", "FIELDS", "1", "field0"]);
+    let task = Task::between(&source.address(), &target.address());
+    client.ok(&["ACL", "SETUSER", "default", "-hpexpiretime"]);
+    let untold = Checked::of(&task, IDLE);
+    untold.assert_equal();
+    assert_eq!(untold.events("expected"), BTreeMap::new());
+    client.ok(&["HSET", "hash", "field7", "other"]);
+    let value = BTreeMap::from([("hash".to_owned(), "value".to_owned())]);
+    assert_eq!(Checked::of(&task, IDLE).events("different"), value);
+}
