@@ -47,6 +47,19 @@ pub(super) struct Abilities {
     pub sizes: bool,
     /// `PEXPIRETIME`; else `PTTL`.
     pub expiry_times: bool,
+    /// Of single fields.
+    pub field_expiry: FieldExpiry,
+}
+
+/// What a server tells of when single fields of its hashes expire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FieldExpiry {
+    /// `HPEXPIRETIME`.
+    Told,
+    /// None does: it is a target from before there was such a thing.
+    Never,
+    /// Nothing, though some may.
+    Untold,
 }
 
 #[derive(Debug)]
@@ -83,6 +96,7 @@ impl Access {
             abilities: Abilities {
                 sizes: true,
                 expiry_times: true,
+                field_expiry: FieldExpiry::Untold,
             },
             pace,
             large: None,
@@ -100,25 +114,47 @@ impl Access {
             .queue(&[b"CLIENT", b"SETNAME", b"df2redis:check"]);
         access.link.queue(&[b"MEMORY", b"USAGE", b"df2redis:"]);
         access.link.queue(&[b"PEXPIRETIME", b"df2redis:"]);
+        access
+            .link
+            .queue(&[b"HPEXPIRETIME", b"df2redis:", b"FIELDS", b"1", b"f"]);
         access.send().await?;
         // Refused to many users, and worth nothing but a name in a list.
         let named = access.link.head().await?;
         access.link.skip(named).await?;
         access.abilities.sizes = access.is_answered().await?;
         access.abilities.expiry_times = access.is_answered().await?;
+        access.abilities.field_expiry = match access.refusal().await? {
+            None => FieldExpiry::Told,
+            // A Dragonfly that does not tell may have it.
+            Some(answer)
+                if answer.starts_with("ERR unknown command") && access.side() == Side::Target =>
+            {
+                FieldExpiry::Never
+            }
+            Some(_) => FieldExpiry::Untold,
+        };
         Ok(access)
     }
 
     async fn is_answered(&mut self) -> Result<bool, CheckError> {
+        Ok(self.refusal().await?.is_none())
+    }
+
+    /// With what words a question was not answered; none if it was.
+    async fn refusal(&mut self) -> Result<Option<String>, CheckError> {
         let head = self.link.head().await?;
-        if let Head::Error(answer) = &head
-            && answer.starts_with("NOAUTH")
-        {
-            return Err(self.link.unexpected("a question", &head));
+        match &head {
+            Head::Error(answer) if answer.starts_with("NOAUTH") => {
+                Err(self.link.unexpected("a question", &head))
+            }
+            // A node of a cluster looks for the key only when it knows the command and the user may use it.
+            Head::Error(answer) if is_elsewhere(answer) => Ok(None),
+            Head::Error(answer) => Ok(Some(answer.clone())),
+            _ => {
+                self.link.skip(head).await?;
+                Ok(None)
+            }
         }
-        let answered = !matches!(head, Head::Error(_));
-        self.link.skip(head).await?;
-        Ok(answered)
     }
 
     /// From now on what is received counts too, as if every so many bytes were a key.
@@ -308,6 +344,12 @@ impl Access {
         let info = self.info("keyspace").await?;
         Ok(info.lines().filter_map(database).collect())
     }
+}
+
+/// Whether a node of a cluster says that it does not have the key.
+pub(super) fn is_elsewhere(answer: &str) -> bool {
+    let code = answer.split(' ').next().unwrap_or_default();
+    matches!(code, "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN")
 }
 
 /// `db0:keys=47,expires=3,avg_ttl=0`

@@ -43,10 +43,7 @@ pub(super) fn read(payload: &[u8], side: Side, now_ms: i64) -> Result<Option<Rea
         digesting.add(&element);
     }
     if digesting.reading.kind == Kind::Stream {
-        // None is told from unknown.
-        let stream = digesting.stream();
-        stream.pending.get_or_insert_default();
-        stream.owners.get_or_insert_default();
+        digesting.tells_pending();
     }
     Ok(Some(digesting.finish()))
 }
@@ -236,14 +233,7 @@ impl Digesting {
                 id,
                 delivered_at,
                 deliveries,
-            } => {
-                self.pending(*id, *deliveries);
-                let group = std::mem::take(&mut self.group);
-                let when = self.of(&[&group, &id.to_be_bytes(), &delivered_at.to_le_bytes()]);
-                self.group = group;
-                let times = &mut self.stream().pending_times;
-                times.get_or_insert_default().add(when);
-            }
+            } => self.pending(*id, *delivered_at, *deliveries),
             Element::Consumer { name, seen, active } => self.consumer(name, *seen, *active),
             Element::Owned(id) => self.owned(*id),
             _ => {}
@@ -288,12 +278,22 @@ impl Digesting {
         counts.get_or_insert_default().add(digest);
     }
 
+    /// All that is pending is told: if it is none, that is told from unknown.
+    pub fn tells_pending(&mut self) {
+        let stream = self.stream();
+        stream.pending.get_or_insert_default();
+        stream.owners.get_or_insert_default();
+    }
+
     /// A pending entry of the group.
-    fn pending(&mut self, id: StreamId, deliveries: u64) {
+    pub fn pending(&mut self, id: StreamId, delivered_at: i64, deliveries: u64) {
         let group = std::mem::take(&mut self.group);
         let digest = self.of(&[&group, &id.to_be_bytes(), &deliveries.to_le_bytes()]);
+        let when = self.of(&[&group, &id.to_be_bytes(), &delivered_at.to_le_bytes()]);
         self.group = group;
-        self.stream().pending.get_or_insert_default().add(digest);
+        let stream = self.stream();
+        stream.pending.get_or_insert_default().add(digest);
+        stream.pending_times.get_or_insert_default().add(when);
     }
 
     fn consumer(&mut self, name: &[u8], seen: i64, active: Option<i64>) {
@@ -314,12 +314,17 @@ impl Digesting {
         let group = std::mem::take(&mut self.group);
         let digest = self.of(&[&group, name]);
         self.group = group;
-        self.consumer = name.to_vec();
+        self.enter_consumer(name);
         self.stream().consumers.add(digest);
     }
 
+    /// What follows is this consumer's, which was there before.
+    pub fn enter_consumer(&mut self, name: &[u8]) {
+        self.consumer = name.to_vec();
+    }
+
     /// A pending entry of the consumer.
-    fn owned(&mut self, id: StreamId) {
+    pub fn owned(&mut self, id: StreamId) {
         let (group, consumer) = (
             std::mem::take(&mut self.group),
             std::mem::take(&mut self.consumer),

@@ -34,7 +34,8 @@
 //! made `w`. Which flow is the key's does not matter, as `P` is behind `L` in all of them. Were only places compared,
 //! with `L` read before and after the value, a key that goes to and fro between two values would seem to differ. A
 //! value read in pieces is covered as well: each piece of `v` lies between 1 and 6, each piece of `w` is in a
-//! transaction as in step 5, and the argument is about all of them.
+//! transaction as in step 5, and the argument is about all of them. A command that reads but counts as a write for who
+//! watches the key (`XPENDING` in v1.40.1) is none to read `v` with.
 //!
 //! What is not in the journal is not covered: a key whose time has come is removed by each server by its own clock.
 //! So a key that is on one side only, with an expiry in the past or within a second and the tolerance, is open; so

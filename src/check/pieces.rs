@@ -5,11 +5,12 @@
 //!   the serialised value has. A collection of which not exactly as many elements were seen as the server counts has
 //!   changed meanwhile, or its table has been rebuilt under the scan (which may show an element twice): it was not
 //!   read, and is read again.
-//! Not told by commands, and so not compared of such values: which entries of streams are pending, and when they were
-//!   delivered and consumers were seen (only how many are pending for each consumer: in Dragonfly v1.40.1 `XPENDING`
-//!   counts as a write for who watches the key); expiry times of single members.
+//! Not compared of such values: when consumers of streams were seen; which entries are pending, where that is too much
+//!   for one reply (only how many for each consumer); when members of sets expire, which Dragonfly v1.40.1 tells of one at
+//!   a time (`FIELDTTL`) and no target has; when fields of hashes expire with very long names.
 
-use crate::rdb::StreamId;
+mod scan;
+mod stream;
 
 use super::access::{Access, text};
 use super::batch::{Found, ask_expiry, expiry, lengths, time};
@@ -18,7 +19,7 @@ use super::dump::Digesting;
 use super::error::CheckError;
 use super::link::Head;
 use super::reading::{Kind, Reading};
-use super::settings::Mode;
+use super::settings::{Mode, Side};
 
 /// The fewest bytes of a string at a time.
 const STRING: u64 = 1 << 20;
@@ -106,6 +107,8 @@ impl Reader<'_> {
         let length = length.first().copied().flatten().ok_or(Halted::Changed)?;
         let mut into = Digesting::new(kind.clone(), now_ms);
         let sampled = mode == Mode::Smart && length > SAMPLE * 4;
+        // Members of sets expire at the source only, which tells of one at a time.
+        let mut told = kind == Kind::Set && self.access.side() == Side::Target;
         match (&kind, sampled) {
             (Kind::String, false) => self.string(0, length, &mut into).await?,
             (Kind::String, true) => {
@@ -120,13 +123,13 @@ impl Reader<'_> {
                     self.ranks(&kind, from, from + SAMPLE, &mut into).await?;
                 }
             }
-            (Kind::Set | Kind::Hash, false) => self.scan(&kind, &mut into).await?,
+            (Kind::Set, false) => self.members(&mut into).await?,
+            (Kind::Hash, false) => told = self.fields(&mut into).await?,
             // A sample of what has no order is asked for by name, when both sides are known to be there.
             (Kind::Set | Kind::Hash, true) => {}
             (Kind::Stream, _) => {
                 let most = if sampled { SAMPLE } else { u64::MAX };
-                self.entries(most, &mut into).await?;
-                self.about_stream(&mut into).await?;
+                self.stream(most, &mut into).await?;
             }
             (Kind::Json, _) => self.json(&mut into).await?,
             (Kind::Other(_), _) => {}
@@ -141,7 +144,8 @@ impl Reader<'_> {
             Kind::Json | Kind::Other(_) => 0,
             _ => length,
         };
-        reading.member_expiry = None;
+        reading.member_expiry = reading.member_expiry.filter(|_| told && !sampled);
+        reading.members_expire = reading.member_expiry.is_some_and(|some| some.count > 0);
         reading.sampled = sampled;
         if sampled && unordered {
             reading.value = None;
@@ -271,155 +275,6 @@ impl Reader<'_> {
         Ok(len)
     }
 
-    /// Members of a set, or fields and values of a hash.
-    async fn scan(&mut self, kind: &Kind, into: &mut Digesting) -> Result<(), Halted> {
-        let (command, words): (&[u8], u64) = match kind {
-            Kind::Hash => (b"HSCAN", 2),
-            _ => (b"SSCAN", 1),
-        };
-        let (mut cursor, mut step) = (b"0".to_vec(), Step::first());
-        let mut element = Parts::default();
-        loop {
-            let count = text(step.0);
-            let key = self.key;
-            self.ask(&[command, key, &cursor, b"COUNT", count.as_bytes()])
-                .await?;
-            self.array("a scan").await?;
-            cursor = self.access.link.text("a scan").await?;
-            let found = self.array("a scan").await?;
-            let mut bytes = 0;
-            for _ in 0..found / words {
-                for _ in 0..words {
-                    bytes += self.part(&mut element, "a scan").await? + 16;
-                }
-                into.sum(element.finish());
-            }
-            if cursor == b"0" {
-                return Ok(());
-            }
-            step.after(bytes);
-        }
-    }
-
-    /// Entries of a stream, from the first on.
-    async fn entries(&mut self, most: u64, into: &mut Digesting) -> Result<(), Halted> {
-        let (mut from, mut step) = (b"-".to_vec(), Step(SAMPLE));
-        while into.reading.length < most {
-            let count = text(step.0.min(most - into.reading.length));
-            let key = self.key;
-            self.ask(&[b"XRANGE", key, &from, b"+", b"COUNT", count.as_bytes()])
-                .await?;
-            let entries = self.array("XRANGE").await?;
-            if entries == 0 {
-                return Ok(());
-            }
-            let mut bytes = 0;
-            for _ in 0..entries {
-                self.access.link.array("XRANGE").await?;
-                let id = self.id("XRANGE").await?;
-                from = text(next(id)).into_bytes();
-                let words = self.access.link.array("XRANGE").await?;
-                into.entry(id, words);
-                for _ in 0..words {
-                    bytes += self.part(into.ordered(), "XRANGE").await? + 16;
-                }
-            }
-            step.after(bytes);
-        }
-        Ok(())
-    }
-
-    async fn id(&mut self, command: &str) -> Result<StreamId, Halted> {
-        let text = self.access.link.text(command).await?;
-        match stream_id(&text) {
-            Some(id) => Ok(id),
-            None => Err(self.access.link.strange(command, &text).into()),
-        }
-    }
-
-    /// The stream's numbers, its groups, their consumers and what is pending.
-    async fn about_stream(&mut self, into: &mut Digesting) -> Result<(), Halted> {
-        let key = self.key;
-        self.ask(&[b"XINFO", b"STREAM", key]).await?;
-        let words = self.array("XINFO STREAM").await?;
-        let (mut last, mut deleted, mut added) = (StreamId::default(), None, None);
-        for _ in 0..words / 2 {
-            let name = self.access.link.text("XINFO STREAM").await?;
-            match name.as_slice() {
-                b"last-generated-id" => last = self.id("XINFO STREAM").await?,
-                b"max-deleted-entry-id" => deleted = Some(self.id("XINFO STREAM").await?),
-                b"entries-added" => {
-                    let number = self.access.link.integer("XINFO STREAM").await?;
-                    added = Some(number.unsigned_abs());
-                }
-                _ => {
-                    let head = self.access.link.head().await?;
-                    self.access.link.skip(head).await?;
-                }
-            }
-        }
-        into.stream_numbers(last, deleted, added);
-        self.ask(&[b"XINFO", b"GROUPS", key]).await?;
-        let groups = self.array("XINFO GROUPS").await?;
-        let mut names = Vec::new();
-        for _ in 0..groups {
-            names.push(self.group(into).await?);
-        }
-        for name in names {
-            self.of_group(&name, into).await?;
-        }
-        Ok(())
-    }
-
-    /// One element of `XINFO GROUPS`. Yields its name.
-    async fn group(&mut self, into: &mut Digesting) -> Result<Vec<u8>, Halted> {
-        let words = self.access.link.array("XINFO GROUPS").await?;
-        let (mut name, mut delivered, mut read) = (Vec::new(), StreamId::default(), None);
-        for _ in 0..words / 2 {
-            let field = self.access.link.text("XINFO GROUPS").await?;
-            match field.as_slice() {
-                b"name" => name = self.access.link.text("XINFO GROUPS").await?,
-                b"last-delivered-id" => delivered = self.id("XINFO GROUPS").await?,
-                b"entries-read" => {
-                    read = Some(match self.access.link.head().await? {
-                        Head::Integer(read) => read,
-                        _ => -1,
-                    });
-                }
-                _ => {
-                    let head = self.access.link.head().await?;
-                    self.access.link.skip(head).await?;
-                }
-            }
-        }
-        into.group(&name, delivered, read);
-        Ok(name)
-    }
-
-    async fn of_group(&mut self, group: &[u8], into: &mut Digesting) -> Result<(), Halted> {
-        let key = self.key;
-        into.enter_group(group);
-        self.ask(&[b"XINFO", b"CONSUMERS", key, group]).await?;
-        for _ in 0..self.array("XINFO CONSUMERS").await? {
-            let words = self.access.link.array("XINFO CONSUMERS").await?;
-            let (mut name, mut pending) = (Vec::new(), 0);
-            for _ in 0..words / 2 {
-                let field = self.access.link.text("XINFO CONSUMERS").await?;
-                match field.as_slice() {
-                    b"name" => name = self.access.link.text("XINFO CONSUMERS").await?,
-                    b"pending" => pending = self.access.link.integer("XINFO CONSUMERS").await?,
-                    _ => {
-                        let head = self.access.link.head().await?;
-                        self.access.link.skip(head).await?;
-                    }
-                }
-            }
-            into.named_consumer(&name);
-            into.pending_count(&name, pending);
-        }
-        Ok(())
-    }
-
     async fn json(&mut self, into: &mut Digesting) -> Result<(), Halted> {
         let key = self.key;
         self.ask(&[b"JSON.GET", key]).await?;
@@ -437,23 +292,4 @@ impl Reader<'_> {
             other => Err(self.access.link.unexpected("JSON.GET", &other).into()),
         }
     }
-}
-
-/// The id behind this one.
-fn next(id: StreamId) -> StreamId {
-    match id.seq.checked_add(1) {
-        Some(seq) => StreamId { ms: id.ms, seq },
-        None => StreamId {
-            ms: id.ms.saturating_add(1),
-            seq: 0,
-        },
-    }
-}
-
-fn stream_id(text: &[u8]) -> Option<StreamId> {
-    let (ms, seq) = std::str::from_utf8(text).ok()?.split_once('-')?;
-    Some(StreamId {
-        ms: ms.parse().ok()?,
-        seq: seq.parse().ok()?,
-    })
 }

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use crate::net::Endpoint;
 use crate::target::{Control, Owners, RECONCILE, Scan, Stored, slot_of, slot_tag};
 
-use super::access::{Access, Reached, stored};
+use super::access::{self, Access, Reached, stored};
 use super::batch::{self, Found, Sizes};
 use super::error::CheckError;
 use super::pace::Pace;
@@ -387,11 +387,7 @@ fn of_slot(name: &str, slot: u16) -> String {
 
 /// Whether a node says that it is another one's turn, or nobody's just now.
 pub(super) fn is_elsewhere(error: &CheckError) -> bool {
-    let CheckError::Answer { answer, .. } = error else {
-        return false;
-    };
-    let code = answer.split(' ').next().unwrap_or_default();
-    matches!(code, "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN")
+    matches!(error, CheckError::Answer { answer, .. } if access::is_elsewhere(answer))
 }
 
 /// Keys of the target, some at a time.

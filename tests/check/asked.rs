@@ -64,6 +64,15 @@ impl Checked {
             .collect()
     }
 
+    /// What the report says of a key.
+    #[track_caller]
+    pub fn line(&self, key: &str) -> &Json {
+        let mut lines = self.report.iter();
+        lines
+            .find(|line| line["key"] == key)
+            .expect("a line about the key")
+    }
+
     /// The last line of the report.
     #[track_caller]
     pub fn summary(&self) -> &Json {
