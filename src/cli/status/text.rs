@@ -11,16 +11,21 @@
 //!      0  stable       60,000  600.00 MiB       17260       17261    1   0.1 ms        0
 //! ```
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::time::{Duration, SystemTime};
+mod audit;
+mod flows;
+mod values;
 
-use humantime::{format_duration, format_rfc3339_seconds};
+use std::fmt::Write;
+
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::known::{Known, Origin, TaskState};
 use crate::cli::running::Unasked;
-use crate::task::{Audit, AuditPass, Flow, Phase, Report};
+use crate::task::{Phase, Report};
+
+use audit::audited;
+use flows::table;
+use values::{ago, kinds, span, span_of};
 
 /// Lines are collected here; writing to a string does not fail.
 #[derive(Default)]
@@ -170,60 +175,6 @@ fn withheld(lines: &mut Lines, report: &Report) {
     lines.row("reread", &text);
 }
 
-/// What the audit found, and how far it is now if it `lives`.
-fn audited(audit: &Audit, lives: bool, now_ms: i64) -> String {
-    let mut text = match &audit.last {
-        None => "no full pass yet".to_owned(),
-        Some(pass) => passed(pass, now_ms),
-    };
-    let sum = |counts: &BTreeMap<String, u64>| counts.values().sum::<u64>();
-    // Writing to a string does not fail.
-    if sum(&audit.found) > 0 {
-        let _ = write!(
-            text,
-            "\n{} different{} since the start, {} repaired",
-            HumanCount(sum(&audit.found)),
-            kinds(&audit.found),
-            HumanCount(sum(&audit.repaired))
-        );
-    }
-    if !lives {
-        return text;
-    }
-    if let Some(began) = audit.pass_began_ms {
-        let (keys, of) = (HumanCount(audit.pass_keys), HumanCount(audit.pass_of));
-        let since = span(now_ms.saturating_sub(began));
-        let _ = write!(text, "\npresent pass: {keys} of {of} looks in {since}");
-    }
-    if let Some(why) = &audit.waits {
-        let _ = write!(text, "\nstands still: {why}");
-    }
-    if let Some(error) = &audit.error {
-        let _ = write!(text, "\nthe pass before ended early: {error}");
-    }
-    text
-}
-
-fn passed(pass: &AuditPass, now_ms: i64) -> String {
-    let sum = |counts: &BTreeMap<String, u64>| HumanCount(counts.values().sum());
-    let mut text = format!(
-        "last full pass {}: {} keys in {}, {} different{}",
-        ago(pass.ended_ms, now_ms),
-        HumanCount(pass.keys),
-        span_of(pass.took_ms),
-        sum(&pass.found),
-        kinds(&pass.found),
-    );
-    // Writing to a string does not fail.
-    if !pass.found.is_empty() {
-        let _ = write!(text, ", {} repaired", sum(&pass.repaired));
-    }
-    if pass.unsettled > 0 {
-        let _ = write!(text, ", {} unsettled", HumanCount(pass.unsettled));
-    }
-    text
-}
-
 /// How fast it goes, and how far behind it is.
 fn movement(lines: &mut Lines, report: &Report) {
     if let Some(lag) = report.lag {
@@ -276,17 +227,6 @@ fn movement(lines: &mut Lines, report: &Report) {
 }
 
 /// How much of the snapshot was copied.
-/// ` (2 bloom, 1 json)`, or nothing.
-fn kinds(counts: &BTreeMap<String, u64>) -> String {
-    let each = counts
-        .iter()
-        .map(|(kind, count)| format!("{} {kind}", HumanCount(*count)));
-    match each.collect::<Vec<_>>() {
-        each if each.is_empty() => String::new(),
-        each => format!(" ({})", each.join(", ")),
-    }
-}
-
 fn copied(report: &Report) -> String {
     let keys = HumanCount(report.keys);
     let mut text = match (report.expected_keys, report.percent()) {
@@ -300,96 +240,15 @@ fn copied(report: &Report) -> String {
     text
 }
 
-const HEADINGS: [&str; 9] = [
-    "flow", "state", "keys", "bytes", "position", "source", "lag", "latency", "skipped",
-];
-
-/// Columns as wide as they need to be.
-fn table(lines: &mut Lines, flows: &[Flow]) {
-    let mut table = vec![HEADINGS.map(str::to_owned)];
-    table.extend(flows.iter().enumerate().map(|(number, flow)| {
-        [
-            number.to_string(),
-            state(flow).to_owned(),
-            HumanCount(flow.keys).to_string(),
-            BinaryBytes(flow.bytes).to_string(),
-            position(flow.applied),
-            position(flow.source_next),
-            position(flow.lag_entries),
-            latency(flow.latency_us),
-            HumanCount(flow.skipped).to_string(),
-        ]
-    }));
-    let mut widths = [0; HEADINGS.len()];
-    for row in &table {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    for row in table {
-        let cells = row.iter().zip(widths).enumerate();
-        let cells = cells.map(|(column, (cell, width))| match column {
-            1 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        lines.line(&format!("  {}", cells.collect::<Vec<_>>().join("  ")));
-    }
-}
-
-fn state(flow: &Flow) -> &'static str {
-    match (flow.applied, flow.snapshot_ended) {
-        (Some(_), _) => "stable",
-        (None, true) => "copied",
-        (None, false) => "snapshot",
-    }
-}
-
-/// A position, as it is in logs.
-fn position(position: Option<u64>) -> String {
-    position.map_or_else(|| "-".to_owned(), |position| position.to_string())
-}
-
-fn latency(us: u64) -> String {
-    match us {
-        0 => "-".to_owned(),
-        us => format!("{:.1} ms", us as f64 / 1_000.0),
-    }
-}
-
-/// A span, down to milliseconds where it is short.
-fn span_of(ms: u64) -> String {
-    match ms {
-        0..1_000 => format!("{ms} ms"),
-        _ => span(i64::try_from(ms).unwrap_or(i64::MAX)),
-    }
-}
-
-/// A span in its two largest units, down to seconds.
-fn span(ms: i64) -> String {
-    let seconds = u64::try_from(ms).unwrap_or(0) / 1_000;
-    let text = format_duration(Duration::from_secs(seconds)).to_string();
-    let parts: Vec<_> = text.split(' ').take(2).collect();
-    parts.join(" ")
-}
-
-/// How long ago something was, and when.
-fn ago(at_ms: i64, now_ms: i64) -> String {
-    let since_epoch = Duration::from_millis(u64::try_from(at_ms).unwrap_or(0));
-    // Beyond the year 9999 there is no such text.
-    let at = SystemTime::UNIX_EPOCH + since_epoch.min(Duration::from_secs(253_402_300_799));
-    let when = format_rfc3339_seconds(at);
-    format!("{} ago ({when})", span(now_ms.saturating_sub(at_ms)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{Lag, LastError, PerSecond, Server, SpoolReport};
+    use crate::task::{Flow, Lag, LastError, PerSecond, Server, SpoolReport};
 
     /// 2001-09-09T01:46:40Z, in milliseconds.
-    const NOW: i64 = 1_000_000_000_000;
+    pub(super) const NOW: i64 = 1_000_000_000_000;
 
-    fn report() -> Report {
+    pub(super) fn report() -> Report {
         let flow = |applied, next: u64| Flow {
             keys: 60_000,
             bytes: 600 << 20,
@@ -442,7 +301,7 @@ mod tests {
         }
     }
 
-    fn state(report: Report, origin: Origin, silence: Option<Unasked>) -> Known {
+    pub(super) fn state(report: Report, origin: Origin, silence: Option<Unasked>) -> Known {
         Known::Task(Box::new(TaskState {
             report,
             origin,
@@ -534,60 +393,6 @@ orders: stable sync for 2h 13m, running for 1day 2h, PID 4711
                 "resumes   after up to 409 ms without df2redis",
             ]
         );
-    }
-
-    #[test]
-    fn the_audit_is_shown_with_what_it_found_and_what_it_does() {
-        let rows = |audit: Audit, silence: Option<Unasked>| {
-            let with_audit = Report {
-                audit: Some(audit),
-                ..report()
-            };
-            let shown = block(&state(with_audit, Origin::Process, silence), NOW);
-            let rows = shown.lines().map(str::to_owned);
-            let rows = rows.skip_while(|row| !row.starts_with("  audit "));
-            let rows = rows.take_while(|row| !row.starts_with("  copied "));
-            rows.collect::<Vec<_>>()
-        };
-        let waits = Audit {
-            waits: Some("the target is behind".to_owned()),
-            ..Audit::default()
-        };
-        let expected = [
-            "  audit     no full pass yet",
-            "            stands still: the target is behind",
-        ];
-        assert_eq!(rows(waits.clone(), None), expected);
-        let counts = |counts: &[(&str, u64)]| {
-            let counts = counts.iter().map(|(class, n)| ((*class).to_owned(), *n));
-            counts.collect::<BTreeMap<_, _>>()
-        };
-        let found = counts(&[("extra", 1), ("value", 1_001)]);
-        let audit = Audit {
-            pass_began_ms: Some(NOW - 61_000),
-            pass_keys: 12_000,
-            pass_of: 240_000,
-            found: found.clone(),
-            repaired: counts(&[("value", 1_001)]),
-            last: Some(AuditPass {
-                ended_ms: NOW - 61_000,
-                took_ms: 1_200_000,
-                keys: 120_000,
-                unsettled: 3,
-                found,
-                repaired: counts(&[("value", 1_001)]),
-            }),
-            ..Audit::default()
-        };
-        let expected = [
-            "  audit     last full pass 1m 1s ago (2001-09-09T01:45:39Z): 120,000 keys in 20m, \
-             1,002 different (1 extra, 1,001 value), 1,001 repaired, 3 unsettled",
-            "            1,002 different (1 extra, 1,001 value) since the start, 1,001 repaired",
-            "            present pass: 12,000 of 240,000 looks in 1m 1s",
-        ];
-        assert_eq!(rows(audit.clone(), None), expected);
-        let gone = rows(audit, Some(Unasked::NotRunning));
-        assert_eq!(gone, expected.get(..2).unwrap_or_default());
     }
 
     #[test]
