@@ -346,6 +346,14 @@ impl Cluster {
         let node = self.start_node();
         self.introduce(node, 0);
         self.wait_agreed();
+        // One without slots is not in that, and the others hear of it one after the other.
+        eventually("all nodes know the new one", || {
+            self.living().into_iter().all(|other| {
+                let known = self.node(other).client().ok(&["CLUSTER", "NODES"]).text();
+                let mut lines = known.lines();
+                lines.any(|line| line.starts_with(self.id(node)) && !line.contains("handshake"))
+            })
+        });
         node
     }
 

@@ -17,6 +17,8 @@ pub struct Flow {
     stream: TcpStream,
     received: Arc<Mutex<Vec<u8>>>,
     paused: Arc<AtomicBool>,
+    /// The reader has seen that.
+    stands: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
 }
@@ -167,21 +169,17 @@ impl Flow {
             .try_clone()
             .expect("a second handle to a socket");
         let received: Arc<Mutex<Vec<u8>>> = Arc::new(Mutex::new(client.reader().buffer().to_vec()));
-        let (paused, ended) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicBool::new(false)),
-        );
-        let (into, wait, end) = (
-            Arc::clone(&received),
-            Arc::clone(&paused),
-            Arc::clone(&ended),
-        );
+        let [paused, stands, ended] = [(); 3].map(|()| Arc::new(AtomicBool::new(false)));
+        let into = Arc::clone(&received);
+        let [wait, waits, end] = [&paused, &stands, &ended].map(Arc::clone);
         let mut source = stream.try_clone().expect("a third handle to a socket");
         let reader = std::thread::spawn(move || {
             let mut chunk = vec![0; 256 << 10];
             let _ = source.set_read_timeout(Some(Duration::from_millis(20)));
             loop {
-                if wait.load(Ordering::SeqCst) {
+                let stands = wait.load(Ordering::SeqCst);
+                waits.store(stands, Ordering::SeqCst);
+                if stands {
                     std::thread::sleep(Duration::from_millis(1));
                     continue;
                 }
@@ -199,6 +197,7 @@ impl Flow {
             stream,
             received,
             paused,
+            stands,
             ended,
             reader: Some(reader),
         }
@@ -222,9 +221,12 @@ impl Flow {
         self.ended.load(Ordering::SeqCst)
     }
 
-    /// Stops or goes on reading.
+    /// Stops or goes on reading. Nothing is read any more when this returns.
     pub fn pause(&self, paused: bool) {
         self.paused.store(paused, Ordering::SeqCst);
+        while paused && !self.ended() && !self.stands.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
     }
 
     /// The items of its snapshot so far.
