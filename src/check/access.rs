@@ -163,6 +163,11 @@ impl Access {
         self.large = Some(pace);
     }
 
+    /// Counts keys that have no command of their own.
+    pub async fn pass(&self, keys: usize) {
+        self.pace.pass(keys).await;
+    }
+
     async fn pass_bytes(&mut self) {
         if let Some(pace) = &self.large {
             let keys = self.link.received.saturating_sub(self.counted) / KEY;

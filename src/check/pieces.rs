@@ -98,7 +98,7 @@ impl Reader<'_> {
         self.access.send().await?;
         let now_ms = time(self.access).await?;
         let name = self.access.link.text("TYPE").await?;
-        let expires = expiry(self.access, now_ms).await?;
+        let expires = expiry(self.access, now_ms).await?.time();
         let Some(kind) = Kind::of_name(&String::from_utf8_lossy(&name)) else {
             return Ok(None);
         };

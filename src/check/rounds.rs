@@ -494,8 +494,13 @@ impl Rounds {
         let (db, target_db) = (first.db, first.target_db);
         let keys: Vec<&[u8]> = group.iter().map(|suspect| suspect.key.as_slice()).collect();
         let found = match source {
-            true => batch::read(&mut self.source, db, &keys, mode, sizes).await?,
-            false => self.target.read(target_db, &keys, mode, sizes).await?,
+            true => batch::read(&mut self.source, db, &keys, &[], mode, sizes).await?,
+            false => {
+                let strings = group.iter().map(|suspect| suspect.source.is_string());
+                let strings: Vec<bool> = strings.collect();
+                let target = &mut self.target;
+                target.read(target_db, &keys, &strings, mode, sizes).await?
+            }
         };
         for (suspect, found) in group.iter_mut().zip(found) {
             let key = &suspect.key;

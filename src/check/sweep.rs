@@ -20,6 +20,7 @@ use crate::process::Stop;
 use super::access::Access;
 use super::batch::{self, Found, Sizes};
 use super::error::CheckError;
+use super::link::Head;
 use super::pace::Pace;
 use super::pieces;
 use super::reading::{Class, Rules};
@@ -268,10 +269,12 @@ impl Lane {
         let Plan {
             mode, sizes, rules, ..
         } = self.plan.clone();
-        let (here, there) = tokio::try_join!(
-            batch::read(&mut self.source, batch.db, &batch.keys, mode, sizes),
-            self.target.read(batch.target_db, &batch.keys, mode, sizes),
-        )?;
+        let Batch { db, keys, .. } = &batch;
+        let here = batch::read(&mut self.source, *db, keys, &[], mode, sizes).await?;
+        let strings: Vec<bool> = here.iter().map(Found::is_string).collect();
+        let target = &mut self.target;
+        let there = target.read(batch.target_db, keys, &strings, mode, sizes);
+        let there = there.await?;
         let mut looked = Looked {
             keys: batch.keys.len() as u64,
             ..Looked::default()
@@ -333,12 +336,31 @@ impl Lane {
             .await
     }
 
+    /// Whether the source has every one of these keys, in one question that costs it little.
+    async fn all_there(&mut self, batch: &Batch) -> Result<bool, CheckError> {
+        let mut words: Vec<&[u8]> = vec![b"EXISTS"];
+        words.extend(batch.keys.iter().map(Vec::as_slice));
+        self.source.pass(batch.keys.len().saturating_sub(1)).await;
+        self.source.begin(batch.db);
+        self.source.link.queue(&words);
+        self.source.send().await?;
+        Ok(match self.source.link.head().await? {
+            Head::Integer(there) => there.unsigned_abs() == batch.keys.len() as u64,
+            // Not of several at once, then.
+            Head::Error(_) => false,
+            other => return Err(self.source.link.unexpected("EXISTS", &other)),
+        })
+    }
+
     /// Keys of the target: whether the source has them too.
     async fn ask_for(&mut self, batch: Batch) -> Result<Looked, CheckError> {
         let mut looked = Looked {
             keys: batch.keys.len() as u64,
             ..Looked::default()
         };
+        if self.all_there(&batch).await? {
+            return Ok(looked);
+        }
         self.source.begin(batch.db);
         for key in &batch.keys {
             self.source.link.queue(&[b"EXISTS", key]);

@@ -75,17 +75,18 @@ impl Target {
         })))
     }
 
-    /// What there is of keys of one database, in their order.
+    /// What there is of keys of one database, in their order. `strings` tells which are strings at the source.
     pub async fn read<K: AsRef<[u8]>>(
         &mut self,
         db: u32,
         keys: &[K],
+        strings: &[bool],
         mode: Mode,
         sizes: Sizes,
     ) -> Result<Vec<Found>, CheckError> {
         match self {
-            Self::Server(access) => batch::read(access, db, keys, mode, sizes).await,
-            Self::Cluster(nodes) => nodes.read(db, keys, mode, sizes).await,
+            Self::Server(access) => batch::read(access, db, keys, strings, mode, sizes).await,
+            Self::Cluster(nodes) => nodes.read(db, keys, strings, mode, sizes).await,
         }
     }
 
@@ -333,6 +334,7 @@ impl Nodes {
         &mut self,
         db: u32,
         keys: &[K],
+        strings: &[bool],
         mode: Mode,
         sizes: Sizes,
     ) -> Result<Vec<Found>, CheckError> {
@@ -354,8 +356,10 @@ impl Nodes {
                     .iter()
                     .filter_map(|at| keys.get(*at).map(AsRef::as_ref))
                     .collect();
+                let strings = group.iter().map(|at| strings.get(*at).copied());
+                let strings: Vec<bool> = strings.map(Option::unwrap_or_default).collect();
                 let access = self.on(&place).await?;
-                match batch::read(access, db, &names, mode, sizes).await {
+                match batch::read(access, db, &names, &strings, mode, sizes).await {
                     Ok(read) => {
                         for (at, read) in group.into_iter().zip(read) {
                             if let Some(found) = found.get_mut(at) {

@@ -1,18 +1,30 @@
 //! Small values of the source, each by the command of its type.
 //!
 //! Facts: Dragonfly v1.40.1 executes commands that come in a row together, by shard, and takes a few microseconds for
-//!   `GET`, `LRANGE` or `ZRANGE`, but up to hundreds for `DUMP` and tens for `MEMORY USAGE`. So `DUMP` is left to what
+//!   `GETRANGE`, `GET`, `LRANGE` or `ZRANGE`, but up to hundreds for `DUMP` and tens for `MEMORY USAGE`. So `DUMP` is left to what
 //!   only it tells: expiry times of members, and all that belongs to a stream.
 
 use crate::rdb::{Element, Text};
 
 use super::access::Access;
-use super::batch::{Found, Sizes, dumped, outlines};
+use super::batch::{Found, Sizes, ask_glance, dumped, glance, outlines};
 use super::dump::Digesting;
 use super::error::CheckError;
 use super::link::Head;
-use super::reading::Kind;
+use super::reading::{Kind, Reading};
 use super::settings::Mode;
+
+/// What is known of a key before its value is asked for.
+#[derive(Debug)]
+enum Seen {
+    Absent,
+    /// So many bytes, about.
+    Sized(u64),
+    /// A string that may be longer than what was asked for, or none.
+    Longer,
+    /// All of it.
+    Whole(Box<Reading>),
+}
 
 /// Reads keys of one database, in their order.
 pub(super) async fn values<K: AsRef<[u8]>>(
@@ -22,24 +34,27 @@ pub(super) async fn values<K: AsRef<[u8]>>(
     sizes: Sizes,
 ) -> Result<Vec<Found>, CheckError> {
     let (now_ms, kinds, expiries) = outlines(access, db, keys, Mode::Full).await?;
-    let bytes = bytes(access, db, keys, &kinds).await?;
+    let mut seen = first_look(access, db, keys, &kinds, now_ms, sizes).await?;
+    lengths(access, db, keys, &mut seen).await?;
     let mut found = Vec::with_capacity(keys.len());
-    let mut at = 0;
-    while at < keys.len() {
+    let mut kinds = kinds.as_slice();
+    let mut keys = keys;
+    while !keys.is_empty() {
         let mut sum = 0;
-        let row = bytes.iter().skip(at).take_while(|size| {
-            sum += size.filter(|size| *size <= sizes.small).unwrap_or(0);
+        let row = seen.iter().take_while(|seen| {
+            sum += small(seen, sizes).unwrap_or(0);
             sum <= sizes.row
         });
-        let end = (at + row.count().max(1)).min(keys.len());
+        let count = row.count().clamp(1, keys.len());
         let row = Row {
-            keys: keys.get(at..end).unwrap_or_default(),
-            kinds: kinds.get(at..end).unwrap_or_default(),
-            bytes: bytes.get(at..end).unwrap_or_default(),
+            keys: keys.get(..count).unwrap_or_default(),
+            kinds: kinds.get(..count).unwrap_or_default(),
+            seen: seen.drain(..count.min(seen.len())).collect(),
             now_ms,
         };
         row.read(access, db, sizes, &mut found).await?;
-        at = end;
+        keys = keys.get(count..).unwrap_or_default();
+        kinds = kinds.get(count..).unwrap_or_default();
     }
     for (found, expires) in found.iter_mut().zip(expiries) {
         if let Found::Read(reading) = found {
@@ -49,83 +64,127 @@ pub(super) async fn values<K: AsRef<[u8]>>(
     Ok(found)
 }
 
-/// How large values are; none for no key.
-async fn bytes<K: AsRef<[u8]>>(
+/// How many bytes a value has that is to be read whole; none if it is not.
+fn small(seen: &Seen, sizes: Sizes) -> Option<u64> {
+    match seen {
+        Seen::Sized(bytes) if *bytes <= sizes.small => Some(*bytes),
+        _ => None,
+    }
+}
+
+/// The first bytes of strings, and how large all others are.
+async fn first_look<K: AsRef<[u8]>>(
     access: &mut Access,
     db: u32,
     keys: &[K],
     kinds: &[Option<Kind>],
-) -> Result<Vec<Option<u64>>, CheckError> {
+    now_ms: i64,
+    sizes: Sizes,
+) -> Result<Vec<Seen>, CheckError> {
     access.begin(db);
     // One after the other, so that those of a kind are executed together.
     for strings in [true, false] {
         for (key, kind) in keys.iter().zip(kinds) {
             match kind {
-                Some(Kind::String) if strings => access.link.queue(&[b"STRLEN", key.as_ref()]),
+                Some(Kind::String) if strings => ask_glance(access, key.as_ref(), sizes),
                 Some(Kind::String) | None => {}
                 Some(_) if strings || !access.abilities.sizes => {}
                 Some(_) => access.link.queue(&[b"MEMORY", b"USAGE", key.as_ref()]),
             }
         }
     }
-    if access.link.queued() == 0 {
-        return Ok(vec![None; keys.len()]);
+    if access.link.queued() > 0 {
+        access.send().await?;
     }
-    access.send().await?;
-    let mut bytes = vec![None; keys.len()];
+    let mut seen: Vec<Seen> = keys.iter().map(|_| Seen::Absent).collect();
     for strings in [true, false] {
-        for (bytes, kind) in bytes.iter_mut().zip(kinds) {
-            *bytes = match kind {
-                None => None,
-                Some(kind) if (*kind == Kind::String) != strings => *bytes,
+        for (seen, kind) in seen.iter_mut().zip(kinds) {
+            *seen = match kind {
+                Some(Kind::String) if strings => {
+                    let whole = glance(access, now_ms, sizes).await?;
+                    whole.map_or(Seen::Longer, |reading| Seen::Whole(Box::new(reading)))
+                }
+                Some(Kind::String) | None => continue,
+                Some(_) if strings => continue,
                 // Nobody knows, so it is read in pieces.
-                Some(_) if !strings && !access.abilities.sizes => Some(u64::MAX),
+                Some(_) if !access.abilities.sizes => Seen::Sized(u64::MAX),
                 Some(_) => match access.link.head().await? {
-                    Head::Integer(size) => Some(size.unsigned_abs()),
-                    Head::Null => None,
-                    // It has become something else.
-                    Head::Error(answer) if answer.starts_with("WRONGTYPE") => Some(u64::MAX),
+                    Head::Integer(size) => Seen::Sized(size.unsigned_abs()),
+                    Head::Null => Seen::Absent,
                     other => return Err(access.link.unexpected("MEMORY USAGE", &other)),
                 },
             };
         }
     }
-    Ok(bytes)
+    Ok(seen)
+}
+
+/// How long strings are that may have more than their first bytes.
+async fn lengths<K: AsRef<[u8]>>(
+    access: &mut Access,
+    db: u32,
+    keys: &[K],
+    seen: &mut [Seen],
+) -> Result<(), CheckError> {
+    access.begin(db);
+    let mut any = false;
+    for (key, seen) in keys.iter().zip(seen.iter()) {
+        if matches!(seen, Seen::Longer) {
+            access.link.queue(&[b"STRLEN", key.as_ref()]);
+            any = true;
+        }
+    }
+    if !any {
+        return Ok(());
+    }
+    access.send().await?;
+    for seen in seen.iter_mut() {
+        if !matches!(seen, Seen::Longer) {
+            continue;
+        }
+        *seen = match access.link.head().await? {
+            Head::Integer(bytes) => Seen::Sized(bytes.unsigned_abs()),
+            // It has become something else.
+            Head::Error(answer) if answer.starts_with("WRONGTYPE") => Seen::Sized(u64::MAX),
+            other => return Err(access.link.unexpected("STRLEN", &other)),
+        };
+    }
+    Ok(())
 }
 
 /// Keys whose values are asked for together.
 struct Row<'a, K> {
     keys: &'a [K],
     kinds: &'a [Option<Kind>],
-    bytes: &'a [Option<u64>],
+    seen: Vec<Seen>,
     now_ms: i64,
 }
 
 impl<K: AsRef<[u8]>> Row<'_, K> {
     async fn read(
-        &self,
+        self,
         access: &mut Access,
         db: u32,
         sizes: Sizes,
         found: &mut Vec<Found>,
     ) -> Result<(), CheckError> {
-        let small = |size: &Option<u64>| size.is_some_and(|size| size <= sizes.small);
-        if self.bytes.iter().any(small) {
+        if self.seen.iter().any(|seen| small(seen, sizes).is_some()) {
             access.begin(db);
-            for ((key, kind), bytes) in self.keys.iter().zip(self.kinds).zip(self.bytes) {
-                let key = key.as_ref();
+            for ((key, kind), seen) in self.keys.iter().zip(self.kinds).zip(&self.seen) {
                 match kind {
-                    Some(kind) if small(bytes) => ask(access, key, kind),
+                    Some(kind) if small(seen, sizes).is_some() => ask(access, key.as_ref(), kind),
                     _ => {}
                 }
             }
             access.send().await?;
         }
-        for (kind, bytes) in self.kinds.iter().zip(self.bytes) {
-            found.push(match (kind, bytes) {
-                (None, _) | (_, None) => Found::Absent,
-                (Some(_), bytes) if !small(bytes) => Found::Large,
-                (Some(kind), _) => one(access, kind, self.now_ms, sizes).await?,
+        for (kind, seen) in self.kinds.iter().zip(self.seen) {
+            let is_small = small(&seen, sizes).is_some();
+            found.push(match (kind, seen) {
+                (None, _) | (_, Seen::Absent) => Found::Absent,
+                (_, Seen::Whole(reading)) => Found::Read(reading),
+                (Some(kind), _) if is_small => one(access, kind, self.now_ms, sizes).await?,
+                (Some(_), _) => Found::Large,
             });
         }
         Ok(())
