@@ -7,10 +7,8 @@
 //! Facts: `GETRANGE` answers the empty string for no key too, and takes a fraction of the server's time of `MEMORY
 //!   USAGE` and `DUMP`.
 
-use crate::rdb::{Element, Text};
-
 use super::access::{Access, text};
-use super::dump::{self, Digesting};
+use super::dump;
 use super::error::CheckError;
 use super::link::Head;
 use super::reading::{Kind, Reading};
@@ -246,18 +244,13 @@ pub(super) fn ask_glance(access: &mut Access, key: &[u8], sizes: Sizes) {
 /// The reply to [`ask_glance`]: all of a string; none if that is not sure, or it is no string.
 pub(super) async fn glance(
     access: &mut Access,
-    now_ms: i64,
     sizes: Sizes,
 ) -> Result<Option<Reading>, CheckError> {
     match access.link.head().await? {
         Head::Bulk(len) => {
             let value = access.link.whole(len).await?;
             let whole = len > 0 && len < sizes.glance();
-            Ok(whole.then(|| {
-                let mut into = Digesting::new(Kind::String, now_ms);
-                into.add(&Element::String(Text::Borrowed(&value)));
-                into.finish()
-            }))
+            Ok(whole.then(|| dump::of_string(&value)))
         }
         Head::Error(answer) if answer.starts_with("WRONGTYPE") => Ok(None),
         other => Err(access.link.unexpected("GETRANGE", &other)),
@@ -363,7 +356,7 @@ async fn glances<K: AsRef<[u8]>>(
         seen.push(match strings.get(at) {
             Some(true) => {
                 let expiry = expiry(access, now_ms).await?;
-                let reading = glance(access, now_ms, sizes).await?;
+                let reading = glance(access, sizes).await?;
                 reading.map(|reading| found(Found::Read(Box::new(reading)), expiry))
             }
             Some(false) | None => None,

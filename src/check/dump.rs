@@ -6,7 +6,9 @@
 
 use serde_json::Value as Json;
 
-use crate::rdb::{Cursor, Element, Elements, Halt, Listpack, StreamId, kind, payload, string};
+use crate::rdb::{
+    Cursor, Element, Elements, Halt, Listpack, StreamId, Text, kind, payload, string,
+};
 
 use super::digest::{Digest, Parts};
 use super::reading::{Kind, MemberExpiry, Reading, StreamParts};
@@ -71,6 +73,13 @@ fn other(type_byte: u8) -> Option<Reading> {
         _ => return None,
     };
     Some(Reading::new(Kind::Other(name.to_owned())))
+}
+
+/// A string that was read by itself.
+pub(super) fn of_string(value: &[u8]) -> Reading {
+    let mut digesting = Digesting::new(Kind::String, 0);
+    digesting.add(&Element::String(Text::Borrowed(value)));
+    digesting.finish()
 }
 
 fn set_listpack(value: &[u8]) -> Result<Reading, Halt> {

@@ -1,14 +1,14 @@
 //! Small values of the source, each by the command of its type.
 //!
 //! Facts: Dragonfly v1.40.1 executes commands that come in a row together, by shard, and takes a few microseconds for
-//!   `GETRANGE`, `GET`, `LRANGE` or `ZRANGE`, but up to hundreds for `DUMP` and tens for `MEMORY USAGE`. So `DUMP` is left to what
-//!   only it tells: expiry times of members, and all that belongs to a stream.
+//!   `GETRANGE`, `GET`, `LRANGE` or `ZRANGE`, but up to hundreds for `DUMP` and tens for `MEMORY USAGE`. So `DUMP` is
+//!   left to what only it tells: expiry times of members, and all that belongs to a stream.
 
 use crate::rdb::{Element, Text};
 
 use super::access::Access;
-use super::batch::{Found, Sizes, ask_glance, dumped, glance, outlines};
-use super::dump::Digesting;
+use super::batch::{Found, Sizes, ask_glance, dumped, glance, lengths, outlines};
+use super::dump::{self, Digesting};
 use super::error::CheckError;
 use super::link::Head;
 use super::reading::{Kind, Reading};
@@ -34,8 +34,8 @@ pub(super) async fn values<K: AsRef<[u8]>>(
     sizes: Sizes,
 ) -> Result<Vec<Found>, CheckError> {
     let (now_ms, kinds, expiries) = outlines(access, db, keys, Mode::Full).await?;
-    let mut seen = first_look(access, db, keys, &kinds, now_ms, sizes).await?;
-    lengths(access, db, keys, &mut seen).await?;
+    let mut seen = first_look(access, db, keys, &kinds, sizes).await?;
+    measure(access, db, keys, &mut seen).await?;
     let mut found = Vec::with_capacity(keys.len());
     let mut kinds = kinds.as_slice();
     let mut keys = keys;
@@ -78,7 +78,6 @@ async fn first_look<K: AsRef<[u8]>>(
     db: u32,
     keys: &[K],
     kinds: &[Option<Kind>],
-    now_ms: i64,
     sizes: Sizes,
 ) -> Result<Vec<Seen>, CheckError> {
     access.begin(db);
@@ -101,7 +100,7 @@ async fn first_look<K: AsRef<[u8]>>(
         for (seen, kind) in seen.iter_mut().zip(kinds) {
             *seen = match kind {
                 Some(Kind::String) if strings => {
-                    let whole = glance(access, now_ms, sizes).await?;
+                    let whole = glance(access, sizes).await?;
                     whole.map_or(Seen::Longer, |reading| Seen::Whole(Box::new(reading)))
                 }
                 Some(Kind::String) | None => continue,
@@ -120,34 +119,23 @@ async fn first_look<K: AsRef<[u8]>>(
 }
 
 /// How long strings are that may have more than their first bytes.
-async fn lengths<K: AsRef<[u8]>>(
+async fn measure<K: AsRef<[u8]>>(
     access: &mut Access,
     db: u32,
     keys: &[K],
     seen: &mut [Seen],
 ) -> Result<(), CheckError> {
-    access.begin(db);
-    let mut any = false;
-    for (key, seen) in keys.iter().zip(seen.iter()) {
-        if matches!(seen, Seen::Longer) {
-            access.link.queue(&[b"STRLEN", key.as_ref()]);
-            any = true;
-        }
-    }
-    if !any {
+    let longer = keys.iter().zip(seen.iter_mut());
+    let longer = longer.filter(|(_, seen)| matches!(seen, Seen::Longer));
+    let (keys, longer): (Vec<&K>, Vec<&mut Seen>) = longer.unzip();
+    if keys.is_empty() {
         return Ok(());
     }
-    access.send().await?;
-    for seen in seen.iter_mut() {
-        if !matches!(seen, Seen::Longer) {
-            continue;
-        }
-        *seen = match access.link.head().await? {
-            Head::Integer(bytes) => Seen::Sized(bytes.unsigned_abs()),
-            // It has become something else.
-            Head::Error(answer) if answer.starts_with("WRONGTYPE") => Seen::Sized(u64::MAX),
-            other => return Err(access.link.unexpected("STRLEN", &other)),
-        };
+    let kinds = vec![Some(Kind::String); keys.len()];
+    let lengths = lengths(access, db, &keys, &kinds).await?;
+    for (seen, length) in longer.into_iter().zip(lengths) {
+        // Without a length it has become something else.
+        *seen = Seen::Sized(length.unwrap_or(u64::MAX));
     }
     Ok(())
 }
@@ -220,8 +208,7 @@ async fn one(
         Head::Error(answer) if answer.starts_with("WRONGTYPE") => return Ok(Found::Unsure),
         Head::Bulk(len) if *kind == Kind::String => {
             let value = access.link.whole(len).await?;
-            into.add(&Element::String(Text::Borrowed(&value)));
-            return Ok(Found::Read(Box::new(into.finish())));
+            return Ok(Found::Read(Box::new(dump::of_string(&value))));
         }
         Head::Array(words) if *kind != Kind::String => words,
         other => return Err(access.link.unexpected("a value", &other)),

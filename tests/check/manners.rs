@@ -30,6 +30,7 @@ fn neither_server_is_sent_anything_that_writes() {
         "ZADD z 1 a",
         "SADD s a",
     ]);
+    pair.spoil(&["SADD s a"]);
     for mut client in [pair.source.client(), pair.target.client()] {
         client.ok(&["CONFIG", "RESETSTAT"]);
     }
@@ -46,6 +47,7 @@ fn neither_server_is_sent_anything_that_writes() {
             .filter_map(|line| line.strip_prefix("cmdstat_")?.split(':').next());
         let sent: BTreeSet<_> = sent.map(str::to_owned).collect();
         assert!(sent.contains("getrange"), "{sent:?}");
+        assert!(sent.contains("dump"), "{sent:?}");
         let others: Vec<_> = sent.difference(&reads).collect();
         assert!(others.is_empty(), "{others:?}");
     }
