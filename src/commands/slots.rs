@@ -25,9 +25,13 @@ pub enum Slots {
 /// Takes a command apart by the slots of its keys, by the rules at the head of this file.
 pub fn by_slot(args: &Args<'_>, slot_of: impl Fn(&[u8]) -> u16) -> Slots {
     let uses = keys(args);
-    let mut slots = uses.clone().map(|used| slot_of(used.key));
-    let first = slots.next();
-    if slots.all(|slot| Some(slot) == first) {
+    let is_one = || {
+        let mut slots = uses.clone().map(|used| slot_of(used.key));
+        let first = slots.next();
+        slots.all(|slot| Some(slot) == first)
+    };
+    // Most have one key.
+    if uses.clone().nth(1).is_none() || is_one() {
         return match reads_by_pattern(args) {
             true => Slots::Across,
             false => Slots::One,

@@ -19,17 +19,26 @@ pub struct MalformedArgs {
 pub struct Args<'a> {
     packed: &'a [u8],
     words: usize,
+    /// The first two words, which are asked for again and again; the second one is empty where there is none.
+    name: &'a [u8],
+    second: &'a [u8],
 }
 
 impl<'a> Args<'a> {
     /// Walks the words once: `words` of them, nothing left over, at least one.
     pub fn check(packed: &'a [u8], words: u32) -> Result<Self, MalformedArgs> {
         let mut cursor = Cursor::new(packed);
-        for _ in 0..words {
+        let (mut name, mut second) = (&packed[..0], &packed[..0]);
+        for index in 0..words {
             let len = cursor.packed().map_err(|halt| malformed(halt, &cursor))?;
-            cursor
+            let word = cursor
                 .take(len, packed.len())
                 .map_err(|halt| malformed(halt, &cursor))?;
+            match index {
+                0 => name = word,
+                1 => second = word,
+                _ => {}
+            }
         }
         cursor.finish().map_err(|halt| malformed(halt, &cursor))?;
         if words == 0 {
@@ -41,6 +50,8 @@ impl<'a> Args<'a> {
         Ok(Self {
             packed,
             words: words as usize,
+            name,
+            second,
         })
     }
 
@@ -55,13 +66,19 @@ impl<'a> Args<'a> {
     }
 
     /// The command's name, as sent.
+    #[inline]
     pub fn name(&self) -> &'a [u8] {
-        self.iter().next().unwrap_or_default()
+        self.name
     }
 
     /// The word at `index`, the name being 0.
+    #[inline]
     pub fn get(&self, index: usize) -> Option<&'a [u8]> {
-        self.iter().nth(index)
+        match index {
+            0 => Some(self.name),
+            1 => Some(self.second).filter(|_| self.words > 1),
+            _ => self.iter().nth(index),
+        }
     }
 
     /// All words in order.

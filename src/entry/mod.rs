@@ -154,6 +154,14 @@ impl Batch {
         self.bytes.len() as u64 + spilled.sum::<u64>()
     }
 
+    /// Bytes of memory that such a batch takes, queued: few of tiny ones would be many times their bytes.
+    pub fn in_memory(bytes: &Bytes, items: &Vec<Item>) -> usize {
+        /// What allocators and queues add.
+        const BESIDES: usize = 64;
+        let own = size_of::<Self>() + BESIDES;
+        own + bytes.len() + items.capacity() * size_of::<Item>()
+    }
+
     /// The bytes of a text of this batch.
     pub fn text<'a>(&'a self, text: &'a Text) -> &'a [u8] {
         match text {

@@ -118,9 +118,9 @@ impl Scanner {
         self.zeros.clear();
     }
 
-    /// Whether there are any of those that [`take_zeros`](Self::take_zeros) yields.
-    pub fn has_zeros(&self) -> bool {
-        !self.zeros.is_empty()
+    /// The first of those that [`take_zeros`](Self::take_zeros) yields.
+    pub fn first_zero(&self) -> Option<u64> {
+        self.zeros.first().copied()
     }
 
     /// The elements of the last array that were so, in order, the first being 0. At most 2^20.

@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
-use crate::entry::{Batch, Budget, Item, Share};
+use crate::entry::{Batch, Budget, Share};
 
 use super::segment::SegmentFile;
 
@@ -29,7 +29,7 @@ const RECEIPTS_APART: i64 = 1000;
 
 /// Bytes a batch holds in memory.
 pub(super) fn held(batch: &Batch) -> usize {
-    batch.bytes.len() + batch.items.len() * size_of::<Item>()
+    Batch::in_memory(&batch.bytes, &batch.items)
 }
 
 /// A batch on its way to the outlet.

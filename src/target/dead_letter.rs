@@ -88,7 +88,7 @@ fn write_line(
     let number = |number: Option<u64>| number.map_or("null".to_owned(), |n| n.to_string());
     let flow = number(flow.map(u64::from));
     let lsn = number(out.lsn(n));
-    let words = out.words(n);
+    let words: Vec<_> = out.words(n).collect();
     let cut = words.len() < out.word_count(n);
     write!(
         line,

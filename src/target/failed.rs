@@ -126,8 +126,7 @@ impl Failed {
         answer: &[u8],
     ) -> Self {
         let (mut words, mut left) = (Vec::new(), LIMIT);
-        let all = out.words(n);
-        for word in &all {
+        for word in out.words(n) {
             let mut bytes = Vec::new();
             // A word that cannot be read back is missing, like one that is too long.
             if word.len() > left || word.copy_to(&mut bytes).is_err() {

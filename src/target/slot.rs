@@ -4,8 +4,6 @@
 
 use std::sync::LazyLock;
 
-use crc_fast::{CrcAlgorithm, checksum};
-
 /// Slots of every cluster.
 pub const SLOTS: u16 = 16384;
 
@@ -16,9 +14,33 @@ pub fn slot_of(key: &[u8]) -> u16 {
         let close = memchr::memchr(b'}', rest)?;
         rest.get(..close).filter(|tag| !tag.is_empty())
     });
-    // The remainder is below 2^14.
-    (checksum(CrcAlgorithm::Crc16Xmodem, tag.unwrap_or(key)) % u64::from(SLOTS)) as u16
+    crc(tag.unwrap_or(key)) % SLOTS
 }
+
+/// CRC16 (XMODEM) a byte at a time: keys are short, and libraries take longer to choose how to go about them.
+fn crc(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, byte| {
+        let at = usize::from((crc >> 8) as u8 ^ byte);
+        (crc << 8) ^ CRC_OF.get(at).copied().unwrap_or_default()
+    })
+}
+
+/// By byte, its checksum.
+static CRC_OF: [u16; 256] = {
+    let mut all = [0; 256];
+    let mut byte = 0;
+    while byte < all.len() {
+        let mut crc = (byte as u16) << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = (crc << 1) ^ (0x1021 * (crc >> 15));
+            bit += 1;
+        }
+        all[byte] = crc;
+        byte += 1;
+    }
+    all
+};
 
 /// Commands whose first key is not the word behind the name, and which word it is.
 const ELSEWHERE: [(&[u8], usize); 9] = [

@@ -10,7 +10,7 @@ use super::dead_letter::ErrorPolicy;
 use super::error::TargetError;
 use super::outgoing::Outgoing;
 use super::settings::Settings;
-use super::writer::{self, Counters, Fenced, Kind, Limits, Missed, Notice};
+use super::writer::{self, Counters, Fenced, Kind, Limits, MayExpire, Missed, Notice};
 
 /// A connection to one server, or one to every master of a cluster; owned by one flow.
 #[derive(Debug)]
@@ -126,6 +126,14 @@ impl Writer {
         match &mut self.0 {
             Way::Server(writer) => writer.note_missing(patience),
             Way::Cluster(writer) => writer.note_missing(patience),
+        }
+    }
+
+    /// Only keys for which this holds may be missing because they have expired.
+    pub fn may_expire(&mut self, may_expire: MayExpire) {
+        match &mut self.0 {
+            Way::Server(writer) => writer.may_expire(may_expire),
+            Way::Cluster(writer) => writer.may_expire(may_expire),
         }
     }
 

@@ -162,7 +162,7 @@ impl Applier {
     pub(super) fn new(
         flow: u32,
         context: Arc<Context>,
-        writer: Writer,
+        mut writer: Writer,
         acknowledger: Acknowledger,
         suspects: mpsc::Receiver<Suspects>,
         log: Logger,
@@ -170,6 +170,9 @@ impl Applier {
         let looks = context.is_unreconciled.load(Ordering::Relaxed) || context.omits_deletions;
         let flows = context.status.flows.len() as u32;
         let expiring = context.expiring.get(flow as usize).cloned();
+        if let Some(expiring) = expiring.clone() {
+            writer.may_expire(Arc::new(move |key| expiring.may_have(key)));
+        }
         Self {
             flow,
             ghosts: GhostFilter::new(context.ghosts.clone(), flow, flows),

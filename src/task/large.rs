@@ -275,10 +275,7 @@ mod tests {
     }
 
     fn sent(out: &Outgoing) -> Vec<Vec<u8>> {
-        out.words(0)
-            .iter()
-            .map(|word| word.head(usize::MAX))
-            .collect()
+        out.words(0).map(|word| word.head(usize::MAX)).collect()
     }
 
     #[test]

@@ -311,7 +311,7 @@ impl FlowReader {
         outlet: &Outlet<'_>,
     ) -> bool {
         let Decoded { bytes, items } = decoded;
-        let held = bytes.len() + items.len() * size_of::<Item>();
+        let held = Batch::in_memory(&bytes, &items);
         let ends = |item: &Item| matches!(item, Item::SnapshotEnd);
         let ended = match self.ended.take() {
             Some(ended) if items.iter().any(ends) => Some(ended),

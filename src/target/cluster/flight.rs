@@ -16,6 +16,7 @@ use crate::target::failed::Failed;
 use crate::target::outgoing::Outgoing;
 use crate::target::slot_of;
 use crate::target::writer::Kind;
+use crate::target::writer::missed::came_late;
 
 /// How often a busy flow stamps the nodes.
 const STAMP_EVERY: Duration = Duration::from_millis(20);
@@ -84,6 +85,23 @@ impl Flight {
             },
         }
     }
+
+    /// Commands of transactions that have taken effect late.
+    pub fn came_late(&self) -> Vec<u32> {
+        let bytes = self.out.len();
+        let all = came_late(self.begun, bytes);
+        let is_late = |slot| match self.parked.contains_key(&slot) {
+            true => came_late(self.was(slot, None).begun, bytes),
+            false => all,
+        };
+        let groups = self.groups.iter();
+        groups
+            .filter(|group| group.atomic && is_late(group.slot))
+            .flat_map(|group| self.order.get(group.commands.clone()))
+            .flatten()
+            .copied()
+            .collect()
+    }
 }
 
 impl Writer {
@@ -123,7 +141,7 @@ impl Writer {
             fail_point::pass(Place::StampSend);
             self.last_stamp = Some(Instant::now());
         }
-        let pings = flight.sort(self.flow.as_ref());
+        let pings = flight.sort(self.flow.as_ref(), &mut self.groups);
         let mut groups = std::mem::take(&mut flight.groups);
         groups.retain_mut(|group| {
             if self.parking.has(group.slot) {

@@ -6,13 +6,13 @@ use super::round::Group;
 use super::writer::Writer;
 use crate::fail_point::{self, Place};
 use crate::resp::Reply;
+use crate::target::Tolerate;
 use crate::target::answer::Refusal;
 use crate::target::dead_letter::ErrorPolicy;
 use crate::target::error::TargetError;
 use crate::target::failed::{self, Failed};
 use crate::target::writer::Notice;
-use crate::target::writer::missed::{ANSWERS_MISSING, came_late, keys_of};
-use crate::target::{Missed, Tolerate};
+use crate::target::writer::missed::ANSWERS_MISSING;
 
 const OK: &[u8] = b"+OK\r\n";
 const QUEUED: &[u8] = b"+QUEUED\r\n";
@@ -50,7 +50,7 @@ impl Writer {
 
     fn take_bytes(&mut self, index: usize, mut rest: &[u8]) -> Result<(), TargetError> {
         let flight = self.flight.as_ref();
-        let watches = self.notes_missing && flight.is_some_and(|flight| flight.watches);
+        let watches = self.missing.is_noted() && flight.is_some_and(|flight| flight.watches);
         while !rest.is_empty() {
             let Some(lane) = self.lanes.get_mut(index) else {
                 return Ok(());
@@ -90,16 +90,18 @@ impl Writer {
             return Err(unexpected(&lane.addr(), "nothing was asked", reply));
         };
         lane.answered += 1;
-        let has_zeros = lane.scanner.has_zeros();
+        let zero = lane.scanner.first_zero();
         if let (Role::Exec(group), Reply::Array { len, errors }) = (role, &reply)
             && errors.is_empty()
-            && !has_zeros
-            && self.is_executed(group, *len)
+            && self.is_executed(group, *len, zero)
         {
             fail_point::pass(Place::TransactionAnswered);
             return Ok(());
         }
-        let addr = self.lanes.get(index).map(Lane::addr).unwrap_or_default();
+        let addr = |writer: &Self| {
+            let lane = writer.lanes.get(index);
+            lane.map(Lane::addr).unwrap_or_default()
+        };
         match (role, reply) {
             (role, Reply::Error(text)) if is_redirect(&text) && role != Role::Record => {
                 self.redirected(role);
@@ -108,7 +110,7 @@ impl Writer {
             // The state of what else is under way is that after a kill: everything is read again.
             (role, Reply::Error(text)) if is_for_now(&text) && role != Role::Ping => {
                 Err(TargetError::Unready {
-                    addr,
+                    addr: addr(self),
                     doing: "writing".to_owned(),
                     answer: String::from_utf8_lossy(&text).into_owned(),
                 })
@@ -116,7 +118,7 @@ impl Writer {
             (Role::Ping, _) => Ok(()),
             (Role::Plain(n), Reply::Error(text)) => self.refused(n, &text, false),
             (Role::Plain(_), Reply::Queued) => Err(unexpected(
-                &addr,
+                &addr(self),
                 "writing without a transaction",
                 Reply::Queued,
             )),
@@ -137,7 +139,7 @@ impl Writer {
             }
             // The field was there, or somebody has removed what the task has on this node.
             (Role::Stamp(true), Reply::Integer(1..)) => Err(TargetError::Vanished {
-                addr,
+                addr: addr(self),
                 what: "the stamp of a flow is gone".to_owned(),
             }),
             (Role::Stamp(_) | Role::Removal | Role::Record, Reply::Integer(_)) => {
@@ -152,11 +154,11 @@ impl Writer {
                 Role::Stamp(_) | Role::Removal | Role::Record | Role::Position(_),
                 Reply::Error(text),
             ) => Err(TargetError::Record {
-                addr,
+                addr: addr(self),
                 key: "a position or stamp of the task".to_owned(),
                 what: String::from_utf8_lossy(&text).into_owned(),
             }),
-            (_, reply) => Err(unexpected(&addr, "writing", reply)),
+            (_, reply) => Err(unexpected(&addr(self), "writing", reply)),
         }
     }
 
@@ -193,13 +195,15 @@ impl Writer {
     }
 
     /// Whether a group's transaction was executed, and there is nothing else to be learnt from its answer.
-    fn is_executed(&self, group: u32, len: u64) -> bool {
-        let Some(flight) = &self.flight else {
+    fn is_executed(&self, group: u32, len: u64, zero: Option<u64>) -> bool {
+        let flight = self.flight.as_ref();
+        let Some(group) = flight.and_then(|flight| flight.groups.get(group as usize)) else {
             return false;
         };
-        let group = flight.groups.get(group as usize);
-        let expected = group.map(|group| group.commands.len() as u64 + self.positions_of(group));
-        self.dropped.is_empty() && expected == Some(len)
+        let commands = group.commands.len() as u64;
+        // The position answers 0 but for the first time.
+        let tells_nothing = zero.is_none_or(|zero| zero >= commands);
+        tells_nothing && self.dropped.is_empty() && commands + self.positions_of(group) == len
     }
 
     /// A group's transaction was executed. Errors in it did not undo the rest, and are not tried again.
@@ -235,7 +239,7 @@ impl Writer {
             let element = usize::try_from(element).ok()?;
             commands.get(element).copied()
         };
-        if self.notes_missing {
+        if self.missing.is_noted() {
             for n in zeros.into_iter().filter_map(command) {
                 self.note_missed(n, true, |name| ANSWERS_MISSING.contains(&name));
             }
@@ -248,7 +252,7 @@ impl Writer {
                     what: String::from_utf8_lossy(&error.text).into_owned(),
                 });
             };
-            if self.notes_missing && Tolerate::NoSuchKey.covers(&error.text) {
+            if self.missing.is_noted() && Tolerate::NoSuchKey.covers(&error.text) {
                 self.note_missed(n, true, |_| true);
                 continue;
             }
@@ -259,8 +263,8 @@ impl Writer {
 
     fn note_missed(&mut self, n: u32, certain: bool, of: impl Fn(&[u8]) -> bool) {
         if let Some(flight) = &self.flight {
-            let found: Vec<Missed> = keys_of(&flight.out, n as usize, (0, certain), of);
-            self.missed.extend(found);
+            let db = || Some(0);
+            self.missing.note(&flight.out, n as usize, certain, of, db);
         }
     }
 
@@ -376,22 +380,14 @@ impl Writer {
             true => Place::TransactionChecked,
             false => Place::BatchAnswered,
         });
-        let is_late = |group: &&Group| {
-            let begun = flight.was(group.slot, None).begun;
-            group.atomic && came_late(begun, flight.out.len())
+        let doubted = match self.missing.is_noted() {
+            true => flight.came_late(),
+            false => Vec::new(),
         };
-        let groups = flight.groups.iter().filter(is_late);
-        let doubted: Vec<u32> = groups
-            .flat_map(|group| flight.order.get(group.commands.clone()))
-            .flatten()
-            .copied()
-            .collect();
         self.flight = Some(flight);
-        if self.notes_missing {
-            doubted
-                .into_iter()
-                .for_each(|n| self.note_missed(n, false, |_| true));
-        }
+        doubted
+            .into_iter()
+            .for_each(|n| self.note_missed(n, false, |_| true));
         let then = self.flight.as_mut().and_then(|flight| flight.then.take());
         self.land();
         then.map_or(Ok(()), |error| Err(*error))

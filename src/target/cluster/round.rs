@@ -13,7 +13,7 @@ use super::writer::Writer;
 use crate::target::answer::Tolerate;
 use crate::target::outgoing::{Outgoing, Word};
 use crate::target::position::of_slot;
-use crate::target::slot::{LONGEST_TAG, first_key_at, slot_of, tag_of};
+use crate::target::slot::{LONGEST_TAG, SLOTS, first_key_at, slot_of, tag_of};
 use crate::target::writer::Kind;
 use crate::target::writer::missed::LONGEST_KEY;
 
@@ -118,10 +118,11 @@ fn place(out: &Outgoing, n: usize) -> (&[u8], Option<u16>) {
 }
 
 impl Flight {
-    /// Sorts its commands into groups; leaves out those that their slot has. Whether any is a sign of life.
-    pub(super) fn sort(&mut self, flow: Option<&Flow>) -> bool {
+    /// Sorts its commands into groups, in the order of their first commands; leaves out those that their slot has.
+    /// Whether any is a sign of life.
+    pub(super) fn sort(&mut self, flow: Option<&Flow>, groups: &mut GroupOf) -> bool {
         let mut pings = false;
-        let mut places: Vec<(u16, u32, bool)> = Vec::with_capacity(self.out.commands());
+        let mut places: Vec<(usize, u32)> = Vec::with_capacity(self.out.commands());
         let mut items = self.items.iter().peekable();
         let mut kind = Kind::Record;
         for n in 0..self.out.commands() {
@@ -138,30 +139,93 @@ impl Flight {
                 continue;
             }
             let safe = kind == Kind::Record || is_safe(&self.out, n, name);
-            places.push((slot, u32::try_from(n).unwrap_or(u32::MAX), safe));
-        }
-        // Stable: the order within a slot stays.
-        places.sort_by_key(|(slot, ..)| *slot);
-        self.order = places.iter().map(|(_, n, _)| *n).collect();
-        let mut start = 0;
-        for part in places.chunk_by(|(a, ..), (b, ..)| a == b) {
-            let end = start + part.len();
-            if let Some((slot, ..)) = part.first() {
-                self.groups.push(Group {
-                    slot: *slot,
-                    commands: start..end,
-                    atomic: part.iter().any(|(.., safe)| !safe),
-                    reaches: match self.parked.get(slot).map(|taken| taken.behind) {
-                        Some(Behind::More(first)) => first,
-                        Some(Behind::Nothing) | None => self.reaches,
-                    },
-                    again: true,
-                    redirected: false,
-                });
+            let index = groups.index(slot, self.groups.len());
+            if index == self.groups.len() {
+                let group = self.group_of(slot);
+                self.groups.push(group);
             }
-            start = end;
+            if let Some(group) = self.groups.get_mut(index) {
+                group.atomic |= !safe;
+                // How many there are, until all are known.
+                group.commands.end += 1;
+            }
+            places.push((index, u32::try_from(n).unwrap_or(u32::MAX)));
         }
+        self.lay_out(&places);
+        groups.forget(&self.groups);
         pings
+    }
+
+    /// A slot's, without commands.
+    fn group_of(&self, slot: u16) -> Group {
+        Group {
+            slot,
+            commands: 0..0,
+            atomic: false,
+            reaches: match self.parked.get(&slot).map(|taken| taken.behind) {
+                Some(Behind::More(first)) => first,
+                Some(Behind::Nothing) | None => self.reaches,
+            },
+            again: true,
+            redirected: false,
+        }
+    }
+
+    /// Puts the commands in order, group by group. `places` says of each, in the order in which they were pushed, which
+    /// group it is in.
+    fn lay_out(&mut self, places: &[(usize, u32)]) {
+        let mut start = 0;
+        for group in &mut self.groups {
+            let count = group.commands.end;
+            group.commands = start..start;
+            start += count;
+        }
+        self.order = vec![0; places.len()];
+        for (index, n) in places {
+            if let Some(group) = self.groups.get_mut(*index)
+                && let Some(place) = self.order.get_mut(group.commands.end)
+            {
+                *place = *n;
+                group.commands.end += 1;
+            }
+        }
+    }
+}
+
+/// By slot, the index of its group in a flight that is being sorted.
+#[derive(Debug)]
+pub(super) struct GroupOf(Box<[u32]>);
+
+impl Default for GroupOf {
+    fn default() -> Self {
+        Self(vec![Self::NONE; usize::from(SLOTS)].into())
+    }
+}
+
+impl GroupOf {
+    const NONE: u32 = u32::MAX;
+
+    /// The slot's index, which is `next` if it has none yet.
+    #[inline]
+    fn index(&mut self, slot: u16, next: usize) -> usize {
+        match self.0.get_mut(usize::from(slot)) {
+            Some(index) if *index != Self::NONE => *index as usize,
+            Some(index) => {
+                // There are no more groups than slots.
+                *index = next as u32;
+                next
+            }
+            None => next,
+        }
+    }
+
+    /// Forgets these, which are all.
+    fn forget(&mut self, groups: &[Group]) {
+        for group in groups {
+            if let Some(index) = self.0.get_mut(usize::from(group.slot)) {
+                *index = Self::NONE;
+            }
+        }
     }
 }
 
@@ -278,7 +342,6 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::slot::SLOTS;
 
     fn out(words: &[&[u8]]) -> Outgoing {
         let mut out = Outgoing::new();

@@ -82,7 +82,7 @@ use super::flow::Flow;
 use super::lane::Lane;
 use super::parked::Parking;
 use super::refresh::Fresh;
-use super::round::Item;
+use super::round::{GroupOf, Item};
 use super::takeover::{Topology, Votes};
 use crate::resp::Reply;
 use crate::target::answer::Tolerate;
@@ -93,9 +93,9 @@ use crate::target::fence::Fence;
 use crate::target::outgoing::Outgoing;
 use crate::target::settings::Settings;
 use crate::target::slot_of;
-use crate::target::writer::missed::HELD_UP;
+use crate::target::writer::missed::{HELD_UP, Missing};
 use crate::target::writer::patience::Patience;
-use crate::target::writer::{Counters, Fenced, Kind, Limits, Missed, Notice};
+use crate::target::writer::{Counters, Fenced, Kind, Limits, MayExpire, Missed, Notice};
 
 /// How long is waited for the fence to be read, when a connection was lost.
 const LOOK: Duration = Duration::from_secs(5);
@@ -121,6 +121,7 @@ pub(in crate::target) struct Writer {
     pub(super) flow: Option<Flow>,
     pub(super) open: Open,
     pub(super) flight: Option<Flight>,
+    pub(super) groups: GroupOf,
     /// Commands of the flight that were refused for good before anything was executed.
     pub(super) dropped: Vec<u32>,
     /// The position that everything pushed reaches.
@@ -139,9 +140,7 @@ pub(in crate::target) struct Writer {
     pub(super) looks: u32,
     pub(super) ticks: u32,
     pub(super) notices: VecDeque<Notice>,
-    pub(super) missed: Vec<Missed>,
-    pub(super) notes_missing: bool,
-    pub(super) patience: Duration,
+    pub(super) missing: Missing,
     pub(super) counters: Counters,
     pub(super) stirred: bool,
 }
@@ -201,6 +200,7 @@ impl Writer {
             flow,
             open: Open::default(),
             flight: None,
+            groups: GroupOf::default(),
             dropped: Vec::new(),
             marked: stored,
             applied: stored,
@@ -213,9 +213,7 @@ impl Writer {
             looks: 0,
             ticks: 0,
             notices: VecDeque::new(),
-            missed: Vec::new(),
-            notes_missing: false,
-            patience: Duration::MAX,
+            missing: Missing::default(),
             counters: Counters::default(),
             stirred: false,
         };
@@ -255,8 +253,8 @@ impl Writer {
     }
 
     pub fn begin(&mut self, kind: Kind, tolerate: Tolerate) -> &mut Outgoing {
-        if self.open.begun.is_none() && self.notes_missing {
-            self.open.begun = Some((Instant::now(), self.patience));
+        if self.open.begun.is_none() {
+            self.open.begun = self.missing.begin();
         }
         self.open.items.push(Item {
             first: self.open.out.commands(),
@@ -334,8 +332,11 @@ impl Writer {
     }
 
     pub fn note_missing(&mut self, patience: Duration) {
-        self.notes_missing = true;
-        self.patience = patience;
+        self.missing.note_from_now_on(patience);
+    }
+
+    pub fn may_expire(&mut self, may_expire: MayExpire) {
+        self.missing.are_among(may_expire);
     }
 
     pub fn is_held_up(&self) -> bool {
@@ -344,11 +345,11 @@ impl Writer {
     }
 
     pub fn watch(&mut self) {
-        self.open.watches |= self.notes_missing;
+        self.open.watches |= self.missing.is_noted();
     }
 
     pub fn take_missed(&mut self) -> Vec<Missed> {
-        std::mem::take(&mut self.missed)
+        self.missing.take()
     }
 
     pub fn counters(&self) -> Counters {

@@ -75,7 +75,7 @@ fn a_command_is_described_by_what_was_encoded() {
     let second = out.describe(1);
     assert_eq!(second.words[2], b"<234567|abcd>");
     let mut copy = Vec::new();
-    out.words(1)[3].copy_to(&mut copy).unwrap();
+    out.words(1).nth(3).unwrap().copy_to(&mut copy).unwrap();
     assert_eq!(copy, b"<234567|abcd>");
     assert_eq!(out.describe(2).key(), b"gone");
     assert_eq!(out.describe(3).name, "");
@@ -143,7 +143,7 @@ proptest! {
         prop_assert_eq!(out.commands(), commands.len());
         prop_assert_eq!(out.len(), wire(&out, Place::default()).len() as u64);
         for (n, words) in commands.iter().enumerate() {
-            let read: Vec<_> = out.words(n).iter().map(|word| word.head(100)).collect();
+            let read: Vec<_> = out.words(n).map(|word| word.head(100)).collect();
             let expected: Vec<_> = words.iter().map(|(word, _)| word.clone()).collect();
             prop_assert_eq!(read, expected);
         }

@@ -65,26 +65,23 @@ impl Outgoing {
     }
 
     /// The words of the `n`th command, its name first; without those of a tail.
-    pub fn words(&self, n: usize) -> Vec<Word<'_>> {
-        let mut words = Vec::new();
+    pub fn words(&self, n: usize) -> impl Iterator<Item = Word<'_>> {
         let mut place = self.place_of(n);
-        let Some(count) = self.header(&mut place) else {
-            return words;
-        };
+        let count = self.header(&mut place).unwrap_or(0);
         let legible = self.commands.get(n).and_then(|start| start.legible);
-        for _ in 0..legible.map_or(count, |words| words as u64) {
-            let Some(len) = self.header(&mut place) else {
-                break;
-            };
-            words.push(Word {
+        let mut left = legible.map_or(count, |words| words as u64);
+        std::iter::from_fn(move || {
+            left = left.checked_sub(1)?;
+            let len = self.header(&mut place)?;
+            let word = Word {
                 out: self,
                 place,
                 len,
-            });
+            };
             // The content and its CR LF.
             place = self.skip(place, len + 2);
-        }
-        words
+            Some(word)
+        })
     }
 
     /// Number of words of the `n`th command, its name and those of a tail included.
@@ -95,27 +92,38 @@ impl Outgoing {
 
     /// The `n`th command, cut to what an operator can read.
     pub fn describe(&self, n: usize) -> Described {
-        let words = self.words(n);
-        let mut heads = words
-            .iter()
+        let mut heads = self
+            .words(n)
             .take(Described::WORDS + 1)
             .map(|word| word.head(Described::BYTES));
         let name = heads.next().unwrap_or_default();
         Described {
             name: String::from_utf8_lossy(&name).to_ascii_uppercase(),
             words: heads.collect(),
-            count: words.len(),
+            count: self.words(n).count(),
             lsn: self.lsn(n),
         }
     }
 
     /// Reads `*<n>\r\n` or `$<n>\r\n`, which never stand in a file.
     fn header(&self, place: &mut Place) -> Option<u64> {
-        let rest = self.bytes.get(place.at..)?;
-        let end = memchr::memchr(b'\n', rest)?;
-        let digits = rest.get(1..end.checked_sub(1)?)?;
-        place.at += end + 1;
-        std::str::from_utf8(digits).ok()?.parse().ok()
+        let digits = self.bytes.get(place.at.checked_add(1)?..)?;
+        let (mut number, mut count) = (0_u64, 0);
+        // Few: it is not worth looking for the end first.
+        for byte in digits {
+            match byte {
+                b'0'..=b'9' => {
+                    number = number
+                        .checked_mul(10)?
+                        .checked_add(u64::from(byte - b'0'))?;
+                    count += 1;
+                }
+                _ => break,
+            }
+        }
+        // The sigil, the digits, CR LF.
+        place.at += count + 3;
+        (count > 0).then_some(number)
     }
 
     fn skip(&self, mut place: Place, mut count: u64) -> Place {

@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing is noted unless somebody said with [`Writer::note_missing`] that he will read such keys again.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Writer;
@@ -9,7 +10,7 @@ use super::refused::Site;
 use crate::commands;
 use crate::entry::{Args, ArgsWriter};
 use crate::target::answer::Tolerate;
-use crate::target::outgoing::Outgoing;
+use crate::target::outgoing::{Outgoing, Word};
 use crate::target::position::PREFIX;
 
 /// A slow network: 10 MB/s.
@@ -41,12 +42,94 @@ pub const ANSWERS_MISSING: [&[u8]; 5] = [
     EXPIRES_FIELDS,
 ];
 
+/// Whether a key may expire on the target.
+pub type MayExpire = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
+
+/// What is noted, and what has been.
+#[derive(Default)]
+pub(in crate::target) struct Missing {
+    /// How long after they were begun entries may take effect; none while nothing is noted.
+    patience: Option<Duration>,
+    /// Of others than these nothing is noted that may only have been missing.
+    may_expire: Option<MayExpire>,
+    /// Until somebody asks.
+    found: Vec<Missed>,
+}
+
+impl std::fmt::Debug for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Missing")
+            .field("patience", &self.patience)
+            .field("found", &self.found.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Missing {
+    /// See [`Writer::note_missing`].
+    pub fn note_from_now_on(&mut self, patience: Duration) {
+        self.patience = Some(patience);
+    }
+
+    /// See [`Writer::may_expire`].
+    pub fn are_among(&mut self, may_expire: MayExpire) {
+        self.may_expire = Some(may_expire);
+    }
+
+    /// Whether anything is noted.
+    #[inline]
+    pub fn is_noted(&self) -> bool {
+        self.patience.is_some()
+    }
+
+    /// For what is begun now: when that was, and how long after it its answers may come.
+    pub fn begin(&self) -> Option<(Instant, Duration)> {
+        Some((Instant::now(), self.patience?))
+    }
+
+    pub fn take(&mut self) -> Vec<Missed> {
+        std::mem::take(&mut self.found)
+    }
+
+    /// Notes the keys that a command took for granted, if its name is one that is meant; whether they were certainly
+    /// missing, and in which database.
+    pub fn note(
+        &mut self,
+        out: &Outgoing,
+        command: usize,
+        certain: bool,
+        of: impl Fn(&[u8]) -> bool,
+        db: impl Fn() -> Option<u32>,
+    ) {
+        // Few are meant, and only those are copied.
+        let name = out.word_at(command, 0).and_then(|word| word.in_memory());
+        if !name.is_some_and(of) {
+            return;
+        }
+        // Its keys are among its words.
+        let may_expire = |word: Word<'_>| match (&self.may_expire, word.in_memory()) {
+            (Some(may_expire), Some(word)) => may_expire(word),
+            _ => true,
+        };
+        if !certain && !out.words(command).skip(1).any(may_expire) {
+            return;
+        }
+        if let Some(db) = db() {
+            self.found.extend(keys_of(out, command, (db, certain)));
+        }
+    }
+}
+
 impl Writer {
     /// From now on a journal entry that finds its key missing is no error: its keys are noted, and so are those of
     /// entries that have taken effect later than `patience` after they were begun.
     pub fn note_missing(&mut self, patience: Duration) {
-        self.notes_missing = true;
-        self.patience = patience;
+        self.missing.note_from_now_on(patience);
+    }
+
+    /// Only keys for which this holds may be missing because they have expired.
+    pub fn may_expire(&mut self, may_expire: MayExpire) {
+        self.missing.are_among(may_expire);
     }
 
     /// Whether the target has not answered for a transaction for 100 ms. More would only wait.
@@ -60,18 +143,18 @@ impl Writer {
     /// The item that was begun is one of [`ANSWERS_MISSING`].
     #[inline]
     pub fn watch(&mut self) {
-        self.open.watches |= self.notes_missing;
+        self.open.watches |= self.missing.is_noted();
     }
 
     /// The keys noted since the last call.
     pub fn take_missed(&mut self) -> Vec<Missed> {
-        std::mem::take(&mut self.missed)
+        self.missing.take()
     }
 
     /// Whether zeros in the next reply mean something.
     #[inline]
     pub(super) fn is_watching(&self) -> bool {
-        self.notes_missing
+        self.missing.is_noted()
             && self.awaiting < self.sent
             && self
                 .queue
@@ -101,14 +184,14 @@ impl Writer {
         else {
             return;
         };
-        if self.notes_missing && came_late(batch.begun, batch.out.len()) {
+        if self.missing.is_noted() && came_late(batch.begun, batch.out.len()) {
             (0..batch.out.commands()).for_each(|command| self.note_keys(command, false, |_| true));
         }
     }
 
     /// Whether an error of an executed entry says no more than that its key is missing. Then its keys are noted.
     pub(super) fn is_missing(&mut self, command: usize, error: &[u8]) -> bool {
-        let noted = self.notes_missing && Tolerate::NoSuchKey.covers(error);
+        let noted = self.missing.is_noted() && Tolerate::NoSuchKey.covers(error);
         if noted {
             self.note_keys(command, true, |_| true);
         }
@@ -119,11 +202,8 @@ impl Writer {
         let Some(batch) = self.queue.get(self.awaiting) else {
             return;
         };
-        let Some(item) = batch.item_of(command) else {
-            return;
-        };
-        let found = keys_of(&batch.out, command, (item.db, certain), of);
-        self.missed.extend(found);
+        let db = || batch.item_of(command).map(|item| item.db);
+        self.missing.note(&batch.out, command, certain, of, db);
     }
 }
 
@@ -134,22 +214,10 @@ pub(in crate::target) fn came_late(begun: Option<(Instant, Duration)>, bytes: u6
     begun.is_some_and(|(at, patience)| at.elapsed() > patience.saturating_add(on_the_way))
 }
 
-/// The keys that a command took for granted, if its name is one that is meant; `place` says in which database, and
-/// whether they were certainly missing.
-pub(in crate::target) fn keys_of(
-    out: &Outgoing,
-    command: usize,
-    (db, certain): (u32, bool),
-    of: impl Fn(&[u8]) -> bool,
-) -> Vec<Missed> {
-    let sent = out.words(command);
-    // Few are meant, and only those are copied.
-    let name = sent.first().map(|word| word.head(LONGEST_NAME));
-    if !name.is_some_and(|name| of(&name)) {
-        return Vec::new();
-    }
+/// The keys that a command took for granted.
+fn keys_of(out: &Outgoing, command: usize, (db, certain): (u32, bool)) -> Vec<Missed> {
     let mut words = ArgsWriter::default();
-    for word in sent {
+    for word in out.words(command) {
         // What is longer is no key.
         words.word(&word.head(LONGEST_KEY));
     }
@@ -176,9 +244,6 @@ pub(in crate::target) fn keys_of(
     })
     .collect()
 }
-
-/// No command has a longer name.
-const LONGEST_NAME: usize = 64;
 
 /// The longest key of Redis is 512 MiB, and nobody has one; longer words of one command are values.
 pub(in crate::target) const LONGEST_KEY: usize = 64 << 20;

@@ -42,7 +42,8 @@ use super::settings::Settings;
 use crate::resp::Scanner;
 
 pub use self::guard::Fenced;
-pub use self::missed::{ANSWERS_MISSING, Missed};
+use self::missed::Missing;
+pub use self::missed::{ANSWERS_MISSING, MayExpire, Missed};
 
 /// Unanswered plain batches; more would only split the same bytes into smaller writes.
 const MOST_SENT: usize = 4;
@@ -175,12 +176,8 @@ pub struct Writer {
     /// For how long an answer has been due.
     overdue: Patience,
     notices: VecDeque<Notice>,
-    /// Keys that may have been missing, until somebody asks.
-    missed: Vec<Missed>,
-    /// Whether a key that is missing is to be noted rather than to be an error.
-    notes_missing: bool,
-    /// How long after they were begun entries may take effect.
-    patience: Duration,
+    /// Keys that entries found missing, or may have: noted rather than being an error.
+    missing: Missing,
     applied: Option<u64>,
     counters: Counters,
     /// Whether something happened that the caller waits for.
@@ -222,9 +219,7 @@ impl Writer {
             verified: db.into_iter().collect(),
             trouble: None,
             notices: VecDeque::new(),
-            missed: Vec::new(),
-            notes_missing: false,
-            patience: Duration::MAX,
+            missing: Missing::default(),
             counters: Counters::default(),
             stirred: false,
         })
@@ -234,16 +229,14 @@ impl Writer {
     /// returned before anything else is called. `tolerate` names errors of them that are none.
     #[inline]
     pub fn begin(&mut self, kind: Kind, db: u32, tolerate: Tolerate) -> &mut Outgoing {
-        if self.open.out.in_memory() >= self.limits.batch_bytes
-            || self.open.out.commands() >= self.limits.batch_commands
-        {
+        if self.is_full(&self.open) {
             self.seal();
         }
         if self.open.last_db != db || self.open.is_empty() {
             self.expect_db(db);
         }
-        if self.open.begun.is_none() && self.notes_missing {
-            self.open.begun = Some((Instant::now(), self.patience));
+        if self.open.begun.is_none() {
+            self.open.begun = self.missing.begin();
         }
         self.open.begin(kind, db, tolerate);
         &mut self.open.out
@@ -265,6 +258,19 @@ impl Writer {
     #[inline]
     pub fn has_room(&self) -> bool {
         self.queued + self.open.out.in_memory() < self.limits.window
+            && !(self.is_full(&self.open) && self.has_next())
+    }
+
+    fn is_full(&self, batch: &Batch) -> bool {
+        batch.out.in_memory() >= self.limits.batch_bytes
+            || batch.out.commands() >= self.limits.batch_commands
+    }
+
+    /// Whether the batch is there that follows on an unanswered transaction. More would wait for nothing: in memory, and
+    /// while keys expire.
+    fn has_next(&self) -> bool {
+        let first = self.queue.front().filter(|_| self.sent > 0);
+        first.is_some_and(|first| first.sending.transaction) && self.queue.len() > self.sent
     }
 
     /// Whether everything pushed was answered.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use super::expiring::Expiring;
 use super::late::{LATE_MS, LateKey, MARGIN_MS, expiry_in};
 use super::list::{Answer, Place};
 use super::reader::{AT_ONCE, Ask};
@@ -38,39 +39,40 @@ impl Applier {
         if !ended && self.list.is_empty() && !self.late.is_late() && self.baselines.is_none() {
             return false;
         }
-        let mut uses: Vec<KeyUse<'_>> = commands::keys(args).collect();
-        if keeps_something(args) {
-            uses.iter_mut().for_each(|used| used.whole = false);
-        }
+        let keeps = keeps_something(args);
+        let uses = commands::keys(args).map(|mut used| {
+            used.whole &= !keeps;
+            used
+        });
         let db = command.db;
         let depends = |used: &KeyUse<'_>| used.read || !used.whole;
         let counts = self.late.is_late()
             && self.context.features.hash_field_expiry()
             && commands::depends_on_field(args);
-        let doubted = uses.iter().any(|used| {
-            depends(used)
-                && (ended || self.is_doubted(db, used) || counts && self.may_expire(used.key))
+        let doubted = uses.clone().any(|used| {
+            depends(&used)
+                && (ended || self.is_doubted(db, &used) || counts && self.may_expire(used.key))
         });
         let since = command.lsn.unwrap_or_default();
         if doubted {
-            for used in &uses {
-                if used.written || self.is_doubted(db, used) {
+            for used in uses.clone() {
+                if used.written || self.is_doubted(db, &used) {
                     self.withhold(db, used.key, since);
                     self.list.touch(db, used.key, command.lsn);
                 }
             }
-            return uses
-                .iter()
-                .all(|used| !used.written || self.list.has(db, used.key));
+            let mut uses = uses;
+            return uses.all(|used| !used.written || self.list.has(db, used.key));
         }
         let expires = match self.late.is_late() {
             true => expiry_in(args, batch.received_at_ms),
             false => None,
         };
-        let now = self.source_now_ms();
-        for used in uses.iter().filter(|used| used.written) {
-            self.late.written(db, used.key, expires, used.whole, now);
-            self.applied_to(command, args, used, since);
+        let expires_soon =
+            expires.is_some_and(|at| at <= self.source_now_ms().saturating_add(MARGIN_MS));
+        for used in uses.filter(|used| used.written) {
+            self.late.written(db, used.key, expires_soon, used.whole);
+            self.applied_to(command, args, &used, since);
         }
         false
     }
@@ -317,6 +319,9 @@ impl Applier {
         batches: impl Iterator<Item = &'a Batch>,
     ) -> Result<HashSet<LateKey>, TaskError> {
         let mut keys = HashSet::new();
+        if self.expiring.as_ref().is_some_and(Expiring::is_empty) {
+            return Ok(keys);
+        }
         for batch in batches {
             for item in &batch.items {
                 if let Item::Command(command) = item {

@@ -68,15 +68,14 @@ impl Late {
         !self.lost.is_empty() && self.lost.contains(&(db, Box::from(key)))
     }
 
-    /// An entry that gives the key a value, or an end, will be applied.
-    pub fn written(&mut self, db: u32, key: &[u8], expires: Option<i64>, whole: bool, now_ms: i64) {
+    /// An entry that gives the key a value, or an end, will be applied; perhaps an end within [`MARGIN_MS`].
+    pub fn written(&mut self, db: u32, key: &[u8], expires_soon: bool, whole: bool) {
         if !self.is_late() {
             return;
         }
-        let is_over = expires.is_some_and(|at| at <= now_ms.saturating_add(MARGIN_MS));
-        if is_over {
+        if expires_soon {
             self.lost.insert((db, key.into()));
-        } else if whole {
+        } else if whole && !self.lost.is_empty() {
             self.lost.remove(&(db, Box::from(key)));
         }
     }
@@ -127,15 +126,15 @@ mod tests {
     #[test]
     fn a_key_is_lost_until_it_is_written_whole_for_longer_than_the_margin() {
         let mut late = Late::default();
-        late.written(0, b"k", Some(0), true, 10_000);
+        late.written(0, b"k", true, true);
         assert!(!late.is_late() && !late.has_lost(0, b"k"));
         late.know(Instant::now(), HashSet::from([(0, Box::from(&b"k"[..]))]));
         assert!(late.has_lost(0, b"k") && !late.has_lost(1, b"k"));
-        late.written(0, b"k", None, true, 10_000);
+        late.written(0, b"k", false, true);
         assert!(!late.has_lost(0, b"k"));
-        late.written(0, b"k", Some(12_000), false, 10_000);
+        late.written(0, b"k", true, false);
         assert!(late.has_lost(0, b"k"));
-        late.written(0, b"k", Some(12_001), true, 10_000);
+        late.written(0, b"k", false, true);
         assert!(!late.has_lost(0, b"k"));
         late.end();
         assert!(!late.is_late());
