@@ -63,8 +63,10 @@ check-dragonfly: tools ## the end-to-end tests against the real Dragonfly in $DR
 	$(CARGO) nextest run --locked --features real-dragonfly --test real
 
 torture: tools ## the kills and outages of make check, for hours
-	TORTURE_KILLS=$(KILLS) TORTURE_SEED=$(SEED) TORTURE_OUTAGE_S=$(OUTAGE_S) TORTURE_WRITES_PER_S=$(WRITES_PER_S) \
-	$(CARGO) nextest run --locked --profile torture --no-fail-fast --test crash
+	TORTURE_KILLS=$(KILLS) TORTURE_SEED=$(SEED) \
+	$(CARGO) nextest run --locked --profile torture --no-fail-fast --test crash -E 'not test(/^outage::/)'
+	TORTURE_OUTAGE_S=$(OUTAGE_S) TORTURE_WRITES_PER_S=$(WRITES_PER_S) \
+	$(CARGO) nextest run --locked --cargo-profile quick --profile torture --no-fail-fast --no-capture --test crash outage::
 	TORTURE_OUTAGE_S=$(OUTAGE_S) $(CARGO) nextest run --locked --profile torture --no-fail-fast --test cluster \
 	  not_heard_of
 

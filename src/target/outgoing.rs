@@ -24,14 +24,43 @@ pub struct Outgoing {
     unfinished: Unfinished,
 }
 
-/// Where a command starts.
+/// Where a command starts. There are many of them: kept small.
 #[derive(Debug, Clone, Copy)]
 struct Start {
     at: usize,
-    part: usize,
-    lsn: Option<u64>,
-    /// Words whose heads are in memory; those behind stand encoded in a file.
-    legible: Option<usize>,
+    /// Or [`Start::NONE`].
+    lsn: u64,
+    part: u32,
+    /// Words whose heads are in memory, those behind standing encoded in a file; or [`Start::ALL`].
+    legible: u32,
+}
+
+impl Start {
+    const NONE: u64 = u64::MAX;
+    const ALL: u32 = u32::MAX;
+
+    /// Of a command all of whose words are legible.
+    #[inline]
+    fn new(at: usize, part: usize, lsn: Option<u64>) -> Self {
+        Self {
+            at,
+            lsn: lsn.unwrap_or(Self::NONE),
+            part: u32::try_from(part).unwrap_or(u32::MAX),
+            legible: Self::ALL,
+        }
+    }
+
+    fn part(self) -> usize {
+        self.part as usize
+    }
+
+    fn lsn(self) -> Option<u64> {
+        Some(self.lsn).filter(|lsn| *lsn != Self::NONE)
+    }
+
+    fn legible(self) -> Option<usize> {
+        Some(self.legible as usize).filter(|_| self.legible != Self::ALL)
+    }
 }
 
 /// Bytes of a file that stand before `bytes[at..]`.
@@ -87,12 +116,8 @@ impl Outgoing {
     pub fn command(&mut self, words: usize, lsn: Option<u64>) {
         self.assert_finished();
         debug_assert!(words > 0, "a command without words");
-        self.commands.push(Start {
-            at: self.bytes.len(),
-            part: self.parts.len(),
-            lsn,
-            legible: None,
-        });
+        let start = Start::new(self.bytes.len(), self.parts.len(), lsn);
+        self.commands.push(start);
         self.unfinished.words = words;
         resp::command_start(&mut self.bytes, words);
     }
@@ -101,7 +126,7 @@ impl Outgoing {
     pub fn encoded_of(&mut self, lsn: Option<u64>, bytes: &[u8]) {
         self.encoded(&[bytes]);
         if let Some(start) = self.commands.last_mut() {
-            start.lsn = lsn;
+            *start = Start::new(start.at, start.part(), lsn);
         }
     }
 
@@ -109,10 +134,10 @@ impl Outgoing {
     pub fn in_one(&self, n: usize) -> Option<&[u8]> {
         let start = self.commands.get(n)?;
         let (end, end_part) = match self.commands.get(n + 1) {
-            Some(next) => (next.at, next.part),
+            Some(next) => (next.at, next.part()),
             None => (self.bytes.len(), self.parts.len()),
         };
-        let whole = start.part == end_part && start.legible.is_none();
+        let whole = start.part() == end_part && start.legible().is_none();
         self.bytes.get(start.at..end).filter(|_| whole)
     }
 
@@ -120,12 +145,8 @@ impl Outgoing {
     #[inline]
     pub fn encoded(&mut self, pieces: &[&[u8]]) {
         self.assert_finished();
-        self.commands.push(Start {
-            at: self.bytes.len(),
-            part: self.parts.len(),
-            lsn: None,
-            legible: None,
-        });
+        let start = Start::new(self.bytes.len(), self.parts.len(), None);
+        self.commands.push(start);
         for piece in pieces {
             self.bytes.extend_from_slice(piece);
         }
@@ -146,7 +167,7 @@ impl Outgoing {
         }
         self.unfinished = Unfinished::default();
         if let Some(start) = self.commands.last_mut() {
-            start.legible = Some(head.len());
+            start.legible = u32::try_from(head.len()).unwrap_or(Start::ALL);
         }
         if !tail.is_empty() {
             self.in_files += tail.len();
@@ -265,7 +286,7 @@ impl Outgoing {
             self.commands.truncate(n);
             self.in_files -= self
                 .parts
-                .drain(start.part..)
+                .drain(start.part()..)
                 .map(|part| part.len)
                 .sum::<u64>();
             self.unfinished = Unfinished::default();
@@ -280,22 +301,22 @@ impl Outgoing {
         let Some(next) = self.commands.get(n + 1).copied() else {
             return self.truncate_to(n);
         };
-        let (gone, gone_parts) = (next.at - start.at, next.part - start.part);
+        let (gone, gone_parts) = (next.at - start.at, next.part() - start.part());
         self.bytes.copy_within(next.at.., start.at);
         self.bytes.truncate(self.bytes.len() - gone);
         self.in_files -= self
             .parts
-            .drain(start.part..next.part)
+            .drain(start.part()..next.part())
             .map(|part| part.len)
             .sum::<u64>();
         self.parts
             .iter_mut()
-            .skip(start.part)
+            .skip(start.part())
             .for_each(|part| part.at -= gone);
         self.commands.remove(n);
         for later in self.commands.iter_mut().skip(n) {
             later.at -= gone;
-            later.part -= gone_parts;
+            later.part -= u32::try_from(gone_parts).unwrap_or_default();
         }
     }
 
@@ -307,15 +328,14 @@ impl Outgoing {
         };
         let next = other.commands.get(n + 1);
         let (end, end_part) = next.map_or((other.bytes.len(), other.parts.len()), |next| {
-            (next.at, next.part)
+            (next.at, next.part())
         });
         let base = self.bytes.len();
         self.commands.push(Start {
-            at: base,
-            part: self.parts.len(),
-            ..start
+            legible: start.legible,
+            ..Start::new(base, self.parts.len(), start.lsn())
         });
-        for part in other.parts.get(start.part..end_part).unwrap_or_default() {
+        for part in other.parts.get(start.part()..end_part).unwrap_or_default() {
             self.in_files += part.len;
             self.parts.push(Part {
                 at: part.at - start.at + base,
@@ -330,7 +350,7 @@ impl Outgoing {
 
     /// The entry the `n`th command was made from.
     pub fn lsn(&self, n: usize) -> Option<u64> {
-        self.commands.get(n).and_then(|start| start.lsn)
+        self.commands.get(n).and_then(|start| start.lsn())
     }
 
     /// Where the `n`th command starts; past the last one, the end.
@@ -338,7 +358,7 @@ impl Outgoing {
         match self.commands.get(n) {
             Some(start) => Place {
                 at: start.at,
-                part: start.part,
+                part: start.part(),
                 in_part: 0,
             },
             None => Place {

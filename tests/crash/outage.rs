@@ -13,6 +13,8 @@ const NOTICED: Duration = Duration::from_millis(500);
 const STEP: Duration = Duration::from_millis(20);
 /// Bytes of a value; every other write has one.
 const VALUE: usize = 300;
+/// Writes that are applied each second, at least, on whatever this runs.
+const SLOWEST: u64 = 2_000;
 /// Keys that are counted with.
 const KEYS: u64 = 1_000;
 /// What the task may hold of its flows: far less than is written meanwhile.
@@ -52,7 +54,8 @@ fn a_target_that_does_not_answer_costs_disk_and_neither_writes_at_the_source_nor
     assert_eq!(way_of(&mut running), Way::Resynced);
     way.black_hole(&BOTH, true);
     let written = write(&pair, scale::writes_per_second(), scale::outage());
-    println!("{written} writes");
+    let rate = written / scale::outage().as_secs().max(1);
+    println!("{written} writes, {rate} a second");
     let blocked = pair.source.blocked_writes();
     assert!(blocked.longest < NOTICED, "{blocked:?}");
     eventually("nothing waiting at the source", || {
@@ -64,7 +67,7 @@ fn a_target_that_does_not_answer_costs_disk_and_neither_writes_at_the_source_nor
     );
     way.black_hole(&BOTH, false);
     // What took so long to come is not applied at once.
-    let patience = PATIENCE + scale::outage();
+    let patience = PATIENCE + Duration::from_secs(written / SLOWEST);
     assert!(within(patience, || pair.source.all_acked()), "not applied");
     pair.equal(&[]);
     assert_eq!(

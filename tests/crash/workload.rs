@@ -121,6 +121,7 @@ impl Workload {
         if self.tagged {
             lines.push(format!("APPEND rare:{} {round},", round % RARE));
         }
+        lines.extend(of_elements(round / self.databases.len()));
         if self.large > 0 {
             let letter = char::from(b'a' + u8::try_from(round % 26).unwrap_or_default());
             let value = letter.to_string().repeat(self.large);
@@ -169,4 +170,27 @@ impl Workload {
         }
         wrong
     }
+}
+
+/// Writes of single elements, which may be repeated, on keys that nothing else is written to. One becomes a set, and a
+/// string at once: when both are repeated, the first finds a string.
+fn of_elements(turn: usize) -> Vec<String> {
+    let changing = format!("changing:{}", turn / 2 % 7);
+    let (n, element) = (turn % 7, turn % 5);
+    let mut lines = vec![
+        format!("HSET fields:{n} {element} {turn} last {turn}"),
+        format!("ZADD scores:{n} 0.{turn} {element} {turn} last"),
+        format!("SADD members:{n} {element}"),
+    ];
+    match turn % 2 {
+        0 => lines.extend([
+            format!("SADD {changing} {turn}"),
+            format!("SET {changing} {turn}"),
+        ]),
+        _ => lines.push(format!("DEL {changing}")),
+    }
+    if turn % 11 == 10 {
+        lines.push(format!("SREM members:{n} {element}"));
+    }
+    lines
 }

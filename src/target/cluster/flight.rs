@@ -86,7 +86,7 @@ impl Flight {
         }
     }
 
-    /// Commands of transactions that have taken effect late.
+    /// Commands that take values for granted and have taken effect late, and those that went with them.
     pub fn came_late(&self) -> Vec<u32> {
         let bytes = self.out.len();
         let all = came_late(self.begun, bytes);
@@ -96,7 +96,7 @@ impl Flight {
         };
         let groups = self.groups.iter();
         groups
-            .filter(|group| group.atomic && is_late(group.slot))
+            .filter(|group| (group.atomic || group.depends) && is_late(group.slot))
             .flat_map(|group| self.order.get(group.commands.clone()))
             .flatten()
             .copied()

@@ -12,6 +12,9 @@ use crate::target::fence::Fence;
 use crate::target::slot::SLOTS;
 use crate::target::writer::Fenced;
 
+/// Entries behind a stamp among which some may be done that no position tells of, and that are not whole.
+const AHEAD: u64 = 1 << 20;
+
 /// Positions that stand in slots: one is noted for every other entry.
 #[derive(Debug)]
 pub(super) struct Positions(Box<[Option<NonZeroU64>]>);
@@ -65,6 +68,8 @@ pub(super) struct Flow {
     pub resumed: Option<Arc<Resumed>>,
     /// The stamp on every node.
     pub stored: Option<u64>,
+    /// The last one that was sent to all of them, or was there before.
+    pub stamped: Option<u64>,
     /// Of the next stamps that say whose they are.
     pub number: u64,
     /// Whether its stamps say whose they are.
@@ -92,6 +97,7 @@ impl Flow {
             names,
             flow: fenced.flow,
             stored: fenced.stored,
+            stamped: resumed.as_ref().map(|resumed| resumed.next),
             number: resumed.as_ref().map_or(1, |resumed| resumed.number),
             is_introduced: false,
             positions: resumed
@@ -117,6 +123,18 @@ impl Flow {
     /// Whether a slot has this entry.
     pub fn has(&self, slot: u16, lsn: u64) -> bool {
         self.known(slot).is_some_and(|next| lsn < next)
+    }
+
+    /// Whether an entry is so near behind the last stamp that whoever goes on there knows that it may have been done.
+    pub fn is_near(&self, lsn: u64) -> bool {
+        let stamped = self.stamped;
+        stamped.is_some_and(|at| lsn < at.saturating_add(AHEAD))
+    }
+
+    /// Whether an entry may have been done before the slots were taken over, without a position that says so.
+    pub fn may_be_done(&self, lsn: u64) -> bool {
+        let resumed = self.resumed.as_ref();
+        resumed.is_some_and(|resumed| lsn < resumed.caught_up.saturating_add(AHEAD))
     }
 
     /// Whether a stamp of this position says no less than what is known.

@@ -2,7 +2,7 @@
 
 use super::lane::{Lane, Role};
 use super::parked::Behind;
-use super::round::Group;
+use super::round::{Group, Repeats, place, repeats};
 use super::writer::Writer;
 use crate::fail_point::{self, Place};
 use crate::resp::Reply;
@@ -116,6 +116,7 @@ impl Writer {
                 })
             }
             (Role::Ping, _) => Ok(()),
+            (Role::Plain(n), Reply::Error(text)) if self.was_done(n, &text) => Ok(()),
             (Role::Plain(n), Reply::Error(text)) => self.refused(n, &text, false),
             (Role::Plain(_), Reply::Queued) => Err(unexpected(
                 &addr(self),
@@ -256,9 +257,36 @@ impl Writer {
                 self.note_missed(n, true, |_| true);
                 continue;
             }
-            self.refused_executed(n, &error.text)?;
+            if !self.was_done(n, &error.text) {
+                self.refused_executed(n, &error.text)?;
+            }
         }
         Ok(())
+    }
+
+    /// Whether a command was refused because it and others behind it, which replaced its key by one of another type, were
+    /// done before. They come again too. That nothing else is behind it cannot be told, so the key is read again.
+    fn was_done(&mut self, n: u32, text: &[u8]) -> bool {
+        let (Some(flight), Some(flow)) = (&self.flight, &self.flow) else {
+            return false;
+        };
+        let command = n as usize;
+        let (name, slot) = place(&flight.out, command);
+        let is_repeated = || {
+            slot.is_some_and(|slot| flight.parked.contains_key(&slot))
+                || flight
+                    .out
+                    .lsn(command)
+                    .is_some_and(|lsn| flow.may_be_done(lsn))
+        };
+        let was_done = text.starts_with(b"WRONGTYPE ")
+            && self.missing.is_noted()
+            && repeats(&flight.out, command, name) == Repeats::Elements
+            && is_repeated();
+        if was_done {
+            self.note_missed(n, true, |_| true);
+        }
+        was_done
     }
 
     fn note_missed(&mut self, n: u32, certain: bool, of: impl Fn(&[u8]) -> bool) {

@@ -1,7 +1,8 @@
 //! From what was pushed to what each node gets: commands by slot, slots by node.
 //!
 //! Invariants: commands of one slot leave in the order in which they were pushed, on one lane, and are either one
-//!   transaction with the slot's position, or all safe to repeat.
+//!   transaction with the slot's position, or all safe to repeat; those that are safe only by their elements come behind a
+//!   stamp that is no further back than [`AHEAD`](super::flow).
 
 use std::ops::Range;
 
@@ -34,6 +35,10 @@ pub(super) struct Group {
     pub commands: Range<usize>,
     /// Whether they are one transaction.
     pub atomic: bool,
+    /// Whether any of them takes a value for granted.
+    pub depends: bool,
+    /// Whether any of them deletes a key.
+    pub deletes: bool,
     /// The position that goes with it.
     pub reaches: Option<u64>,
     /// Nothing of its transaction was executed, and what was refused for good is taken out: it is to be sent again.
@@ -83,18 +88,51 @@ impl StoresPosition {
     }
 }
 
-/// Whether a command of the journal can be repeated, whatever came behind it, as long as that is repeated too: it reads
-/// nothing and leaves its one key whole, as a value of its own or gone.
-fn is_safe(out: &Outgoing, n: usize, name: &[u8]) -> bool {
+/// How a command of the journal stands being repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeats {
+    /// Whatever came behind it, as long as that is repeated too: it reads nothing and leaves its one key whole, as a value
+    /// of its own or gone.
+    Whole,
+    /// Likewise: it deletes its one key.
+    Gone,
+    /// The same of the elements that it names, as long as the key is of their type, and is refused else: it makes them
+    /// what they are from then on, whatever they were, and takes none away.
+    Elements,
+    /// It has an effect each time.
+    Never,
+}
+
+/// Options behind the key of a `ZADD`, with which it depends on what is there.
+const OF_ZADD: [&[u8]; 6] = [b"NX", b"XX", b"GT", b"LT", b"CH", b"INCR"];
+
+pub(super) fn repeats(out: &Outgoing, n: usize, name: &[u8]) -> Repeats {
     let word = |index: usize, expected: &[u8]| is(out, n, index, expected);
     let is_named = |expected: &[u8]| name.eq_ignore_ascii_case(expected);
-    match out.word_count(n) {
-        2 => is_named(b"DEL") || is_named(b"UNLINK"),
+    let count = out.word_count(n);
+    let is_gone = count == 2 && (is_named(b"DEL") || is_named(b"UNLINK"));
+    let is_whole = match count {
         3 => is_named(b"SET"),
         5 if is_named(b"SET") => word(3, b"PXAT") || word(3, b"EXAT"),
         5 => is_named(b"RESTORE") && word(2, b"0") && word(4, b"REPLACE"),
         6 => is_named(b"RESTORE") && word(4, b"REPLACE") && word(5, b"ABSTTL"),
         _ => false,
+    };
+    let has_pairs = count >= 4 && count.is_multiple_of(2);
+    let is_pairs = || {
+        is_named(b"HSET")
+            || is_named(b"ZADD")
+                && out.word_at(n, 2).is_some()
+                && !OF_ZADD.iter().any(|option| word(2, option))
+    };
+    if is_gone {
+        Repeats::Gone
+    } else if is_whole {
+        Repeats::Whole
+    } else if has_pairs && is_pairs() || count >= 3 && is_named(b"SADD") {
+        Repeats::Elements
+    } else {
+        Repeats::Never
     }
 }
 
@@ -106,7 +144,7 @@ fn is(out: &Outgoing, n: usize, index: usize, expected: &[u8]) -> bool {
 }
 
 /// The name, and the slot of the first key; `None` for a command without keys.
-fn place(out: &Outgoing, n: usize) -> (&[u8], Option<u16>) {
+pub(super) fn place(out: &Outgoing, n: usize) -> (&[u8], Option<u16>) {
     // It is no value, so it is in memory.
     let name = out.word_at(n, 0).and_then(|word| word.in_memory());
     let name = name.unwrap_or_default();
@@ -138,14 +176,26 @@ impl Flight {
             if flow.is_some_and(|flow| lsn.is_some_and(|lsn| flow.has(slot, lsn))) {
                 continue;
             }
-            let safe = kind == Kind::Record || is_safe(&self.out, n, name);
+            let repeats = match kind {
+                Kind::Record => Repeats::Whole,
+                Kind::Entry => repeats(&self.out, n, name),
+            };
+            let is_near = || flow.is_some_and(|flow| lsn.is_some_and(|lsn| flow.is_near(lsn)));
+            let is_safe = match repeats {
+                Repeats::Whole | Repeats::Gone => true,
+                Repeats::Elements => is_near(),
+                Repeats::Never => false,
+            };
             let index = groups.index(slot, self.groups.len());
             if index == self.groups.len() {
                 let group = self.group_of(slot);
                 self.groups.push(group);
             }
             if let Some(group) = self.groups.get_mut(index) {
-                group.atomic |= !safe;
+                group.deletes |= repeats == Repeats::Gone;
+                group.depends |= matches!(repeats, Repeats::Elements | Repeats::Never);
+                // A key that is deleted and filled at once, such as the result of a SUNIONSTORE, is never seen to be gone.
+                group.atomic |= !is_safe || group.deletes && repeats == Repeats::Elements;
                 // How many there are, until all are known.
                 group.commands.end += 1;
             }
@@ -162,6 +212,8 @@ impl Flight {
             slot,
             commands: 0..0,
             atomic: false,
+            depends: false,
+            deletes: false,
             reaches: match self.parked.get(&slot).map(|taken| taken.behind) {
                 Some(Behind::More(first)) => first,
                 Some(Behind::Nothing) | None => self.reaches,
@@ -297,6 +349,7 @@ impl Writer {
         let Some(flow) = &mut self.flow else {
             return;
         };
+        flow.stamped = Some(stamp);
         let lsn = itoa::Buffer::new().format(stamp).to_owned();
         for lane in &mut self.lanes {
             let key = lane.stamp_key.clone();
@@ -351,31 +404,43 @@ mod tests {
     }
 
     #[test]
-    fn only_what_leaves_a_key_whole_is_safe_to_repeat() {
-        for (line, safe) in [
-            ("SET k v", true),
-            ("set k v", true),
-            ("SET k v PXAT 5", true),
-            ("SET k v PX 5", false),
-            ("SET k v NX", false),
-            ("SET k v KEEPTTL", false),
-            ("SET k v XX PXAT 5", false),
-            ("DEL k", true),
-            ("DEL k l", false),
-            ("UNLINK k", true),
-            ("RESTORE k 0 x REPLACE", true),
-            ("RESTORE k 7 x REPLACE", false),
-            ("RESTORE k 7 x REPLACE ABSTTL", true),
-            ("INCR k", false),
-            ("HSET k f v", false),
-            ("SADD k m", false),
-            ("PEXPIREAT k 5", false),
-            ("COPY k l REPLACE", false),
+    fn only_what_leaves_a_key_or_elements_whole_is_safe_to_repeat() {
+        for (line, expected) in [
+            ("SET k v", Repeats::Whole),
+            ("set k v", Repeats::Whole),
+            ("SET k v PXAT 5", Repeats::Whole),
+            ("SET k v PX 5", Repeats::Never),
+            ("SET k v NX", Repeats::Never),
+            ("SET k v KEEPTTL", Repeats::Never),
+            ("SET k v XX PXAT 5", Repeats::Never),
+            ("DEL k", Repeats::Gone),
+            ("DEL k l", Repeats::Never),
+            ("UNLINK k", Repeats::Gone),
+            ("RESTORE k 0 x REPLACE", Repeats::Whole),
+            ("RESTORE k 7 x REPLACE", Repeats::Never),
+            ("RESTORE k 7 x REPLACE ABSTTL", Repeats::Whole),
+            ("INCR k", Repeats::Never),
+            ("HSET k f v", Repeats::Elements),
+            ("hset k f v g w", Repeats::Elements),
+            ("HSET k f v g", Repeats::Never),
+            ("HSETNX k f v", Repeats::Never),
+            ("HDEL k f", Repeats::Never),
+            ("SADD k m", Repeats::Elements),
+            ("SADD k m n", Repeats::Elements),
+            ("SREM k m", Repeats::Never),
+            ("ZADD k 1 m", Repeats::Elements),
+            ("ZADD k inf m 2 n", Repeats::Elements),
+            ("ZADD k NX CH 1 m", Repeats::Never),
+            ("ZADD k incr CH 1 m", Repeats::Never),
+            ("ZADD k CH 1 m", Repeats::Never),
+            ("ZREM k m", Repeats::Never),
+            ("PEXPIREAT k 5", Repeats::Never),
+            ("COPY k l REPLACE", Repeats::Never),
         ] {
             let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
             let out = out(&words);
             let (name, slot) = place(&out, 0);
-            assert_eq!(is_safe(&out, 0, name), safe, "{line}");
+            assert_eq!(repeats(&out, 0, name), expected, "{line}");
             assert_eq!(slot, Some(slot_of(b"k")), "{line}");
         }
     }

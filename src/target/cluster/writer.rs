@@ -7,8 +7,9 @@
 //! ```
 //!
 //! One flight is unanswered at a time. In it a slot's commands are either **plain**, if every one of them leaves its key
-//! whole and reads nothing (`SET`, `DEL`, `RESTORE … REPLACE`), or one **transaction** that ends in the slot's position:
-//! `MULTI … HSET df2redis:position:<task>:{tag} <flow> <next> EXEC`. Commands of different slots have no order among
+//! whole and reads nothing (`SET`, `DEL`, `RESTORE … REPLACE`) or does the same with elements (`HSET`, `SADD`, `ZADD`), or
+//! one **transaction** that ends in the slot's position: `MULTI … HSET df2redis:position:<task>:{tag} <flow> <next> EXEC`.
+//! Commands of different slots have no order among
 //! each other, so nothing is lost by sorting; commands of one slot keep theirs. When a flight is answered, everything
 //! before `next` is in the cluster; the flights that follow begin by saying so on every lane, in a **stamp**.
 //!
@@ -28,6 +29,13 @@
 //!    was not done yet, plain writes come to the same: the last one of each key decides, and each unsafe one finds the
 //!    state that it found, or would have found, at first. That is why *mixtures* on one key are right, and why one refused
 //!    command of a plain group is no harm though later ones of it were executed: the whole group comes again.
+//!    Plain writes of *elements* too: since none of them takes an element or a key away, nor touches a key's end, what is
+//!    in a key and not named again was there at first, and of each element that is named the last write decides. A key
+//!    is of another type only if a later `SET`, `DEL` or `RESTORE` replaced it, which comes again as well; until then
+//!    they are refused with WRONGTYPE, without effect. So that such an answer is not taken for an error, nor an error for
+//!    such an answer, it counts only where something may be done for the second time: in slots that were parked, and up
+//!    to `AHEAD` entries behind what was found. Elements further behind the last stamp go in a transaction. And the key
+//!    is read again from the source.
 //! 4. *Nobody else writes.* Before anything is read, connections of whoever wrote before are ended on every node; see
 //!    [`super::takeover`]. Nothing of them takes effect later.
 //! 5. *Redirects.* A command that is answered with MOVED, ASK or TRYAGAIN was not executed, and neither was any of its

@@ -49,7 +49,7 @@ impl Outgoing {
         let mut place = self.place_of(n);
         let count = self.header(&mut place)?;
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        if index >= start.legible.unwrap_or(count).min(count) {
+        if index >= start.legible().unwrap_or(count).min(count) {
             return None;
         }
         for _ in 0..index {
@@ -68,7 +68,7 @@ impl Outgoing {
     pub fn words(&self, n: usize) -> impl Iterator<Item = Word<'_>> {
         let mut place = self.place_of(n);
         let count = self.header(&mut place).unwrap_or(0);
-        let legible = self.commands.get(n).and_then(|start| start.legible);
+        let legible = self.commands.get(n).and_then(|start| start.legible());
         let mut left = legible.map_or(count, |words| words as u64);
         std::iter::from_fn(move || {
             left = left.checked_sub(1)?;
