@@ -143,9 +143,10 @@ fn in_stable_sync() -> Result<(Source, RedisServer, Program)> {
     let source = Source::holding(&Dataset::new(), &[])?;
     let target = RedisServer::start();
     let mut program = Program::start(source.port(), target.port())?;
-    let mut observer = source.client();
-    program.wait("stable sync", Duration::from_millis(2), || {
-        replica_state(&mut observer) == "online"
+    // When the source says so, the target is still to be told.
+    let log = program.log_file();
+    program.wait("stable sync", Duration::from_millis(5), || {
+        std::fs::read_to_string(&log).is_ok_and(|log| log.contains("following writes"))
     })?;
     Ok((source, target, program))
 }
@@ -158,7 +159,8 @@ fn with_a_target_that_stands_still(lasts: Duration) -> Result<(Latencies, Used)>
     let state = replica_state(&mut source.client());
     kill(pid, Signal::SIGCONT)?;
     if state != "online" {
-        return Err(format!("the source dropped df2redis: its state is \"{state}\"").into());
+        let log = program.log();
+        return Err(format!("the source dropped df2redis: its state is \"{state}\"\n{log}").into());
     }
     // What was held up arrives, and nothing was copied anew.
     let mut client = target.client();

@@ -156,7 +156,8 @@ impl Program {
         Ok(Used { cpu, peak })
     }
 
-    fn log_file(&self) -> PathBuf {
+    /// Where it logs.
+    pub fn log_file(&self) -> PathBuf {
         self.dir.path().join("log/bench_replicate.log")
     }
 
