@@ -84,7 +84,8 @@ impl Missing {
 
     /// For what is begun now: when that was, and how long after it its answers may come.
     pub fn begin(&self) -> Option<(Instant, Duration)> {
-        Some((Instant::now(), self.patience?))
+        let patience = self.patience?;
+        Some((Instant::now(), patience))
     }
 
     pub fn take(&mut self) -> Vec<Missed> {
