@@ -47,8 +47,19 @@ pub(super) struct Abilities {
     pub sizes: bool,
     /// `PEXPIRETIME`; else `PTTL`.
     pub expiry_times: bool,
+    /// How values are read.
+    pub reads: Reads,
     /// Of single fields.
     pub field_expiry: FieldExpiry,
+}
+
+/// By which commands a server tells small values with the least work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// By those of their types: a Dragonfly.
+    ByType,
+    /// By `DUMP`.
+    ByPayload,
 }
 
 /// What a server tells of when single fields of its hashes expire.
@@ -96,6 +107,10 @@ impl Access {
             abilities: Abilities {
                 sizes: true,
                 expiry_times: true,
+                reads: match server.side {
+                    Side::Source => Reads::ByType,
+                    Side::Target => Reads::ByPayload,
+                },
                 field_expiry: FieldExpiry::Untold,
             },
             pace,
@@ -133,11 +148,21 @@ impl Access {
             }
             Some(_) => FieldExpiry::Untold,
         };
+        if access.side() == Side::Source && access.is_redis().await? {
+            access.abilities.reads = Reads::ByPayload;
+        }
         Ok(access)
     }
 
     async fn is_answered(&mut self) -> Result<bool, CheckError> {
         Ok(self.refusal().await?.is_none())
+    }
+
+    /// Whether a source is none that this program replicates, but one like the targets.
+    async fn is_redis(&mut self) -> Result<bool, CheckError> {
+        let about = self.info("server").await?;
+        let told = |name| about.lines().any(|line| line.starts_with(name));
+        Ok(told("redis_version:") && !told("dragonfly_version:"))
     }
 
     /// With what words a question was not answered; none if it was.

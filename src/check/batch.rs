@@ -7,12 +7,12 @@
 //! Facts: `GETRANGE` answers the empty string for no key too, and takes a fraction of the server's time of `MEMORY
 //!   USAGE` and `DUMP`.
 
-use super::access::{Access, text};
+use super::access::{Access, Reads, text};
 use super::dump;
 use super::error::CheckError;
 use super::link::Head;
 use super::reading::{Kind, Reading};
-use super::settings::{Mode, Side};
+use super::settings::Mode;
 use super::sweep::BATCH;
 use super::typed;
 
@@ -61,10 +61,9 @@ pub(super) enum Found {
 }
 
 impl Found {
-    /// Whether it was read, and is a string.
-    pub fn is_string(&self) -> bool {
-        self.reading()
-            .is_some_and(|reading| reading.kind == Kind::String)
+    /// What it is, if it was read.
+    pub fn kind(&self) -> Option<Kind> {
+        self.reading().map(|reading| reading.kind.clone())
     }
 
     pub fn reading(&self) -> Option<&Reading> {
@@ -75,22 +74,39 @@ impl Found {
     }
 }
 
-/// Reads keys of one database, in their order. `strings` tells which of them are strings on the other side.
+/// What is known of the types of keys before they are read.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Known<'a> {
+    Nothing,
+    /// All are taken for strings: most are.
+    Strings,
+    /// What the source has just said of each.
+    Kinds(&'a [Option<Kind>]),
+}
+
+impl Known<'_> {
+    fn is_string(self, at: usize) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Strings => true,
+            Self::Kinds(kinds) => kinds.get(at) == Some(&Some(Kind::String)),
+        }
+    }
+}
+
+/// Reads keys of one database, in their order.
 pub(super) async fn read<K: AsRef<[u8]>>(
     access: &mut Access,
     db: u32,
     keys: &[K],
-    strings: &[bool],
+    known: Known<'_>,
     mode: Mode,
     sizes: Sizes,
 ) -> Result<Vec<Found>, CheckError> {
     match mode {
-        Mode::Full | Mode::Smart => match access.side() {
-            Side::Source => typed::values(access, db, keys, sizes).await,
-            Side::Target => values(access, db, keys, strings, sizes).await,
-        },
+        Mode::Full | Mode::Smart => values(access, db, keys, known, sizes).await,
         Mode::Outline | Mode::Length => {
-            let (_, kinds, expiries) = outlines(access, db, keys, mode).await?;
+            let (kinds, expiries) = outlines(access, db, keys, mode).await?;
             let lengths = lengths(access, db, keys, &kinds).await?;
             let readings = kinds.into_iter().zip(expiries).zip(lengths);
             Ok(readings
@@ -109,36 +125,61 @@ pub(super) async fn read<K: AsRef<[u8]>>(
     }
 }
 
-/// The server's clock, types and, unless only lengths matter, expiry times.
-pub(super) async fn outlines<K: AsRef<[u8]>>(
+/// The types of keys; none of a key that is not there.
+pub(super) async fn kinds<K: AsRef<[u8]>>(
+    access: &mut Access,
+    db: u32,
+    keys: &[K],
+) -> Result<Vec<Option<Kind>>, CheckError> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    access.begin(db);
+    ask_kinds(access, keys);
+    access.send().await?;
+    told_kinds(access, keys.len()).await
+}
+
+fn ask_kinds<K: AsRef<[u8]>>(access: &mut Access, keys: &[K]) {
+    for key in keys {
+        access.link.queue(&[b"TYPE", key.as_ref()]);
+    }
+}
+
+async fn told_kinds(access: &mut Access, count: usize) -> Result<Vec<Option<Kind>>, CheckError> {
+    let mut kinds = Vec::with_capacity(count);
+    for _ in 0..count {
+        let name = access.link.text("TYPE").await?;
+        kinds.push(Kind::of_name(&String::from_utf8_lossy(&name)));
+    }
+    Ok(kinds)
+}
+
+/// Types and, unless only lengths matter, expiry times.
+async fn outlines<K: AsRef<[u8]>>(
     access: &mut Access,
     db: u32,
     keys: &[K],
     mode: Mode,
-) -> Result<(i64, Vec<Option<Kind>>, Vec<Option<i64>>), CheckError> {
+) -> Result<(Vec<Option<Kind>>, Vec<Option<i64>>), CheckError> {
     let expiries = mode != Mode::Length;
     access.begin(db);
     access.link.queue(&[b"TIME"]);
-    for key in keys {
-        access.link.queue(&[b"TYPE", key.as_ref()]);
-    }
+    ask_kinds(access, keys);
     for key in keys.iter().filter(|_| expiries) {
         ask_expiry(access, key.as_ref());
     }
     access.send().await?;
     let now_ms = time(access).await?;
-    let (mut kinds, mut times) = (Vec::with_capacity(keys.len()), Vec::new());
-    for _ in keys {
-        let name = access.link.text("TYPE").await?;
-        kinds.push(Kind::of_name(&String::from_utf8_lossy(&name)));
-    }
+    let kinds = told_kinds(access, keys.len()).await?;
+    let mut times = Vec::with_capacity(keys.len());
     for _ in keys {
         times.push(match expiries {
             true => expiry(access, now_ms).await?.time(),
             false => None,
         });
     }
-    Ok((now_ms, kinds, times))
+    Ok((kinds, times))
 }
 
 /// Lengths by the commands of the types; none for a key that has become something else meanwhile.
@@ -233,32 +274,29 @@ pub(super) async fn expiry(access: &mut Access, now_ms: i64) -> Result<Expiry, C
     })
 }
 
-/// Asks for the first bytes of a string.
-pub(super) fn ask_glance(access: &mut Access, key: &[u8], sizes: Sizes) {
-    let last = text(sizes.glance().saturating_sub(1));
-    access
-        .link
-        .queue(&[b"GETRANGE", key, b"0", last.as_bytes()]);
-}
-
-/// The reply to [`ask_glance`]: all of a string; none if that is not sure, or it is no string.
-pub(super) async fn glance(
+/// The reply to a question for the first bytes of a string, whose expiry time was read before: all of it; none if that
+/// is not sure, or it is no string.
+async fn glance(
     access: &mut Access,
+    expiry: Expiry,
     sizes: Sizes,
-) -> Result<Option<Reading>, CheckError> {
+) -> Result<Option<Found>, CheckError> {
     match access.link.head().await? {
         Head::Bulk(len) => {
-            let value = access.link.whole(len).await?;
-            let whole = len > 0 && len < sizes.glance();
-            Ok(whole.then(|| dump::of_string(&value)))
+            let reading = access.link.with(len, dump::of_string).await?;
+            Ok(match len {
+                0 => (expiry == Expiry::Absent).then_some(Found::Absent),
+                len if len < sizes.glance() => Some(found(Found::Read(Box::new(reading)), expiry)),
+                _ => None,
+            })
         }
         Head::Error(answer) if answer.starts_with("WRONGTYPE") => Ok(None),
         other => Err(access.link.unexpected("GETRANGE", &other)),
     }
 }
 
-/// A value, and the expiry time that was read just before it.
-fn found(value: Found, expiry: Expiry) -> Found {
+/// A value, and the expiry time that was read before it.
+pub(super) fn found(value: Found, expiry: Expiry) -> Found {
     match (value, expiry) {
         // It has come meanwhile, and nobody knows when it expires.
         (Found::Read(_), Expiry::Absent) => Found::Unsure,
@@ -309,20 +347,37 @@ async fn values<K: AsRef<[u8]>>(
     access: &mut Access,
     db: u32,
     keys: &[K],
-    strings: &[bool],
+    known: Known<'_>,
     sizes: Sizes,
 ) -> Result<Vec<Found>, CheckError> {
-    let mut found = glances(access, db, keys, strings, sizes).await?;
-    let left = (0..keys.len()).filter(|at| found.get(*at).is_some_and(Option::is_none));
-    let left: Vec<usize> = left.collect();
-    let keys: Vec<&[u8]> = left
-        .iter()
-        .filter_map(|at| keys.get(*at).map(AsRef::as_ref))
+    let typed = access.abilities.reads == Reads::ByType;
+    let told = match known {
+        Known::Nothing if typed => kinds(access, db, keys).await?,
+        _ => Vec::new(),
+    };
+    let known = match known {
+        Known::Nothing if typed => Known::Kinds(&told),
+        known => known,
+    };
+    let mut found = glances(access, db, keys, known, sizes).await?;
+    let left: Vec<usize> = (0..keys.len())
+        .filter(|at| found.get(*at).is_none_or(Option::is_none))
         .collect();
-    for (at, read) in left
-        .into_iter()
-        .zip(payloads(access, db, &keys, sizes).await?)
-    {
+    let at = |at: &usize| keys.get(*at).map(AsRef::as_ref);
+    let keys: Vec<&[u8]> = left.iter().filter_map(at).collect();
+    let read = match (typed, known) {
+        (false, _) => payloads(access, db, &keys, sizes).await?,
+        (true, Known::Kinds(kinds)) => {
+            let kinds = left.iter().filter_map(|at| kinds.get(*at).cloned());
+            let kinds: Vec<_> = kinds.collect();
+            typed::values(access, db, &keys, &kinds, sizes).await?
+        }
+        (true, Known::Nothing | Known::Strings) => {
+            let kinds = kinds(access, db, &keys).await?;
+            typed::values(access, db, &keys, &kinds, sizes).await?
+        }
+    };
+    for (at, read) in left.into_iter().zip(read) {
         if let Some(found) = found.get_mut(at) {
             *found = Some(read);
         }
@@ -330,37 +385,40 @@ async fn values<K: AsRef<[u8]>>(
     Ok(found.into_iter().flatten().collect())
 }
 
-/// Short strings of those that are said to be strings; none for all other keys.
+/// Short strings of those that are taken for strings; none for all other keys.
 async fn glances<K: AsRef<[u8]>>(
     access: &mut Access,
     db: u32,
     keys: &[K],
-    strings: &[bool],
+    known: Known<'_>,
     sizes: Sizes,
 ) -> Result<Vec<Option<Found>>, CheckError> {
-    if !strings.contains(&true) {
-        return Ok(vec![None; keys.len()]);
+    let mut seen: Vec<Option<Found>> = vec![None; keys.len()];
+    let strings = || (0..keys.len()).filter(|at| known.is_string(*at));
+    let names = || strings().filter_map(|at| keys.get(at).map(AsRef::as_ref));
+    if names().next().is_none() {
+        return Ok(seen);
     }
     access.begin(db);
     access.link.queue(&[b"TIME"]);
-    for (key, string) in keys.iter().zip(strings) {
-        if *string {
-            ask_expiry(access, key.as_ref());
-            ask_glance(access, key.as_ref(), sizes);
-        }
+    // Those of a kind together, so that Dragonfly executes them together.
+    names().for_each(|key| ask_expiry(access, key));
+    let last = text(sizes.glance().saturating_sub(1));
+    for key in names() {
+        let link = &mut access.link;
+        link.queue(&[b"GETRANGE", key, b"0", last.as_bytes()]);
     }
     access.send().await?;
     let now_ms = time(access).await?;
-    let mut seen = Vec::with_capacity(keys.len());
-    for at in 0..keys.len() {
-        seen.push(match strings.get(at) {
-            Some(true) => {
-                let expiry = expiry(access, now_ms).await?;
-                let reading = glance(access, sizes).await?;
-                reading.map(|reading| found(Found::Read(Box::new(reading)), expiry))
-            }
-            Some(false) | None => None,
-        });
+    let mut expiries = Vec::with_capacity(keys.len());
+    for _ in names() {
+        expiries.push(expiry(access, now_ms).await?);
+    }
+    for (at, expiry) in strings().zip(expiries) {
+        let read = glance(access, expiry, sizes).await?;
+        if let Some(seen) = seen.get_mut(at) {
+            *seen = read;
+        }
     }
     Ok(seen)
 }

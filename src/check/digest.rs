@@ -29,6 +29,11 @@ impl fmt::Debug for Digest {
 }
 
 impl Digest {
+    /// The same as of [`Parts`] that went on with these bytes and nothing else.
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self(xxh3_128(bytes))
+    }
+
     /// Takes in one more element of several without an order.
     pub(super) fn add(&mut self, element: Digest) {
         self.0 = self.0.wrapping_add(element.0);
@@ -74,7 +79,7 @@ impl Parts {
         match self.long.take() {
             Some(long) => Digest(long.digest128()),
             None => {
-                let digest = Digest(xxh3_128(&self.held));
+                let digest = Digest::of(&self.held);
                 self.held.clear();
                 digest
             }
@@ -102,6 +107,9 @@ mod tests {
             pieces.go_on(right);
             let digest = whole.finish();
             prop_assert_eq!(digest, pieces.finish());
+            pieces.go_on(left);
+            pieces.go_on(right);
+            prop_assert_eq!(pieces.finish(), Digest::of(&bytes));
             let mut two = Parts::default();
             two.part(left);
             two.part(right);

@@ -6,9 +6,7 @@
 
 use serde_json::Value as Json;
 
-use crate::rdb::{
-    Cursor, Element, Elements, Halt, Listpack, StreamId, Text, kind, payload, string,
-};
+use crate::rdb::{Cursor, Element, Elements, Halt, Listpack, StreamId, kind, payload, string};
 
 use super::digest::{Digest, Parts};
 use super::reading::{Kind, MemberExpiry, Reading, StreamParts};
@@ -77,9 +75,10 @@ fn other(type_byte: u8) -> Option<Reading> {
 
 /// A string that was read by itself.
 pub(super) fn of_string(value: &[u8]) -> Reading {
-    let mut digesting = Digesting::new(Kind::String, 0);
-    digesting.add(&Element::String(Text::Borrowed(value)));
-    digesting.finish()
+    let mut reading = Reading::new(Kind::String);
+    reading.length = value.len() as u64;
+    reading.value = Some(Digest::of(value));
+    reading
 }
 
 fn set_listpack(value: &[u8]) -> Result<Reading, Halt> {

@@ -168,15 +168,17 @@ impl Link {
         }
     }
 
-    /// The next line, without its end.
-    async fn line(&mut self) -> Result<BytesMut, CheckError> {
+    /// How the next reply, or element of the one that was begun, begins.
+    pub async fn head(&mut self) -> Result<Head, CheckError> {
         let mut looked = 0;
         loop {
             let rest = self.input.get(looked..).unwrap_or_default();
             if let Some(found) = memchr::memchr(b'\n', rest) {
-                let mut line = self.input.split_to(looked + found + 1);
-                line.truncate(line.len().saturating_sub(2));
-                return Ok(line);
+                let end = looked + found;
+                let line = self.input.get(..end.saturating_sub(1)).unwrap_or_default();
+                let head = head(line).ok_or_else(|| self.strange("a command", line));
+                self.input.advance(end + 1);
+                return head;
             }
             looked = self.input.len();
             if looked > LINE {
@@ -186,34 +188,26 @@ impl Link {
         }
     }
 
-    /// How the next reply, or element of the one that was begun, begins.
-    pub async fn head(&mut self) -> Result<Head, CheckError> {
-        let line = self.line().await?;
-        let head = match line.split_first() {
-            Some((b'+', text)) => Some(Head::Simple(String::from_utf8_lossy(text).into_owned())),
-            Some((b'-', text)) => Some(Head::Error(String::from_utf8_lossy(text).into_owned())),
-            Some((b':', text)) => number(text).map(Head::Integer),
-            Some((sigil @ (b'$' | b'*'), text)) => number(text).map(|len| match (sigil, len) {
-                (_, ..0) => Head::Null,
-                (b'$', len) => Head::Bulk(len.unsigned_abs()),
-                (_, len) => Head::Array(len.unsigned_abs()),
-            }),
-            _ => None,
-        };
-        head.ok_or_else(|| self.strange("a command", &line))
-    }
-
-    /// The bytes of a string that was begun, in one piece.
-    pub async fn whole(&mut self, len: u64) -> Result<BytesMut, CheckError> {
+    /// What the bytes of a string that was begun are, once all have come.
+    pub async fn with<T>(
+        &mut self,
+        len: u64,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, CheckError> {
         let Ok(len) = usize::try_from(len) else {
             return Err(self.strange("a command", b"a string larger than memory"));
         };
         while self.input.len() < len.saturating_add(2) {
             self.receive().await?;
         }
-        let text = self.input.split_to(len);
-        self.input.advance(2);
-        Ok(text)
+        let read = read(self.input.get(..len).unwrap_or_default());
+        self.input.advance(len + 2);
+        Ok(read)
+    }
+
+    /// The bytes of a string that was begun.
+    pub async fn whole(&mut self, len: u64) -> Result<Vec<u8>, CheckError> {
+        self.with(len, <[u8]>::to_vec).await
     }
 
     /// The bytes of a string that was begun, as they come.
@@ -265,7 +259,7 @@ impl Link {
     /// A reply that must be a string or a line of text.
     pub async fn text(&mut self, command: &str) -> Result<Vec<u8>, CheckError> {
         match self.head().await? {
-            Head::Bulk(len) => Ok(self.whole(len).await?.to_vec()),
+            Head::Bulk(len) => self.whole(len).await,
             Head::Simple(text) => Ok(text.into_bytes()),
             Head::Integer(number) => Ok(number.to_string().into_bytes()),
             other => Err(self.unexpected(command, &other)),
@@ -278,7 +272,7 @@ impl Link {
             Head::Integer(number) => Ok(number),
             Head::Bulk(len) if len <= 20 => {
                 let text = self.whole(len).await?;
-                number(&text).ok_or_else(|| self.strange(command, &text))
+                digits(&text).ok_or_else(|| self.strange(command, &text))
             }
             other => Err(self.unexpected(command, &other)),
         }
@@ -356,6 +350,24 @@ impl Link {
     }
 }
 
-fn number(text: &[u8]) -> Option<i64> {
+/// What a line begins, without its end.
+fn head(line: &[u8]) -> Option<Head> {
+    let (sigil, text) = line.split_first()?;
+    let words = || String::from_utf8_lossy(text).into_owned();
+    Some(match sigil {
+        b'+' => Head::Simple(words()),
+        b'-' => Head::Error(words()),
+        b':' => Head::Integer(digits(text)?),
+        b'$' | b'*' => match (digits(text)?, sigil) {
+            (..0, _) => Head::Null,
+            (len, b'$') => Head::Bulk(len.unsigned_abs()),
+            (len, _) => Head::Array(len.unsigned_abs()),
+        },
+        _ => return None,
+    })
+}
+
+/// A number in decimal digits.
+fn digits(text: &[u8]) -> Option<i64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }

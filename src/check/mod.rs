@@ -186,6 +186,7 @@ pub async fn check(
                 source: open_source().await?,
                 target: open_target().await?,
                 plan: plan.clone(),
+                strings: false,
             };
             parts.spawn(lane.run(Arc::clone(&batches), tell.clone(), stop.clone()));
         }

@@ -118,7 +118,7 @@ pub struct Reading {
     /// Members may have expired without a trace.
     pub members_expire: bool,
     /// What else a stream has.
-    pub stream: Option<StreamParts>,
+    pub stream: Option<Box<StreamParts>>,
 }
 
 impl Reading {
@@ -147,7 +147,7 @@ impl Reading {
                     |members| json!({ "count": members.count, "digest": members.digest.to_string() }),
                 ),
             ),
-            ("stream", self.stream.as_ref().map(StreamParts::json)),
+            ("stream", self.stream.as_deref().map(StreamParts::json)),
         ];
         if let Some(object) = text.as_object_mut() {
             for (name, value) in fields {

@@ -1,17 +1,18 @@
 //! Looking again at suspects, until it is proved what they are. See the header of [`check`](super) for the proof.
 
+mod bracket;
+
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::process::Stop;
 use crate::target::{Stored, Withheld, foreign_member};
 
 use super::access::{Access, Reached};
-use super::batch::{self, Found};
+use super::batch::{self, Found, Known};
 use super::error::CheckError;
-use super::link::Head;
 use super::pieces;
 use super::reading::{Class, Reading};
 use super::settings::{Lists, Settings};
@@ -111,14 +112,6 @@ impl Rounds {
             true => Ok(Method::Positions),
             false => Ok(Method::Persistence("the source keeps no journal")),
         }
-    }
-
-    async fn replication_id(&mut self) -> Result<Option<String>, CheckError> {
-        let info = self.source.info("replication").await?;
-        let found = info
-            .lines()
-            .find_map(|line| line.strip_prefix("master_replid:"));
-        Ok(found.map(|id| id.trim_end().to_owned()))
     }
 
     /// Looks again, and writes down what each turned out to be.
@@ -411,80 +404,6 @@ impl Rounds {
         target.lists(db, &list, &suspect.key, &members).await
     }
 
-    async fn watch(&mut self, db: u32, group: &[Suspect]) -> Result<(), CheckError> {
-        let mut words: Vec<&[u8]> = vec![b"WATCH"];
-        words.extend(group.iter().map(|suspect| suspect.key.as_slice()));
-        self.source.begin(db);
-        self.source.link.queue(&words);
-        self.source.send().await?;
-        self.simple("WATCH").await
-    }
-
-    async fn simple(&mut self, command: &str) -> Result<(), CheckError> {
-        match self.source.link.head().await? {
-            Head::Simple(_) => Ok(()),
-            other => Err(self.source.link.unexpected(command, &other)),
-        }
-    }
-
-    async fn unwatch(&mut self) -> Result<(), CheckError> {
-        self.source.begin(self.source.link.db);
-        self.source.link.queue(&[b"UNWATCH"]);
-        self.source.send().await?;
-        self.simple("UNWATCH").await
-    }
-
-    /// Whether no key was written to since [`Self::watch`].
-    async fn is_unchanged(&mut self, db: u32, group: &[Suspect]) -> Result<bool, CheckError> {
-        let key = group.first().map(|first| first.key.clone());
-        self.source.begin(db);
-        self.source.link.queue(&[b"MULTI"]);
-        self.source
-            .link
-            .queue(&[b"EXISTS", &key.unwrap_or_default()]);
-        self.source.link.queue(&[b"EXEC"]);
-        self.source.send().await?;
-        self.simple("MULTI").await?;
-        self.simple("EXISTS").await?;
-        match self.source.link.head().await? {
-            Head::Null => Ok(false),
-            executed @ Head::Array(_) => {
-                self.source.link.skip(executed).await?;
-                Ok(true)
-            }
-            other => Err(self.source.link.unexpected("EXEC", &other)),
-        }
-    }
-
-    /// Where the source is now; none if it keeps no journal any more.
-    async fn reached(&mut self) -> Result<Option<Reached>, CheckError> {
-        let lsns = self.source.offsets().await?;
-        let replication_id = self.replication_id().await?;
-        let lsns = lsns.filter(|lsns| lsns.iter().all(|lsn| *lsn > 0));
-        Ok(lsns
-            .zip(replication_id)
-            .map(|(lsns, replication_id)| Reached {
-                replication_id,
-                lsns,
-            }))
-    }
-
-    /// Waits until the target has got there.
-    async fn wait_for(&mut self, reached: &Reached, until: Instant) -> Result<bool, CheckError> {
-        let mut pause = SHORTEST_PAUSE;
-        loop {
-            let stored = self.target.stored().await?;
-            if stored.is_some_and(|stored| reached.holds(&stored)) {
-                return Ok(true);
-            }
-            if Instant::now() >= until || self.is_stopped() {
-                return Ok(false);
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
     /// Reads suspects of one database anew on one side.
     async fn read_side(&mut self, group: &mut [Suspect], source: bool) -> Result<(), CheckError> {
         let Plan { mode, sizes, .. } = self.plan.clone();
@@ -494,12 +413,12 @@ impl Rounds {
         let (db, target_db) = (first.db, first.target_db);
         let keys: Vec<&[u8]> = group.iter().map(|suspect| suspect.key.as_slice()).collect();
         let found = match source {
-            true => batch::read(&mut self.source, db, &keys, &[], mode, sizes).await?,
+            true => batch::read(&mut self.source, db, &keys, Known::Nothing, mode, sizes).await?,
             false => {
-                let strings = group.iter().map(|suspect| suspect.source.is_string());
-                let strings: Vec<bool> = strings.collect();
-                let target = &mut self.target;
-                target.read(target_db, &keys, &strings, mode, sizes).await?
+                let kinds = group.iter().map(|suspect| suspect.source.kind());
+                let kinds: Vec<_> = kinds.collect();
+                let (target, known) = (&mut self.target, Known::Kinds(&kinds));
+                target.read(target_db, &keys, known, mode, sizes).await?
             }
         };
         for (suspect, found) in group.iter_mut().zip(found) {

@@ -6,7 +6,7 @@
 //!  scan of the target ─┘   (bounded)      └─ lane ─┘     (bounded)
 //! ```
 //!
-//! Keys of the source are read on both sides. Keys of the target are only asked for on the source: those that are
+//! Keys of the source are read on both sides at the same time. Keys of the target are only asked for on the source: those that are
 //! there were read before. Nothing is decided here but equality: equal values at different moments are equal values.
 
 use std::collections::VecDeque;
@@ -18,12 +18,12 @@ use tokio::sync::{Mutex, mpsc, watch};
 use crate::process::Stop;
 
 use super::access::Access;
-use super::batch::{self, Found, Sizes};
+use super::batch::{self, Found, Known, Sizes};
 use super::error::CheckError;
 use super::link::Head;
 use super::pace::Pace;
 use super::pieces;
-use super::reading::{Class, Rules};
+use super::reading::{Class, Kind, Rules};
 use super::sample;
 use super::settings::{Difference, Mode, Scope, Side};
 use super::target::{Keys, Target, is_elsewhere};
@@ -234,6 +234,8 @@ pub(super) struct Lane {
     pub source: Access,
     pub target: Target,
     pub plan: Plan,
+    /// Nearly all keys of the last batch were strings.
+    pub strings: bool,
 }
 
 impl Lane {
@@ -266,15 +268,8 @@ impl Lane {
 
     /// Keys of the source: what both sides hold.
     async fn compare(&mut self, batch: Batch) -> Result<Looked, CheckError> {
-        let Plan {
-            mode, sizes, rules, ..
-        } = self.plan.clone();
-        let Batch { db, keys, .. } = &batch;
-        let here = batch::read(&mut self.source, *db, keys, &[], mode, sizes).await?;
-        let strings: Vec<bool> = here.iter().map(Found::is_string).collect();
-        let target = &mut self.target;
-        let there = target.read(batch.target_db, keys, &strings, mode, sizes);
-        let there = there.await?;
+        let (here, there) = self.read(&batch).await?;
+        let rules = self.plan.rules;
         let mut looked = Looked {
             keys: batch.keys.len() as u64,
             ..Looked::default()
@@ -303,6 +298,35 @@ impl Lane {
             }
         }
         Ok(looked)
+    }
+
+    /// What both sides hold of a batch, read at the same time.
+    async fn read(&mut self, batch: &Batch) -> Result<(Vec<Found>, Vec<Found>), CheckError> {
+        let Plan { mode, sizes, .. } = self.plan;
+        let Batch {
+            db,
+            target_db,
+            keys,
+            ..
+        } = batch;
+        let values = matches!(mode, Mode::Full | Mode::Smart);
+        let kinds = match values && !self.strings {
+            true => batch::kinds(&mut self.source, *db, keys).await?,
+            false => Vec::new(),
+        };
+        let known = match (values, self.strings) {
+            (false, _) => Known::Nothing,
+            (true, true) => Known::Strings,
+            (true, false) => Known::Kinds(&kinds),
+        };
+        let source = batch::read(&mut self.source, *db, keys, known, mode, sizes);
+        let target = self.target.read(*target_db, keys, known, mode, sizes);
+        let (here, there) = tokio::try_join!(source, target)?;
+        let strings = here
+            .iter()
+            .filter(|found| found.kind() == Some(Kind::String));
+        self.strings = here.len() - strings.count() <= here.len() / 16;
+        Ok((here, there))
     }
 
     /// Reads in pieces what is too large for one reply, unless it is only on one side anyway.

@@ -16,7 +16,7 @@ use crate::net::Endpoint;
 use crate::target::{Control, Owners, RECONCILE, Scan, Stored, slot_of, slot_tag};
 
 use super::access::{self, Access, Reached, stored};
-use super::batch::{self, Found, Sizes};
+use super::batch::{self, Found, Known, Sizes};
 use super::error::CheckError;
 use super::pace::Pace;
 use super::pieces;
@@ -75,18 +75,18 @@ impl Target {
         })))
     }
 
-    /// What there is of keys of one database, in their order. `strings` tells which are strings at the source.
+    /// What there is of keys of one database, in their order.
     pub async fn read<K: AsRef<[u8]>>(
         &mut self,
         db: u32,
         keys: &[K],
-        strings: &[bool],
+        known: Known<'_>,
         mode: Mode,
         sizes: Sizes,
     ) -> Result<Vec<Found>, CheckError> {
         match self {
-            Self::Server(access) => batch::read(access, db, keys, strings, mode, sizes).await,
-            Self::Cluster(nodes) => nodes.read(db, keys, strings, mode, sizes).await,
+            Self::Server(access) => batch::read(access, db, keys, known, mode, sizes).await,
+            Self::Cluster(nodes) => nodes.read(db, keys, known, mode, sizes).await,
         }
     }
 
@@ -334,7 +334,7 @@ impl Nodes {
         &mut self,
         db: u32,
         keys: &[K],
-        strings: &[bool],
+        known: Known<'_>,
         mode: Mode,
         sizes: Sizes,
     ) -> Result<Vec<Found>, CheckError> {
@@ -356,10 +356,19 @@ impl Nodes {
                     .iter()
                     .filter_map(|at| keys.get(*at).map(AsRef::as_ref))
                     .collect();
-                let strings = group.iter().map(|at| strings.get(*at).copied());
-                let strings: Vec<bool> = strings.map(Option::unwrap_or_default).collect();
+                let kinds: Vec<_> = match known {
+                    Known::Kinds(kinds) => {
+                        let kinds = group.iter().map(|at| kinds.get(*at).cloned());
+                        kinds.map(Option::flatten).collect()
+                    }
+                    Known::Nothing | Known::Strings => Vec::new(),
+                };
+                let known = match known {
+                    Known::Kinds(_) => Known::Kinds(&kinds),
+                    known => known,
+                };
                 let access = self.on(&place).await?;
-                match batch::read(access, db, &names, &strings, mode, sizes).await {
+                match batch::read(access, db, &names, known, mode, sizes).await {
                     Ok(read) => {
                         for (at, read) in group.into_iter().zip(read) {
                             if let Some(found) = found.get_mut(at) {

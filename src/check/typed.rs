@@ -1,4 +1,4 @@
-//! Small values of the source, each by the command of its type.
+//! Small values of a Dragonfly, each by the command of its type.
 //!
 //! Facts: Dragonfly v1.40.1 executes commands that come in a row together, by shard, and takes a few microseconds for
 //!   `GETRANGE`, `GET`, `LRANGE` or `ZRANGE`, but up to hundreds for `DUMP` and tens for `MEMORY USAGE`. So `DUMP` is
@@ -7,144 +7,122 @@
 use crate::rdb::{Element, Text};
 
 use super::access::Access;
-use super::batch::{Found, Sizes, ask_glance, dumped, glance, lengths, outlines};
+use super::batch::{Expiry, Found, Sizes, ask_expiry, dumped, expiry, found, time};
 use super::dump::{self, Digesting};
 use super::error::CheckError;
 use super::link::Head;
-use super::reading::{Kind, Reading};
-use super::settings::Mode;
-
-/// What is known of a key before its value is asked for.
-#[derive(Debug)]
-enum Seen {
-    Absent,
-    /// So many bytes, about.
-    Sized(u64),
-    /// A string that may be longer than what was asked for, or none.
-    Longer,
-    /// All of it.
-    Whole(Box<Reading>),
-}
+use super::reading::Kind;
 
 /// Reads keys of one database, in their order.
 pub(super) async fn values<K: AsRef<[u8]>>(
     access: &mut Access,
     db: u32,
     keys: &[K],
+    kinds: &[Option<Kind>],
     sizes: Sizes,
 ) -> Result<Vec<Found>, CheckError> {
-    let (now_ms, kinds, expiries) = outlines(access, db, keys, Mode::Full).await?;
-    let mut seen = first_look(access, db, keys, &kinds, sizes).await?;
-    measure(access, db, keys, &mut seen).await?;
-    let mut found = Vec::with_capacity(keys.len());
-    let mut kinds = kinds.as_slice();
-    let mut keys = keys;
-    while !keys.is_empty() {
+    let (now_ms, expiries) = expiries(access, db, keys, kinds).await?;
+    let lengths = measure(access, keys, kinds).await?;
+    let mut read = Vec::with_capacity(keys.len());
+    let mut at = 0;
+    while at < keys.len() {
+        let rest = lengths.get(at..).unwrap_or_default();
         let mut sum = 0;
-        let row = seen.iter().take_while(|seen| {
-            sum += small(seen, sizes).unwrap_or(0);
+        let row = rest.iter().take_while(|length| {
+            sum += small(**length, sizes).unwrap_or(0);
             sum <= sizes.row
         });
-        let count = row.count().clamp(1, keys.len());
+        let end = at + row.count().clamp(1, keys.len() - at);
         let row = Row {
-            keys: keys.get(..count).unwrap_or_default(),
-            kinds: kinds.get(..count).unwrap_or_default(),
-            seen: seen.drain(..count.min(seen.len())).collect(),
+            keys: keys.get(at..end).unwrap_or_default(),
+            kinds: kinds.get(at..end).unwrap_or_default(),
+            lengths: lengths.get(at..end).unwrap_or_default(),
             now_ms,
         };
-        row.read(access, db, sizes, &mut found).await?;
-        keys = keys.get(count..).unwrap_or_default();
-        kinds = kinds.get(count..).unwrap_or_default();
+        row.read(access, db, sizes, &mut read).await?;
+        at = end;
     }
-    for (found, expires) in found.iter_mut().zip(expiries) {
-        if let Found::Read(reading) = found {
-            reading.expires_at_ms = expires;
-        }
-    }
-    Ok(found)
+    let read = read.into_iter().zip(expiries);
+    Ok(read.map(|(value, expiry)| found(value, expiry)).collect())
 }
 
 /// How many bytes a value has that is to be read whole; none if it is not.
-fn small(seen: &Seen, sizes: Sizes) -> Option<u64> {
-    match seen {
-        Seen::Sized(bytes) if *bytes <= sizes.small => Some(*bytes),
-        _ => None,
-    }
+fn small(length: Option<u64>, sizes: Sizes) -> Option<u64> {
+    length.filter(|bytes| *bytes <= sizes.small)
 }
 
-/// The first bytes of strings, and how large all others are.
-async fn first_look<K: AsRef<[u8]>>(
+/// Asks for expiry times and sizes, and answers the server's clock and the former. Sizes are to be read by [`measure`].
+async fn expiries<K: AsRef<[u8]>>(
     access: &mut Access,
     db: u32,
     keys: &[K],
     kinds: &[Option<Kind>],
-    sizes: Sizes,
-) -> Result<Vec<Seen>, CheckError> {
+) -> Result<(i64, Vec<Expiry>), CheckError> {
+    let there = || keys.iter().zip(kinds).filter(|(_, kind)| kind.is_some());
+    if there().next().is_none() {
+        return Ok((0, vec![Expiry::Absent; keys.len()]));
+    }
     access.begin(db);
+    access.link.queue(&[b"TIME"]);
     // One after the other, so that those of a kind are executed together.
+    there().for_each(|(key, _)| ask_expiry(access, key.as_ref()));
     for strings in [true, false] {
-        for (key, kind) in keys.iter().zip(kinds) {
-            match kind {
-                Some(Kind::String) if strings => ask_glance(access, key.as_ref(), sizes),
-                Some(Kind::String) | None => {}
-                Some(_) if strings || !access.abilities.sizes => {}
-                Some(_) => access.link.queue(&[b"MEMORY", b"USAGE", key.as_ref()]),
+        for (key, kind) in there() {
+            match kind == &Some(Kind::String) {
+                true if strings => access.link.queue(&[b"STRLEN", key.as_ref()]),
+                false if !strings && access.abilities.sizes => {
+                    access.link.queue(&[b"MEMORY", b"USAGE", key.as_ref()]);
+                }
+                true | false => {}
             }
         }
     }
-    if access.link.queued() > 0 {
-        access.send().await?;
+    access.send().await?;
+    let now_ms = time(access).await?;
+    let mut expiries = Vec::with_capacity(keys.len());
+    for kind in kinds {
+        expiries.push(match kind {
+            Some(_) => expiry(access, now_ms).await?,
+            None => Expiry::Absent,
+        });
     }
-    let mut seen: Vec<Seen> = keys.iter().map(|_| Seen::Absent).collect();
-    for strings in [true, false] {
-        for (seen, kind) in seen.iter_mut().zip(kinds) {
-            *seen = match kind {
-                Some(Kind::String) if strings => {
-                    let whole = glance(access, sizes).await?;
-                    whole.map_or(Seen::Longer, |reading| Seen::Whole(Box::new(reading)))
-                }
-                Some(Kind::String) | None => continue,
-                Some(_) if strings => continue,
-                // Nobody knows, so it is read in pieces.
-                Some(_) if !access.abilities.sizes => Seen::Sized(u64::MAX),
-                Some(_) => match access.link.head().await? {
-                    Head::Integer(size) => Seen::Sized(size.unsigned_abs()),
-                    Head::Null => Seen::Absent,
-                    other => return Err(access.link.unexpected("MEMORY USAGE", &other)),
-                },
-            };
-        }
-    }
-    Ok(seen)
+    Ok((now_ms, expiries))
 }
 
-/// How long strings are that may have more than their first bytes.
+/// About how many bytes values have; none where no key is.
 async fn measure<K: AsRef<[u8]>>(
     access: &mut Access,
-    db: u32,
     keys: &[K],
-    seen: &mut [Seen],
-) -> Result<(), CheckError> {
-    let longer = keys.iter().zip(seen.iter_mut());
-    let longer = longer.filter(|(_, seen)| matches!(seen, Seen::Longer));
-    let (keys, longer): (Vec<&K>, Vec<&mut Seen>) = longer.unzip();
-    if keys.is_empty() {
-        return Ok(());
+    kinds: &[Option<Kind>],
+) -> Result<Vec<Option<u64>>, CheckError> {
+    let mut lengths = vec![None; keys.len()];
+    for strings in [true, false] {
+        for (length, kind) in lengths.iter_mut().zip(kinds) {
+            match kind {
+                None => {}
+                Some(kind) if (*kind == Kind::String) != strings => {}
+                // Nobody knows, so it is read in pieces.
+                Some(_) if !strings && !access.abilities.sizes => *length = Some(u64::MAX),
+                Some(_) => {
+                    *length = match access.link.head().await? {
+                        Head::Integer(bytes) => Some(bytes.unsigned_abs()),
+                        Head::Null => None,
+                        // It has become something else.
+                        Head::Error(answer) if answer.starts_with("WRONGTYPE") => Some(u64::MAX),
+                        other => return Err(access.link.unexpected("a size", &other)),
+                    }
+                }
+            }
+        }
     }
-    let kinds = vec![Some(Kind::String); keys.len()];
-    let lengths = lengths(access, db, &keys, &kinds).await?;
-    for (seen, length) in longer.into_iter().zip(lengths) {
-        // Without a length it has become something else.
-        *seen = Seen::Sized(length.unwrap_or(u64::MAX));
-    }
-    Ok(())
+    Ok(lengths)
 }
 
 /// Keys whose values are asked for together.
 struct Row<'a, K> {
     keys: &'a [K],
     kinds: &'a [Option<Kind>],
-    seen: Vec<Seen>,
+    lengths: &'a [Option<u64>],
     now_ms: i64,
 }
 
@@ -154,25 +132,24 @@ impl<K: AsRef<[u8]>> Row<'_, K> {
         access: &mut Access,
         db: u32,
         sizes: Sizes,
-        found: &mut Vec<Found>,
+        read: &mut Vec<Found>,
     ) -> Result<(), CheckError> {
-        if self.seen.iter().any(|seen| small(seen, sizes).is_some()) {
+        let is_small = |length: &Option<u64>| small(*length, sizes).is_some();
+        if self.lengths.iter().any(is_small) {
             access.begin(db);
-            for ((key, kind), seen) in self.keys.iter().zip(self.kinds).zip(&self.seen) {
+            for ((key, kind), length) in self.keys.iter().zip(self.kinds).zip(self.lengths) {
                 match kind {
-                    Some(kind) if small(seen, sizes).is_some() => ask(access, key.as_ref(), kind),
+                    Some(kind) if is_small(length) => ask(access, key.as_ref(), kind),
                     _ => {}
                 }
             }
             access.send().await?;
         }
-        for (kind, seen) in self.kinds.iter().zip(self.seen) {
-            let is_small = small(&seen, sizes).is_some();
-            found.push(match (kind, seen) {
-                (None, _) | (_, Seen::Absent) => Found::Absent,
-                (_, Seen::Whole(reading)) => Found::Read(reading),
-                (Some(kind), _) if is_small => one(access, kind, self.now_ms, sizes).await?,
-                (Some(_), _) => Found::Large,
+        for (kind, length) in self.kinds.iter().zip(self.lengths) {
+            read.push(match kind {
+                Some(kind) if is_small(length) => one(access, kind, self.now_ms, sizes).await?,
+                Some(_) if length.is_some() => Found::Large,
+                Some(_) | None => Found::Absent,
             });
         }
         Ok(())
@@ -207,8 +184,8 @@ async fn one(
         Head::Null => return Ok(Found::Absent),
         Head::Error(answer) if answer.starts_with("WRONGTYPE") => return Ok(Found::Unsure),
         Head::Bulk(len) if *kind == Kind::String => {
-            let value = access.link.whole(len).await?;
-            return Ok(Found::Read(Box::new(dump::of_string(&value))));
+            let reading = access.link.with(len, dump::of_string).await?;
+            return Ok(Found::Read(Box::new(reading)));
         }
         Head::Array(words) if *kind != Kind::String => words,
         other => return Err(access.link.unexpected("a value", &other)),
