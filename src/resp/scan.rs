@@ -11,6 +11,8 @@ const LINE: usize = 512;
 const ERRORS: usize = 1 << 20;
 /// Most element errors of one reply.
 const ERROR_COUNT: usize = 1 << 20;
+/// What a reply may begin with.
+const SIGILS: &[u8] = b"+-:$*_#,(!=%~|>";
 /// Deepest nesting of aggregates.
 const DEPTH: usize = 32;
 
@@ -141,13 +143,39 @@ impl Scanner {
         while !rest.is_empty() {
             let value = match self.bulk {
                 Some(bulk) => self.take_bulk(bulk, &mut rest)?,
-                None => self.take_line(&mut rest)?,
+                None => {
+                    self.take_usual(&mut rest);
+                    if rest.is_empty() {
+                        break;
+                    }
+                    self.take_line(&mut rest)?
+                }
             };
             if let Some(reply) = value.and_then(|value| self.complete(value)) {
                 return Ok((bytes.len() - rest.len(), Some(reply)));
             }
         }
         Ok((bytes.len(), None))
+    }
+
+    /// The fast path: elements of an array that are `OK` or natural numbers, as nearly all are that `EXEC` answers. Not
+    /// the last one, nor one that is cut.
+    fn take_usual(&mut self, rest: &mut &[u8]) {
+        let [array] = self.stack.as_mut_slice() else {
+            return;
+        };
+        if array.sigil != b'*' || !self.line.is_empty() {
+            return;
+        }
+        while array.left > 1
+            && let Some((len, is_zero)) = usual(rest)
+        {
+            if is_zero && self.note_zeros && self.zeros.len() < ERROR_COUNT {
+                self.zeros.push(array.len - array.left);
+            }
+            array.left -= 1;
+            *rest = rest.get(len..).unwrap_or_default();
+        }
     }
 
     fn take_line(&mut self, rest: &mut &[u8]) -> Result<Option<Reply>, Garbage> {
@@ -157,6 +185,15 @@ impl Scanner {
         };
         let (part, after) = rest.split_at(taken);
         *rest = after.get(usize::from(ended)..).unwrap_or_default();
+        // Nearly all lines come whole, and need not be copied.
+        if ended
+            && self.line.is_empty()
+            && part.len() < LINE
+            && let Some(line) = part.strip_suffix(b"\r")
+            && line.first().is_some_and(|sigil| SIGILS.contains(sigil))
+        {
+            return self.value_of(line);
+        }
         let room = LINE - self.line.len();
         self.line
             .extend_from_slice(part.get(..room).unwrap_or(part));
@@ -164,32 +201,36 @@ impl Scanner {
             self.after_cr = *last == b'\r';
         }
         match self.line.first() {
-            None => return Err(self.garbage("an empty line")),
-            Some(sigil) if !b"+-:$*_#,(!=%~|>".contains(sigil) => {
-                return Err(self.garbage("an unknown type"));
+            None => return Err(garbage("an empty line", &self.line)),
+            Some(sigil) if !SIGILS.contains(sigil) => {
+                return Err(garbage("an unknown type", &self.line));
             }
             Some(b'+' | b'-') => {}
-            Some(_) if self.line.len() == LINE => return Err(self.garbage("an endless number")),
+            Some(_) if self.line.len() == LINE => {
+                return Err(garbage("an endless number", &self.line));
+            }
             Some(_) => {}
         }
         if !ended {
             return Ok(None);
         }
         if !std::mem::take(&mut self.after_cr) {
-            return Err(self.garbage("a line that does not end in CR LF"));
+            return Err(garbage("a line that does not end in CR LF", &self.line));
         }
         if self.line.last() == Some(&b'\r') {
             self.line.pop();
         }
-        let value = self.value_of_line();
-        self.line.clear();
+        let mut line = std::mem::take(&mut self.line);
+        let value = self.value_of(&line);
+        line.clear();
+        self.line = line;
         value
     }
 
     /// What a whole line is: a value, or the beginning of one.
-    fn value_of_line(&mut self) -> Result<Option<Reply>, Garbage> {
-        let Some((sigil, text)) = self.line.split_first() else {
-            return Err(self.garbage("an empty line"));
+    fn value_of(&mut self, line: &[u8]) -> Result<Option<Reply>, Garbage> {
+        let Some((sigil, text)) = line.split_first() else {
+            return Err(garbage("an empty line", line));
         };
         match sigil {
             b'+' if text == b"OK" => Ok(Some(Reply::Ok)),
@@ -199,17 +240,17 @@ impl Scanner {
             b'-' => Ok(Some(Reply::Error(text.to_vec()))),
             b':' => match number(text) {
                 Some(number) => Ok(Some(Reply::Integer(number))),
-                None => Err(self.garbage("not an integer")),
+                None => Err(garbage("not an integer", line)),
             },
             _ => match number(text) {
                 Some(-1) if matches!(sigil, b'$' | b'*') => Ok(Some(Reply::Null)),
-                Some(len) if len >= 0 => self.begin(*sigil, len.unsigned_abs()),
-                _ => Err(self.garbage("not a length")),
+                Some(len) if len >= 0 => self.begin(*sigil, len.unsigned_abs(), line),
+                _ => Err(garbage("not a length", line)),
             },
         }
     }
 
-    fn begin(&mut self, sigil: u8, len: u64) -> Result<Option<Reply>, Garbage> {
+    fn begin(&mut self, sigil: u8, len: u64, line: &[u8]) -> Result<Option<Reply>, Garbage> {
         if matches!(sigil, b'$' | b'=' | b'!') {
             self.bulk = Some(Bulk {
                 content: len,
@@ -231,7 +272,7 @@ impl Scanner {
             return Ok(Some(aggregate(sigil, 0, Vec::new())));
         }
         if self.stack.len() == DEPTH {
-            return Err(self.garbage("nested too deeply"));
+            return Err(garbage("nested too deeply", line));
         }
         self.stack.push(Aggregate {
             sigil,
@@ -264,7 +305,7 @@ impl Scanner {
             };
             let expected = if bulk.end == 2 { b'\r' } else { b'\n' };
             if *byte != expected {
-                return Err(self.garbage("a string longer than its length"));
+                return Err(garbage("a string longer than its length", &self.line));
             }
             bulk.end -= 1;
             *rest = after;
@@ -337,12 +378,32 @@ impl Scanner {
             }
         }
     }
+}
 
-    fn garbage(&self, what: &'static str) -> Garbage {
-        Garbage {
-            what,
-            head: self.line.get(..64).unwrap_or(&self.line).to_vec(),
+/// The length of an array's element that is whole, `OK` or a natural number; and whether that is 0.
+fn usual(bytes: &[u8]) -> Option<(usize, bool)> {
+    /// The greatest integer has one more.
+    const DIGITS: usize = 18;
+    let Some(text) = bytes.strip_prefix(b":") else {
+        return bytes.starts_with(b"+OK\r\n").then_some((5, false));
+    };
+    let mut is_zero = true;
+    for (count, byte) in text.iter().take(DIGITS + 1).enumerate() {
+        match byte {
+            b'0'..=b'9' => is_zero &= *byte == b'0',
+            b'\r' if count > 0 && text.get(count + 1) == Some(&b'\n') => {
+                return Some((count + 3, is_zero));
+            }
+            _ => return None,
         }
+    }
+    None
+}
+
+fn garbage(what: &'static str, line: &[u8]) -> Garbage {
+    Garbage {
+        what,
+        head: line.get(..64).unwrap_or(line).to_vec(),
     }
 }
 
@@ -358,249 +419,4 @@ fn number(text: &[u8]) -> Option<i64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// Feeds bytes in pieces of the given sizes, the last of which repeats.
-    fn scan(bytes: &[u8], cuts: &[usize]) -> Result<Vec<Reply>, Garbage> {
-        let mut scanner = Scanner::new();
-        let mut replies = Vec::new();
-        let mut rest = bytes;
-        let mut cuts = cuts.iter().copied().chain(std::iter::repeat(7));
-        while !rest.is_empty() {
-            let (mut piece, after) = rest.split_at(cuts.next().unwrap().clamp(1, rest.len()));
-            rest = after;
-            while !piece.is_empty() {
-                let (used, reply) = scanner.feed(piece)?;
-                assert!(used > 0);
-                assert!(reply.is_some() || used == piece.len());
-                assert!(scanner.line.len() <= LINE && scanner.stack.len() <= DEPTH);
-                assert!(scanner.line.capacity() <= 2 * LINE, "memory is bounded");
-                replies.extend(reply);
-                piece = &piece[used..];
-            }
-        }
-        Ok(replies)
-    }
-
-    /// A value as a test makes it, with its bytes and the reply it must be scanned as.
-    #[derive(Debug, Clone)]
-    enum Value {
-        Simple(String),
-        Error(String),
-        Integer(i64),
-        Bulk(Vec<u8>),
-        BulkError(String),
-        Null(&'static str),
-        Aggregate(u8, Vec<Value>),
-        Described(Vec<Value>, Box<Value>),
-    }
-
-    impl Value {
-        fn encode(&self, out: &mut Vec<u8>) {
-            match self {
-                Self::Simple(text) => out.extend(format!("+{text}\r\n").bytes()),
-                Self::Error(text) => out.extend(format!("-{text}\r\n").bytes()),
-                Self::Integer(number) => out.extend(format!(":{number}\r\n").bytes()),
-                Self::Bulk(bytes) => {
-                    out.extend(format!("${}\r\n", bytes.len()).bytes());
-                    out.extend(bytes);
-                    out.extend(b"\r\n");
-                }
-                Self::BulkError(text) => {
-                    out.extend(format!("!{}\r\n{text}\r\n", text.len()).bytes())
-                }
-                Self::Null(form) => out.extend(form.bytes()),
-                Self::Aggregate(sigil, elements) => {
-                    let pairs = *sigil == b'%';
-                    let count = elements.len() / if pairs { 2 } else { 1 };
-                    out.push(*sigil);
-                    out.extend(format!("{count}\r\n").bytes());
-                    let used = if pairs { count * 2 } else { count };
-                    elements
-                        .iter()
-                        .take(used)
-                        .for_each(|element| element.encode(out));
-                }
-                Self::Described(attributes, value) => {
-                    out.extend(format!("|{}\r\n", attributes.len() / 2).bytes());
-                    let used = attributes.len() / 2 * 2;
-                    attributes
-                        .iter()
-                        .take(used)
-                        .for_each(|element| element.encode(out));
-                    value.encode(out);
-                }
-            }
-        }
-
-        fn reply(&self) -> Reply {
-            match self {
-                Self::Simple(text) if text == "OK" => Reply::Ok,
-                Self::Simple(text) if text == "QUEUED" => Reply::Queued,
-                Self::Simple(_) | Self::Bulk(_) => Reply::Other,
-                Self::Error(text) | Self::BulkError(text) => {
-                    Reply::Error(text.clone().into_bytes())
-                }
-                Self::Integer(number) => Reply::Integer(*number),
-                Self::Null(_) => Reply::Null,
-                Self::Aggregate(b'>', _) => Reply::Push,
-                Self::Aggregate(sigil, elements) => {
-                    let len = elements.len()
-                        - if *sigil == b'%' {
-                            elements.len() % 2
-                        } else {
-                            0
-                        };
-                    let errors = (0u64..)
-                        .zip(elements.iter().take(len))
-                        .filter_map(|(index, element)| match element.reply() {
-                            Reply::Error(text) => Some(ElementError { index, text }),
-                            _ => None,
-                        })
-                        .collect();
-                    Reply::Array {
-                        len: len as u64,
-                        errors,
-                    }
-                }
-                Self::Described(_, value) => value.reply(),
-            }
-        }
-    }
-
-    fn values() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Simple("OK".into())),
-            Just(Value::Simple("QUEUED".into())),
-            "[ -~]{0,20}".prop_map(Value::Simple),
-            "[ -~]{0,20}".prop_map(Value::Error),
-            "[ -~\r\n]{0,20}".prop_map(Value::BulkError),
-            any::<i64>().prop_map(Value::Integer),
-            prop::collection::vec(any::<u8>(), 0..40).prop_map(Value::Bulk),
-            Just(Value::Null("$-1\r\n")),
-            Just(Value::Null("*-1\r\n")),
-            Just(Value::Null("_\r\n")),
-        ];
-        leaf.prop_recursive(4, 40, 6, |inner| {
-            prop_oneof![
-                (
-                    prop::sample::select(&b"*~%>"[..]),
-                    prop::collection::vec(inner.clone(), 0..6)
-                )
-                    .prop_map(|(sigil, elements)| Value::Aggregate(sigil, elements)),
-                (prop::collection::vec(inner.clone(), 0..4), inner)
-                    .prop_map(|(attributes, value)| Value::Described(attributes, Box::new(value))),
-            ]
-        })
-    }
-
-    #[test]
-    fn nesting_ends_at_the_limit() {
-        let nested = |depth: usize| ["*1\r\n".repeat(depth), "+OK\r\n".into()].concat();
-        assert!(scan(nested(DEPTH).as_bytes(), &[]).is_ok());
-        let error = scan(nested(DEPTH + 1).as_bytes(), &[]).unwrap_err();
-        assert_eq!(error.what, "nested too deeply");
-    }
-
-    #[test]
-    fn what_is_no_redis_is_refused_at_once() {
-        for bytes in [
-            &b"HTTP/1.1 400 Bad Request\r\n"[..],
-            b"\x15\x03\x01\x00\x02\x02\x46",
-            b"\r\n",
-            b"\n",
-            b"+OK\n",
-            b":12x\r\n",
-            b"$-2\r\n",
-            b"*9999999999999999999999\r\n",
-            b"$3\r\nabcd\r\n",
-            b"$\r\n",
-        ] {
-            for cut in [1, 100] {
-                assert!(scan(bytes, &[cut; 64]).is_err(), "{bytes:?}");
-            }
-        }
-        assert_eq!(
-            scan(b"HTTP/1.1", &[8]).unwrap_err().to_string(),
-            "not a reply (an unknown type): \"HTTP/1.1\""
-        );
-    }
-
-    #[test]
-    fn claimed_lengths_and_long_lines_cost_no_memory() {
-        let long = [
-            b"-ERR ".to_vec(),
-            vec![b'x'; 100_000],
-            b"\r\n:1\r\n".to_vec(),
-        ]
-        .concat();
-        let replies = scan(&long, &[4096; 64]).unwrap();
-        assert!(matches!(&replies[0], Reply::Error(text) if text.len() == LINE - 1));
-        assert_eq!(replies[1], Reply::Integer(1));
-        assert_eq!(
-            scan(b"*9223372036854775807\r\n%9223372036854775807\r\n", &[]),
-            Ok(vec![])
-        );
-        assert_eq!(scan(b"$9223372036854775807\r\nabc", &[]), Ok(vec![]));
-        assert!(scan(&[b":".to_vec(), vec![b'1'; 1000]].concat(), &[]).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn only_strings_of_their_own_are_kept_and_no_more_of_them_than_wanted(
-            text in prop::collection::vec(any::<u8>(), 0..40),
-            most in 0usize..30,
-            cut in 1usize..20,
-        ) {
-            let mut string = Vec::new();
-            Value::Bulk(text.clone()).encode(&mut string);
-            let bytes = [b"*1\r\n", &string[..], &string[..], b"+OK\r\n"].concat();
-            let mut scanner = Scanner::new();
-            scanner.keep(most);
-            let mut replies = Vec::new();
-            for mut piece in bytes.chunks(cut) {
-                while !piece.is_empty() {
-                    let (used, reply) = scanner.feed(piece).unwrap();
-                    replies.extend(reply);
-                    piece = &piece[used..];
-                }
-            }
-            let kept = match most {
-                0 => Reply::Other,
-                _ => Reply::Text(text[..most.min(text.len())].to_vec()),
-            };
-            prop_assert_eq!(&replies[1..], [kept, Reply::Ok]);
-            let array = matches!(replies[0], Reply::Array { len: 1, .. });
-            prop_assert!(array);
-        }
-
-        #[test]
-        fn replies_are_found_however_the_stream_is_cut(
-            values in prop::collection::vec(values(), 1..8),
-            cuts in prop::collection::vec(1usize..30, 0..60),
-        ) {
-            let mut bytes = Vec::new();
-            values.iter().for_each(|value| value.encode(&mut bytes));
-            let expected: Vec<_> = values.iter().map(Value::reply).collect();
-            prop_assert_eq!(scan(&bytes, &cuts), Ok(expected.clone()));
-            prop_assert_eq!(scan(&bytes, &[bytes.len()]), Ok(expected));
-        }
-
-        #[test]
-        fn arbitrary_bytes_scan_alike_however_they_are_cut(
-            bytes in prop::collection::vec(prop::sample::select(&b"+-:$*_#,(!=%~|>012\r\n\r\n\r\nOK"[..]), 0..80),
-            cuts in prop::collection::vec(1usize..9, 0..40),
-        ) {
-            let whole = scan(&bytes, &[bytes.len().max(1)]).map_err(|garbage| garbage.what);
-            let cut = scan(&bytes, &cuts).map_err(|garbage| garbage.what);
-            prop_assert_eq!(whole, cut);
-        }
-
-        #[test]
-        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = scan(&bytes, &[]);
-        }
-    }
-}
+mod tests;
