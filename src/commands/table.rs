@@ -462,13 +462,14 @@ const fn index() -> [u8; SLOTS] {
 
 /// Folds the name's upper-case bytes into a slot number.
 const fn hash(name: &[u8]) -> usize {
-    let mut sum = name.len() as u32;
+    let mut sum = name.len() as u64;
     let mut at = 0;
     while at < name.len() {
-        sum = (sum ^ name[at].to_ascii_uppercase() as u32).wrapping_mul(0x0100_0193);
+        // Only a shift per byte: every entry of a journal is looked up.
+        sum = sum.rotate_left(7) ^ name[at].to_ascii_uppercase() as u64;
         at += 1;
     }
-    (sum ^ (sum >> 15)) as usize % SLOTS
+    (sum.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % SLOTS
 }
 
 /// Longer than any name in the table: longer names are not looked at.
@@ -485,7 +486,9 @@ pub fn lookup(name: &[u8]) -> Option<&'static Spec> {
         let row = *INDEX.get(slot)?;
         // An empty slot holds a number that no row has, and ends the search.
         let spec = COMMANDS.get(usize::from(row))?;
-        if spec.name.as_bytes().eq_ignore_ascii_case(name) {
+        let known = spec.name.as_bytes();
+        // As a master writes it, nearly always.
+        if known == name || known.eq_ignore_ascii_case(name) {
             return Some(spec);
         }
         slot = (slot + 1) % SLOTS;

@@ -145,14 +145,17 @@ fn is(out: &Outgoing, n: usize, index: usize, expected: &[u8]) -> bool {
 
 /// The name, and the slot of the first key; `None` for a command without keys.
 pub(super) fn place(out: &Outgoing, n: usize) -> (&[u8], Option<u16>) {
+    let mut words = out.words(n);
     // It is no value, so it is in memory.
-    let name = out.word_at(n, 0).and_then(|word| word.in_memory());
+    let name = words.next().and_then(|word| word.in_memory());
     let name = name.unwrap_or_default();
     let slot = |word: Word<'_>| match word.in_memory() {
         Some(key) => slot_of(key),
         None => slot_of(&word.head(LONGEST_KEY)),
     };
-    (name, out.word_at(n, first_key_at(name)).map(slot))
+    // Behind the name.
+    let key = words.nth(first_key_at(name).saturating_sub(1));
+    (name, key.map(slot))
 }
 
 impl Flight {
