@@ -15,26 +15,24 @@
 //!   is read again, behind a new fence.
 
 mod clustered;
+mod taking;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, PoisonError};
 
 use redis::{Value, cmd};
 
 use self::clustered::Clustered;
 pub use self::clustered::Passed;
-use super::cluster::{self, Found};
+use super::cluster;
 use super::control::Control;
 use super::error::TargetError;
 use super::failed::Failed;
 use super::outgoing::Outgoing;
 use super::position::{self, LSN, Names, Reconcile, Stored, Withheld, of_slot};
 use super::profile::info_field;
-use super::settings::Settings;
 use super::slot::slot_of;
-use crate::fail_point::{self, Place};
 
 /// Which server, and which history of its dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,129 +93,6 @@ pub struct Taken {
 }
 
 impl Fence {
-    /// Takes the fence: from now on no other process of this task has effects. Reads, in the same transaction, what
-    /// the target holds. Cancelled or failed, the fence may be taken and nobody's: then it has to be taken again.
-    pub async fn take(control: &mut Control, settings: &Settings) -> Result<Taken, TargetError> {
-        const DOING: &str = "taking the fence";
-        let names = Names::for_target(settings);
-        let token = token();
-        control.select(settings.position_db).await?;
-        if let Some(nodes) = control.nodes() {
-            nodes.belong_to_nobody();
-        }
-        // An unfinished transaction of this connection may have left something watched.
-        () = control.ask(DOING, &cmd("UNWATCH")).await?;
-        // Of a cluster's lists, one for each slot, all are read below, this one only to have as many answers.
-        let listed = |list: &str| match settings.cluster {
-            None => list.to_owned(),
-            Some(_) => of_slot(list, slot_of(names.position.as_bytes())),
-        };
-        let commands = [
-            cmd("GET").arg(&names.fence).take(),
-            cmd("SET").arg(&names.fence).arg(&token).take(),
-            cmd("HGETALL").arg(&names.position).take(),
-            cmd("HGETALL").arg(&names.failed).take(),
-            cmd("SMEMBERS").arg(listed(&names.reread)).take(),
-            cmd("ZRANGE")
-                .arg(listed(&names.members))
-                .arg(0)
-                .arg(-1)
-                .arg("WITHSCORES")
-                .take(),
-            cmd("INFO").arg("server").take(),
-            cmd("INFO").arg("replication").take(),
-        ];
-        fail_point::pass(Place::FenceTake);
-        let answers = control
-            .transact(DOING, settings.position_db, &[], &commands)
-            .await?;
-        fail_point::pass(Place::FenceTaken);
-        let answers = answers.ok_or_else(|| TargetError::Vanished {
-            addr: control.addr().to_owned(),
-            what: "the fence changed while it was taken".to_owned(),
-        })?;
-        control.first_error(DOING, &commands, &answers)?;
-        let read: Result<Answers, _> = redis::from_redis_value(Value::Array(answers));
-        let (predecessor, (), record, failed, mut withheld, mut members, server, replication) =
-            read.map_err(|error| control.error(DOING, "HGETALL", error.into()))?;
-        let mut record = texts(record);
-        if settings.cluster.is_some() {
-            // Those of the flows are in the stamps.
-            position::fill_in(&mut record);
-        }
-        let reconcile = Reconcile::read(record.get(position::RECONCILE).map(String::as_str));
-        let mut stored = Stored::read(&record).map_err(|unknown| TargetError::Record {
-            addr: control.addr().to_owned(),
-            key: names.position.clone(),
-            what: format!("its format is \"{}\"", unknown.0),
-        })?;
-        let failed = Failed::read_all(failed).map_err(|what| TargetError::Record {
-            addr: control.addr().to_owned(),
-            key: names.failed.clone(),
-            what,
-        })?;
-        let mut clustered = None;
-        if let Some(nodes) = control.nodes() {
-            let found = Found::take_over(nodes, &names, &settings.task, &token).await?;
-            let epoch = record.get(position::EPOCH).cloned().unwrap_or_default();
-            let mut resumed = Vec::new();
-            if let Stored::Stable { lsns, .. } = &mut stored {
-                match found.resumed(lsns.len() as u32, &epoch) {
-                    Ok(all) => {
-                        *lsns = all.iter().map(|flow| flow.next).collect();
-                        resumed = all.into_iter().map(Arc::new).collect();
-                    }
-                    Err(what) => stored = Stored::Damaged { what },
-                }
-            }
-            let stale = found.stale(&settings.task);
-            (withheld, members) = (found.withheld, found.members);
-            clustered = Some(Clustered {
-                stale,
-                topology: Arc::new(found.topology),
-                epoch: Mutex::new(epoch),
-                resumed,
-                keys: found.keys,
-            });
-        }
-        let fence = Self(Arc::new(Inner {
-            position_db: settings.position_db,
-            task: settings.task.clone(),
-            names,
-            token,
-            predecessor,
-            server: ServerId::of_info(&server, &replication),
-            failed: AtomicU64::new(failed.len() as u64),
-            moves: AtomicU64::new(0),
-            cluster: clustered,
-        }));
-        if let Some(nodes) = control.nodes() {
-            nodes.belong_to(&fence).await?;
-            fence.held(control, DOING).await?;
-        }
-        let withheld = withheld.iter().map(|member| Withheld::read(member));
-        let withheld = withheld.collect::<Option<Vec<_>>>();
-        let no_member = |key: &String| TargetError::Record {
-            addr: control.addr().to_owned(),
-            key: key.clone(),
-            what: "a member is not of the form <flow>:<database>:<key>".to_owned(),
-        };
-        let withheld = withheld.ok_or_else(|| no_member(&fence.names().reread))?;
-        let members = members
-            .iter()
-            .map(|(member, at)| Some((Withheld::read(member)?, *at as i64)));
-        let members = members.collect::<Option<Vec<_>>>();
-        let members = members.ok_or_else(|| no_member(&fence.names().members))?;
-        Ok(Taken {
-            fence,
-            stored,
-            withheld,
-            members,
-            reconcile,
-            failed,
-        })
-    }
-
     /// The server it was taken on.
     pub fn server(&self) -> &ServerId {
         &self.0.server
@@ -509,32 +384,12 @@ impl Fence {
     }
 }
 
-type Fields = HashMap<Vec<u8>, Vec<u8>>;
-type Answers = (
-    Option<Vec<u8>>,
-    (),
-    Fields,
-    Fields,
-    Vec<Vec<u8>>,
-    Vec<(Vec<u8>, f64)>,
-    String,
-    String,
-);
-
 /// The fence was written to, and holds the same token again: the dataset was replaced by a copy of itself.
 pub(super) fn rewritten(addr: &str) -> TargetError {
     TargetError::Vanished {
         addr: addr.to_owned(),
         what: "its dataset was replaced".to_owned(),
     }
-}
-
-fn texts(fields: Fields) -> HashMap<String, String> {
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    fields
-        .into_iter()
-        .map(|(name, value)| (text(name), text(value)))
-        .collect()
 }
 
 /// What begins all tokens of this process, and no other's.

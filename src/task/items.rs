@@ -175,7 +175,6 @@ impl Applier {
             // With the batch, before its first item.
             return Ok(Took::Whole);
         }
-        let db = self.context.task.target.db(command.db);
         let put_off = match self.context.grace_ms() {
             0 => None,
             grace_ms => commands::with_grace(args, grace_ms),
@@ -199,22 +198,23 @@ impl Applier {
             Plan::ReadAgain(_) => self.plan_in(batch, command, args, Circumstances::default()),
             planned => planned,
         };
+        self.carry_out(batch, command, args, large, planned)
+    }
+
+    /// Hands to the writer what an entry comes to.
+    fn carry_out(
+        &mut self,
+        batch: &Batch,
+        command: &Command,
+        args: &Args<'_>,
+        large: Option<&Large>,
+        planned: Plan<'_>,
+    ) -> Result<Took, TaskError> {
+        let db = self.context.task.target.db(command.db);
         match planned {
             Plan::AsIs(note) => {
-                let name = self.name_of(args);
-                let out = self.begin(db);
-                out.command(args.len(), command.lsn);
-                out.word(name);
-                for word in args.iter().skip(1) {
-                    put(out, word, large);
-                }
-                self.watch(name, command, args);
+                self.send_as_is(command, args, large);
                 self.note(command.db, args, note);
-                if self.suspicion == Some(Suspicion::Pop)
-                    && let Some(key) = args.get(1)
-                {
-                    self.popped(command, key);
-                }
             }
             Plan::Words(planned, note) => {
                 let out = self.begin(db);
@@ -257,6 +257,23 @@ impl Applier {
             }
         }
         Ok(Took::Whole)
+    }
+
+    fn send_as_is(&mut self, command: &Command, args: &Args<'_>, large: Option<&Large>) {
+        let db = self.context.task.target.db(command.db);
+        let name = self.name_of(args);
+        let out = self.begin(db);
+        out.command(args.len(), command.lsn);
+        out.word(name);
+        for word in args.iter().skip(1) {
+            put(out, word, large);
+        }
+        self.watch(name, command, args);
+        if self.suspicion == Some(Suspicion::Pop)
+            && let Some(key) = args.get(1)
+        {
+            self.popped(command, key);
+        }
     }
 
     pub(super) fn plan<'a>(&self, batch: &Batch, command: &Command, args: &Args<'a>) -> Plan<'a> {

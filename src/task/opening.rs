@@ -10,13 +10,14 @@
 //! Invariant: nothing but what was read together with the fence decides; what an earlier session of this process knew is
 //!   forgotten.
 
+mod ends;
 mod resuming;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use slog::{Logger, info, warn};
-use tokio::sync::{mpsc, watch};
+use slog::info;
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use crate::config::{Positions, Reaction, Resync};
@@ -24,19 +25,18 @@ use crate::entry::unix_ms;
 use crate::fail_point::{self, Place};
 use crate::logging::fields;
 use crate::source::dragonfly::{
-    self, Flow, Monitor, Registered, Resuming, Session, Start, Syncing,
+    self, Flow, Master, Monitor, Registered, Resuming, Session, Start, Syncing,
 };
 use crate::spool::{Identity, Outlet, Spool};
 use crate::target::{
-    Control, Fence, Fenced, Ownership, Passed, Profile, Reconcile, Settings, Taken, Withheld,
-    Writer, remove_unfinished,
+    Control, Fence, Fenced, Ownership, Passed, Reconcile, Settings, Taken, Withheld, Writer,
+    remove_unfinished,
 };
 
 use super::backlog::Backlog;
-use super::barrier::Barrier;
-use super::context::{Context, Losses};
+use super::context::Context;
 use super::error::TaskError;
-use super::reread::{Ask, Expiring};
+use super::reread::Ask;
 use super::session::Setup;
 use super::settings;
 use super::sizing::{Conditions, LastFullSync};
@@ -44,6 +44,7 @@ use super::status::{Phase, Status};
 use super::watching::read_clock;
 use super::window::ring_entries;
 
+use ends::{Ends, Held, reach};
 use resuming::{Reason, Wanted, resumable};
 
 /// Both ends reached, nothing moving yet.
@@ -76,160 +77,86 @@ pub(super) enum Begun {
     Journal(Resuming, Vec<u64>),
 }
 
+/// What the master has agreed to.
+struct Agreed {
+    registration: Registration,
+    /// The positions that it goes on from, or why it does not.
+    decided: Result<Vec<u64>, Reason>,
+    backlog: Backlog,
+    conditions: Option<Conditions>,
+    /// The master that it was a replica of, and that the positions are of.
+    last_master: Option<String>,
+}
+
+/// What an earlier session has left to do.
+struct Left {
+    withheld: Vec<Withheld>,
+    members: Vec<(Withheld, i64)>,
+    reconcile: Reconcile,
+}
+
 /// Reaches both ends and registers the flows.
 pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
-    let task = &setup.task;
-    let source = settings::source(task);
-    let target = settings::target(task);
-    let mut control = Control::connect(&target).await?;
-    let profile = Profile::read(&mut control).await?;
-    setup.reporter.target_is(&profile.features.to_string());
-    info!(setup.log, "target reached"; fields::ADDR => target.endpoint.to_string(),
-        fields::SERVER => profile.features.to_string());
-    let mut session = Session::open(&source).await?;
-    let master = session.master().clone();
-    let mut monitor = session.monitor().await?;
-    refuse_other_databases(setup, &mut monitor).await?;
-    let release = master.release.as_deref().unwrap_or("release unknown");
-    setup.reporter.source_is(&format!("Dragonfly {release}"));
-    info!(setup.log, "source reached"; fields::ADDR => source.endpoint.to_string(),
-        fields::SERVER => release,
-        fields::FLOWS => master.flows, fields::SESSION => master.sync_id.clone());
-    warn_of(setup.log, &profile);
-
-    let taken = take_fence(setup, &mut control, &target).await?;
-    let wanted = settings::wanted(task, profile.databases, source.endpoint.to_string());
-    let ownership = Ownership::establish(&mut control, &target, wanted, unix_ms()).await?;
-    let status = Arc::new(Status::new(master.flows));
+    let (mut ends, session) = reach(setup).await?;
+    let taken = take_fence(setup, &mut ends.control, &ends.target).await?;
+    let ownership = ends.own(setup).await?;
+    let status = Arc::new(Status::new(ends.master.flows));
     // Before the first entry, whose receipt is dated by it.
-    read_clock(&mut monitor, &status).await?;
-    let ring = ring_entries(&mut monitor, &master).await?;
+    read_clock(&mut ends.monitor, &status).await?;
+    let ring = ring_entries(&mut ends.monitor, &ends.master).await?;
 
     let stored = taken.as_ref().map(|taken| &taken.stored);
-    let mut wanted = resumable(stored, ownership.is_same_mapping(), &master);
+    let mut wanted = resumable(stored, ownership.is_same_mapping(), &ends.master);
     if wanted.is_ok() && setup.copies_all.load(Ordering::Relaxed) {
         wanted = Err(Reason::Overwhelmed);
     }
-    let identity = Identity::of(&master.id, master.flows);
-    let last_master = wanted.as_ref().ok().and_then(|wanted| wanted.of.clone());
-    let mut backlog = None;
-    if let Ok(Wanted { lsns, of }) = &wanted {
-        let of = of.as_ref().unwrap_or(&master.id);
-        let identity = Identity::of(of, master.flows);
-        backlog = Some(Backlog::resumed(setup, identity, lsns).await?);
-    }
-    let next = backlog.as_ref().map(Backlog::next).transpose()?;
-    let (registration, decided) = register(session, &source, wanted, next).await?;
-    fail_point::pass(Place::Registered);
-    let conditions = match &decided {
-        Ok(_) => None,
-        Err(_) => Some(expect_to_fit(setup, &mut monitor).await?),
-    };
-    let backlog = match backlog.filter(|_| decided.is_ok()) {
-        Some(backlog) => backlog,
-        None => Backlog::empty(task, identity).await?,
-    };
-    let began = match &decided {
-        Ok(lsns) => format!("resumed at {}", positions(lsns)),
-        Err(reason) => format!("full sync, since {reason}"),
-    };
-    setup.reporter.began(&began);
-    match &decided {
-        Ok(lsns) => info!(setup.log, "resuming where the target is";
-            fields::POSITION => positions(lsns), fields::FLOWS => master.flows),
-        Err(reason) => full_sync_needed(setup, reason, &ownership),
-    }
+    let Agreed {
+        registration,
+        decided,
+        mut backlog,
+        conditions,
+        last_master,
+    } = ends.agree(setup, session, wanted).await?;
+    tell(setup, &decided, &ownership, ends.master.flows);
 
-    let (fence, mut withheld, mut members, mut reconcile) = match taken {
-        Some(taken) => (
-            Some(taken.fence),
-            taken.withheld,
-            taken.members,
-            taken.reconcile,
-        ),
-        None => (None, Vec::new(), Vec::new(), Reconcile::Nothing),
-    };
-    let backlog = match (&fence, last_master.filter(|_| decided.is_ok())) {
-        (Some(fence), Some(last)) => {
-            info!(setup.log, "the source goes on in the place of the master it was a replica of";
-                fields::LAST_MASTER => last, fields::MASTER => master.id.clone());
-            // First what is here, which is then of both: a kill in between finds one or the other on the target.
-            let backlog = backlog.succeeded_by(&master.id).await?;
-            fence
-                .begin_stable(&mut control, &master.id, master.flows, unix_ms())
-                .await?;
-            backlog
-        }
-        _ => backlog,
-    };
-    if decided.as_ref().is_err_and(Reason::leaves_unfinished) {
-        let removed = remove_unfinished(&mut control, &target).await?;
-        if removed > 0 {
-            info!(setup.log, "removed what an earlier full sync had begun to build";
-                fields::KEYS => removed);
-        }
+    let (fence, mut left) = Left::of(taken);
+    if let (Some(fence), Some(last)) = (&fence, last_master) {
+        backlog = ends.succeed(setup, fence, backlog, last).await?;
     }
-    if decided.is_err() {
-        expect_keys(setup, &mut monitor, &status).await?;
-        fail_point::pass(Place::FullSyncRecord);
-        withheld.clear();
-        members.clear();
-        reconcile = prepare_snapshot(setup, &mut control, fence.as_ref(), &ownership).await?;
-        setup.copies_all.store(false, Ordering::Relaxed);
-        fail_point::pass(Place::FullSyncRecorded);
-    } else {
-        // What was written while nobody listened comes late, whenever it is received.
-        let offsets = monitor.offsets().await?;
-        for (flow, next) in status.flows.iter().zip(offsets) {
-            flow.late_until.store(next, Ordering::Relaxed);
+    if decided.as_ref().is_err_and(Reason::leaves_unfinished) {
+        ends.remove_unfinished(setup).await?;
+    }
+    match decided.is_err() {
+        true => {
+            let start = ends.start_anew(setup, &status, fence.as_ref(), &ownership);
+            left = start.await?;
         }
+        false => ends.expect_late_entries(&status).await?,
     }
     let resumed = decided.ok();
-    let writers = writers(setup, &target, &fence, master.flows, resumed.as_deref()).await?;
-    let (ask, asks) = mpsc::channel(master.flows.max(1) as usize);
-    let context = Arc::new(Context {
-        task: task.clone(),
-        features: profile.features.clone(),
-        longest_word: profile.longest_word(),
-        known: profile.known,
-        barrier: Barrier::new(master.flows),
-        ghosts: Arc::default(),
+    let flows = ends.master.flows;
+    let writers = writers(setup, &ends.target, &fence, flows, resumed.as_deref()).await?;
+    let (ask, asks) = mpsc::channel(flows.max(1) as usize);
+    let held = Held {
         ownership,
-        master_id: master.id.clone(),
         fence,
-        control: tokio::sync::Mutex::new(control),
-        losses: Losses::default(),
-        asks: ask,
-        expiring: match resumed {
-            Some(_) => Vec::new(),
-            None => (0..master.flows).map(|_| Expiring::new()).collect(),
-        },
-        is_unreconciled: (reconcile != Reconcile::Nothing).into(),
-        omits_deletions: master.omits_deletions(),
-        reads_end_keys: master.reads_end_keys(),
-        moves: Arc::default(),
-        flushed_whole: true.into(),
-        copied: watch::Sender::new(0),
-        spoilt: watch::Sender::new(None),
         status,
-    });
+        ask,
+        is_resumed: resumed.is_some(),
+        is_unreconciled: left.reconcile != Reconcile::Nothing,
+    };
+    let (context, source, monitor) = ends.context(setup, held);
+    let context = Arc::new(context);
     let registered = match registration {
         Registration::Done(registered) => registered,
         Registration::ToDo(session) => session.register(&Start::Full).await?,
     };
     let (begun, flows) = begin(registered, resumed).await?;
-    setup.reporter.session_counts(context.status.clone());
-    if matches!(begun, Begun::Snapshot(_)) {
-        setup.reporter.enter(Phase::Snapshot);
-        info!(setup.log, "full sync started"; fields::FLOWS => master.flows,
-            fields::KEYS => context.status.expected_keys.load(Ordering::Relaxed));
-    }
+    began(setup, &begun, &context.status);
+    let flows = flows.into_iter().zip(writers).zip(backlog.outlets);
     Ok(Opened {
         context,
         flows: flows
-            .into_iter()
-            .zip(writers)
-            .zip(backlog.outlets)
             .map(|((flow, writer), outlet)| (flow, writer, outlet))
             .collect(),
         spool: backlog.spool,
@@ -238,11 +165,139 @@ pub(super) async fn open(setup: &Setup<'_>) -> Result<Opened, TaskError> {
         source,
         conditions,
         ring,
-        withheld,
-        members,
-        reconcile,
+        withheld: left.withheld,
+        members: left.members,
+        reconcile: left.reconcile,
         asks,
     })
+}
+
+impl Ends {
+    /// Asks the master to resume, if that is wanted, and opens what stands between readers and appliers accordingly.
+    async fn agree(
+        &mut self,
+        setup: &Setup<'_>,
+        session: Session,
+        wanted: Result<Wanted, Reason>,
+    ) -> Result<Agreed, TaskError> {
+        let master = &self.master;
+        let last_master = wanted.as_ref().ok().and_then(|wanted| wanted.of.clone());
+        let mut backlog = None;
+        if let Ok(Wanted { lsns, .. }) = &wanted {
+            let of = last_master.as_ref().unwrap_or(&master.id);
+            let identity = Identity::of(of, master.flows);
+            backlog = Some(Backlog::resumed(setup, identity, lsns).await?);
+        }
+        let next = backlog.as_ref().map(Backlog::next).transpose()?;
+        let (registration, decided) = register(session, &self.source, wanted, next).await?;
+        fail_point::pass(Place::Registered);
+        let conditions = match &decided {
+            Ok(_) => None,
+            Err(_) => Some(expect_to_fit(setup, &mut self.monitor).await?),
+        };
+        let backlog = match backlog.filter(|_| decided.is_ok()) {
+            Some(backlog) => backlog,
+            None => Backlog::empty(&setup.task, Identity::of(&master.id, master.flows)).await?,
+        };
+        Ok(Agreed {
+            registration,
+            backlog,
+            conditions,
+            last_master: last_master.filter(|_| decided.is_ok()),
+            decided,
+        })
+    }
+
+    /// From now on the positions are of this master, which has taken the last one's place.
+    async fn succeed(
+        &mut self,
+        setup: &Setup<'_>,
+        fence: &Fence,
+        backlog: Backlog,
+        last: String,
+    ) -> Result<Backlog, TaskError> {
+        let Master { id, flows, .. } = &self.master;
+        info!(setup.log, "the source goes on in the place of the master it was a replica of";
+            fields::LAST_MASTER => last, fields::MASTER => id.clone());
+        // First what is here, which is then of both: a kill in between finds one or the other on the target.
+        let backlog = backlog.succeeded_by(id).await?;
+        let recording = fence.begin_stable(&mut self.control, id, *flows, unix_ms());
+        recording.await?;
+        Ok(backlog)
+    }
+
+    async fn remove_unfinished(&mut self, setup: &Setup<'_>) -> Result<(), TaskError> {
+        let removed = remove_unfinished(&mut self.control, &self.target).await?;
+        if removed > 0 {
+            info!(setup.log, "removed what an earlier full sync had begun to build";
+                fields::KEYS => removed);
+        }
+        Ok(())
+    }
+
+    /// Everything is copied: the target is told.
+    async fn start_anew(
+        &mut self,
+        setup: &Setup<'_>,
+        status: &Status,
+        fence: Option<&Fence>,
+        ownership: &Ownership,
+    ) -> Result<Left, TaskError> {
+        expect_keys(setup, &mut self.monitor, status).await?;
+        fail_point::pass(Place::FullSyncRecord);
+        let reconcile = prepare_snapshot(setup, &mut self.control, fence, ownership).await?;
+        setup.copies_all.store(false, Ordering::Relaxed);
+        fail_point::pass(Place::FullSyncRecorded);
+        Ok(Left {
+            withheld: Vec::new(),
+            members: Vec::new(),
+            reconcile,
+        })
+    }
+}
+
+impl Left {
+    /// The fence, and what was found with it.
+    fn of(taken: Option<Taken>) -> (Option<Fence>, Self) {
+        let nothing = Self {
+            withheld: Vec::new(),
+            members: Vec::new(),
+            reconcile: Reconcile::Nothing,
+        };
+        let Some(taken) = taken else {
+            return (None, nothing);
+        };
+        let left = Self {
+            withheld: taken.withheld,
+            members: taken.members,
+            reconcile: taken.reconcile,
+        };
+        (Some(taken.fence), left)
+    }
+}
+
+/// Says where the session goes on.
+fn tell(setup: &Setup<'_>, decided: &Result<Vec<u64>, Reason>, ownership: &Ownership, flows: u32) {
+    let began = match decided {
+        Ok(lsns) => format!("resumed at {}", positions(lsns)),
+        Err(reason) => format!("full sync, since {reason}"),
+    };
+    setup.reporter.began(&began);
+    match decided {
+        Ok(lsns) => info!(setup.log, "resuming where the target is";
+            fields::POSITION => positions(lsns), fields::FLOWS => flows),
+        Err(reason) => full_sync_needed(setup, reason, ownership),
+    }
+}
+
+/// Says what has begun.
+fn began(setup: &Setup<'_>, begun: &Begun, status: &Arc<Status>) {
+    setup.reporter.session_counts(status.clone());
+    if matches!(begun, Begun::Snapshot(_)) {
+        setup.reporter.enter(Phase::Snapshot);
+        info!(setup.log, "full sync started"; fields::FLOWS => status.flows.len(),
+            fields::KEYS => status.expected_keys.load(Ordering::Relaxed));
+    }
 }
 
 /// Makes the target ready for a full sync, and says what will be left to do about keys that are older than it.
@@ -416,20 +471,6 @@ async fn expect_keys(
     Ok(())
 }
 
-/// A cluster takes one database: whoever has more in the source is told before anything begins.
-async fn refuse_other_databases(setup: &Setup<'_>, monitor: &mut Monitor) -> Result<(), TaskError> {
-    let task = &setup.task;
-    if task.target.cluster.is_none() {
-        return Ok(());
-    }
-    let mut others = monitor.keyspace().await?.unwrap_or_default();
-    others.retain(|(db, keys)| *keys > 0 && task.filter.allows_db(*db) && task.target.db(*db) != 0);
-    match others.is_empty() {
-        true => Ok(()),
-        false => Err(TaskError::OtherDatabases(others)),
-    }
-}
-
 /// A connection to the target for each flow.
 pub(super) async fn writers(
     setup: &Setup<'_>,
@@ -456,21 +497,4 @@ pub(super) async fn writers(
 pub(super) fn positions(lsns: &[u64]) -> String {
     let lsns: Vec<_> = lsns.iter().map(u64::to_string).collect();
     lsns.join(" ")
-}
-
-/// What the operator should know of a target before anything is written to it.
-fn warn_of(log: &Logger, profile: &Profile) {
-    if let Some(eviction) = profile.eviction.as_ref()
-        && eviction != "noeviction"
-        && profile.max_memory.is_some()
-    {
-        warn!(log, "the target evicts keys when it is full"; fields::REASON => eviction.clone(),
-            fields::HINT => "set maxmemory-policy noeviction on the target");
-    }
-    if profile.is_replica {
-        warn!(
-            log,
-            "the target is a replica and refuses writes until it is promoted"
-        );
-    }
 }

@@ -29,9 +29,10 @@ use crate::entry::Budget;
 use crate::logging::{Terminal, fields};
 use crate::process::Stop;
 use crate::source::dragonfly::{
-    self, Acknowledger, FailedFlow, ReadSettings, SnapshotEnded, SourceError, Stable, Syncing,
+    self, Acknowledger, FailedFlow, Flow, Monitor, Pulse, ReadSettings, SnapshotEnded, SourceError,
+    Stable, Syncing,
 };
-use crate::spool::{Full, Outlet, Spool};
+use crate::spool::{Full, Inlet, Outlet, Spool};
 use crate::target::{Reconcile, Writer};
 
 use super::Timing;
@@ -44,7 +45,7 @@ use super::opening::{Begun, Opened, open};
 use super::progress::{self, Rates};
 use super::reconcile::Reconciling;
 use super::reporter::Reporter;
-use super::reread::{Flows, read_again};
+use super::reread::{Ask, Flows, read_again};
 use super::settings;
 use super::sizing::{Conditions, Ended, LastFullSync};
 use super::status::Phase;
@@ -160,144 +161,163 @@ struct Running<'a> {
     started: Instant,
 }
 
+/// What every flow's reader is given.
+struct Readers {
+    settings: ReadSettings,
+    /// Bytes that may be on their way into the spool.
+    budget: u64,
+    ended: mpsc::Sender<SnapshotEnded>,
+    full: mpsc::UnboundedSender<Full>,
+    stop: watch::Receiver<Stop>,
+}
+
 impl<'a> Running<'a> {
     fn start(
         setup: &'a Setup<'a>,
         opened: Opened,
         stop: watch::Receiver<Stop>,
     ) -> Result<Self, TaskError> {
-        let Opened {
-            context,
-            flows,
-            spool,
-            begun,
-            monitor,
-            source,
-            conditions,
-            ring,
-            withheld,
-            members,
-            reconcile,
-            asks,
-        } = opened;
-        let mut parts = JoinSet::new();
-        let resumed = match &begun {
-            Begun::Journal(_, lsns) => Some(lsns.clone()),
-            Begun::Snapshot(_) => None,
-        };
-        let count = flows.len() as u32;
-        let (ended_sender, ended) = mpsc::channel(flows.len().max(1));
+        let count = opened.flows.len() as u32;
+        let (ended_sender, ended) = mpsc::channel(count.max(1) as usize);
+        let (full, fulls) = mpsc::unbounded_channel();
+        let context = opened.context;
         let threshold = settings::threshold(&setup.task, count);
         let mut read = ReadSettings::new(setup.task.state_dir.clone(), threshold);
         read.clock_offset_ms = context.status.clock_offset_ms.clone();
-        let letting_go = watch::Sender::new(false);
-        let (full, fulls) = mpsc::unbounded_channel();
-        let mut pulses = Vec::with_capacity(flows.len());
-        let mut acknowledgers = Vec::with_capacity(flows.len());
-        let mut appliers = Vec::with_capacity(flows.len());
-        for (flow, writer, outlet) in flows {
-            let number = flow.flow();
-            let (reader, acknowledger) = flow.split();
-            pulses.push(reader.pulse());
-            let (batches, received) = mpsc::channel(BATCHES_AHEAD);
-            // Only what is on its way into the spool, which has a budget of its own.
-            let budget = Budget::new(settings::arriving(&setup.task, count));
-            let inlet = spool.inlet(number).map_err(TaskError::Spool)?;
-            let on_full = setup.task.spool.on_full;
-            let (status, full) = (context.status.clone(), full.clone());
-            let feeding = async move { feed(received, inlet, on_full, &status, full).await };
-            let read = read.clone();
-            let ended = ended_sender.clone();
-            let mut stop = stop.clone();
-            let mut let_go = letting_go.subscribe();
-            let stopped = async move {
-                tokio::select! {
-                    // The senders outlive every part.
-                    _ = stop.wait_for(|stop| *stop != Stop::Run) => {}
-                    _ = let_go.wait_for(|let_go| *let_go) => {}
-                }
-            };
-            let reading = reader.run(batches, ended, budget, read, stopped);
-            parts.spawn(read_into_spool(Box::pin(reading), Box::pin(feeding)));
-            acknowledgers.push(acknowledger);
+        let readers = Readers {
+            settings: read,
+            budget: settings::arriving(&setup.task, count),
+            ended: ended_sender,
+            full,
+            stop,
+        };
+        let inlets = opened
+            .flows
+            .iter()
+            .map(|(flow, ..)| opened.spool.inlet(flow.flow()));
+        let inlets: Vec<_> = inlets.collect::<Result<_, _>>().map_err(TaskError::Spool)?;
+        let mut running = Self {
+            setup,
+            resuming: matches!(opened.begun, Begun::Journal(..)),
+            conditions: opened.conditions,
+            full_sync: None,
+            source: opened.source,
+            reconciling: None,
+            suspects: Flows::default(),
+            spool: Some(opened.spool),
+            letting_go: watch::Sender::new(false),
+            fulls,
+            full: None,
+            parts: JoinSet::new(),
+            appliers: JoinSet::new(),
+            reopening: None,
+            ended,
+            tokens: Vec::with_capacity(count as usize),
+            syncing: None,
+            stable: None,
+            appliers_left: count,
+            acknowledgers: Vec::with_capacity(count as usize),
+            meters: (0..count).map(|_| LagMeter::default()).collect(),
+            rates: Rates::default(),
+            source_rates: SourceRates::default(),
+            ring: opened.ring,
+            started: Instant::now(),
+            context,
+        };
+        let mut pulses = Vec::with_capacity(inlets.len());
+        let mut appliers = Vec::with_capacity(inlets.len());
+        for ((flow, writer, outlet), inlet) in opened.flows.into_iter().zip(inlets) {
+            pulses.push(running.read(flow, inlet, &readers));
             appliers.push((writer, outlet));
         }
-        let watch = SourceWatch {
-            context: context.clone(),
-            monitor,
-            source: source.clone(),
-            reporter: setup.reporter.clone(),
-            pulses,
-            timing: setup.timing,
+        running.watch_source(opened.monitor, pulses);
+        running.read_again(opened.asks);
+        // The flows are being read by now, as they must be.
+        let resumed = running.begin(opened.begun);
+        for (flow, (writer, outlet)) in (0..).zip(appliers) {
+            let next = resumed.as_ref().and_then(|lsns| lsns.get(flow).copied());
+            let there = next.map(|next| Resumed {
+                next,
+                withheld: &opened.withheld,
+                members: &opened.members,
+            });
+            if let Some(acknowledger) = running.acknowledgers.get(flow).cloned() {
+                running.apply(writer, acknowledger, outlet, there);
+            }
+        }
+        running.stand_by(opened.reconcile);
+        Ok(running)
+    }
+
+    /// Has a flow's way from the source into the spool begin.
+    fn read(&mut self, flow: Flow, inlet: Inlet, readers: &Readers) -> Pulse {
+        let (reader, acknowledger) = flow.split();
+        let pulse = reader.pulse();
+        let (batches, received) = mpsc::channel(BATCHES_AHEAD);
+        // Only what is on its way into the spool, which has a budget of its own.
+        let budget = Budget::new(readers.budget);
+        let on_full = self.setup.task.spool.on_full;
+        let (status, full) = (self.context.status.clone(), readers.full.clone());
+        let feeding = async move { feed(received, inlet, on_full, &status, full).await };
+        let mut stop = readers.stop.clone();
+        let mut let_go = self.letting_go.subscribe();
+        let stopped = async move {
+            tokio::select! {
+                // The senders outlive every part.
+                _ = stop.wait_for(|stop| *stop != Stop::Run) => {}
+                _ = let_go.wait_for(|let_go| *let_go) => {}
+            }
         };
-        parts.spawn(async move {
+        let (read, ended) = (readers.settings.clone(), readers.ended.clone());
+        let reading = reader.run(batches, ended, budget, read, stopped);
+        self.parts
+            .spawn(read_into_spool(Box::pin(reading), Box::pin(feeding)));
+        self.acknowledgers.push(acknowledger);
+        pulse
+    }
+
+    /// Looks after the source on an ordinary connection.
+    fn watch_source(&mut self, monitor: Monitor, pulses: Vec<Pulse>) {
+        let watch = SourceWatch {
+            context: self.context.clone(),
+            monitor,
+            source: self.source.clone(),
+            reporter: self.setup.reporter.clone(),
+            pulses,
+            timing: self.setup.timing,
+        };
+        self.parts.spawn(async move {
             watch.run().await;
             Ok(Part::Watch)
         });
-        let reading = read_again(source.clone(), setup.task.state_dir.clone(), asks);
-        parts.spawn(async move {
+    }
+
+    /// Reads again what flows ask for.
+    fn read_again(&mut self, asks: mpsc::Receiver<Ask>) {
+        let state_dir = self.setup.task.state_dir.clone();
+        let reading = read_again(self.source.clone(), state_dir, asks);
+        self.parts.spawn(async move {
             match reading.await {
                 Ok(never) => match never {},
                 Err(error) => Err(error.into()),
             }
         });
-        let now = Instant::now();
-        let syncing = match begun {
-            Begun::Snapshot(syncing) => Some(syncing),
-            // The flows are being read by now, as they must be.
-            Begun::Journal(resuming, _) => {
-                parts.spawn(
-                    async move { Ok(Part::Stable(Box::new(resuming.start_stable().await?))) },
-                );
+    }
+
+    /// Leads to stable sync from what the flows carry first. The positions that they go on from, if they do.
+    fn begin(&mut self, begun: Begun) -> Option<Vec<u64>> {
+        match begun {
+            Begun::Snapshot(syncing) => {
+                self.syncing = Some(syncing);
                 None
             }
-        };
-        let mut running = Self {
-            setup,
-            resuming: resumed.is_some(),
-            conditions,
-            full_sync: None,
-            source,
-            reconciling: None,
-            suspects: Flows::default(),
-            spool: Some(spool),
-            letting_go,
-            fulls,
-            full: None,
-            parts,
-            appliers: JoinSet::new(),
-            reopening: None,
-            ended,
-            tokens: Vec::with_capacity(count as usize),
-            syncing,
-            stable: None,
-            appliers_left: count,
-            acknowledgers,
-            meters: (0..count).map(|_| LagMeter::default()).collect(),
-            rates: Rates::default(),
-            source_rates: SourceRates::default(),
-            ring,
-            started: now,
-            context,
-        };
-        let places = (0..).zip(appliers);
-        for (flow, (writer, outlet)) in places {
-            let next = resumed.as_ref().and_then(|lsns| lsns.get(flow).copied());
-            if let Some(acknowledger) = running.acknowledgers.get(flow).cloned() {
-                running.apply(
-                    writer,
-                    acknowledger,
-                    outlet,
-                    next.map(|next| Resumed {
-                        next,
-                        withheld: &withheld,
-                        members: &members,
-                    }),
-                );
+            Begun::Journal(resuming, lsns) => {
+                self.parts.spawn(async move {
+                    Ok(Part::Stable(Box::new(resuming.start_stable().await?)))
+                });
+                Some(lsns)
             }
         }
-        running.stand_by(reconcile);
-        Ok(running)
     }
 
     /// Has a flow's way into the target begin; from there, if its snapshot is there.
