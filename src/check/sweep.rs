@@ -332,7 +332,8 @@ impl Lane {
     /// Reads in pieces what is too large for one reply, unless it is only on one side anyway.
     async fn large(&mut self, suspect: &mut Suspect) -> Result<(), CheckError> {
         let (here, there) = large_sides(self.plan.mode, suspect);
-        if matches!(suspect.source, Found::Absent) || matches!(suspect.target, Found::Absent) {
+        let is_absent = |found: &Found| *found == Found::Absent;
+        if !(here || there) || is_absent(&suspect.source) || is_absent(&suspect.target) {
             return Ok(());
         }
         let mode = self.plan.mode;

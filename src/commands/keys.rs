@@ -151,6 +151,11 @@ impl<'a> KeyIter<'a> {
         (self.next, self.step.max(1))
     }
 
+    /// Whether there is no more than one still to come.
+    pub(super) fn is_single(&self) -> bool {
+        self.left <= 1 && self.apart.is_none()
+    }
+
     fn take(&mut self, index: usize) -> Option<&'a [u8]> {
         let word = self.words.nth(index.checked_sub(self.at)?)?;
         self.at = index + 1;

@@ -31,7 +31,7 @@ pub fn by_slot(args: &Args<'_>, slot_of: impl Fn(&[u8]) -> u16) -> Slots {
         slots.all(|slot| Some(slot) == first)
     };
     // Most have one key.
-    if uses.clone().nth(1).is_none() || is_one() {
+    if uses.is_single() || is_one() {
         return match reads_by_pattern(args) {
             true => Slots::Across,
             false => Slots::One,

@@ -5,6 +5,8 @@
 //! Facts: the Redis serialization protocol specification, versions 2 and 3, without the streamed
 //!   types, which no release sends.
 
+/// Bytes of a short line.
+const SHORT: usize = 16;
 /// Bytes kept of one line or error; an error text that is longer is cut.
 const LINE: usize = 512;
 /// Bytes of element errors kept for one reply; past them, errors are kept without their text.
@@ -179,7 +181,9 @@ impl Scanner {
     }
 
     fn take_line(&mut self, rest: &mut &[u8]) -> Result<Option<Reply>, Garbage> {
-        let (taken, ended) = match memchr::memchr(b'\n', rest) {
+        // Most lines are too short for more than a look at each byte.
+        let near = rest.iter().take(SHORT).position(|byte| *byte == b'\n');
+        let (taken, ended) = match near.or_else(|| memchr::memchr(b'\n', rest)) {
             Some(end) => (end, true),
             None => (rest.len(), false),
         };

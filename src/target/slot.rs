@@ -56,7 +56,18 @@ const ELSEWHERE: [(&[u8], usize); 9] = [
 ];
 
 /// Which word of a command with keys is the first of them, the name being word 0.
+#[inline]
 pub(super) fn first_key_at(name: &[u8]) -> usize {
+    // None of the names of most entries is any of them: that is seen by their lengths and first letters.
+    if !matches!(
+        (name.len(), name.first().map(u8::to_ascii_uppercase)),
+        (4, Some(b'E'))
+            | (5, Some(b'F' | b'X' | b'B' | b'L' | b'Z'))
+            | (6, Some(b'X' | b'O'))
+            | (7, Some(b'E'))
+    ) {
+        return 1;
+    }
     let elsewhere = ELSEWHERE
         .iter()
         .find(|(other, _)| name.eq_ignore_ascii_case(other));
@@ -72,11 +83,18 @@ pub fn tag_of(slot: u16) -> &'static str {
         let mut tags = vec![String::new(); usize::from(SLOTS)];
         let mut missing = tags.len();
         for n in 0_u32.. {
-            let word = format!("{n:x}");
-            if let Some(tag) = tags.get_mut(usize::from(slot_of(word.as_bytes())))
+            // By hand: it takes ten times as many words as there are slots.
+            let (mut word, mut first, mut left) = ([0; 8], 8, n);
+            while first == 8 || left > 0 && first > 0 {
+                first -= 1;
+                word[first] = b"0123456789abcdef"[left as usize % 16];
+                left /= 16;
+            }
+            let word = &word[first..];
+            if let Some(tag) = tags.get_mut(usize::from(slot_of(word)))
                 && tag.is_empty()
             {
-                *tag = word;
+                *tag = String::from_utf8_lossy(word).into_owned();
                 missing -= 1;
             }
             if missing == 0 {
@@ -100,6 +118,17 @@ mod tests {
         assert_eq!(slot_of(b"{user1000}.following"), slot_of(b"user1000"));
         assert_eq!(slot_of(b"foo{{bar}}zap"), slot_of(b"{bar"));
         assert_ne!(slot_of(b"foo{}{bar}"), slot_of(b"bar"));
+    }
+
+    #[test]
+    fn the_first_key_is_found_whatever_the_case_of_the_name() {
+        for (name, index) in super::ELSEWHERE {
+            assert_eq!(super::first_key_at(name), index);
+            assert_eq!(super::first_key_at(&name.to_ascii_lowercase()), index);
+        }
+        for name in [&b"SET"[..], b"XADD", b"evalx", b"BITCOUNT", b"LPUSH", b""] {
+            assert_eq!(super::first_key_at(name), 1);
+        }
     }
 
     #[test]

@@ -28,8 +28,11 @@ impl Applier {
         if self.context.task.target.cluster.is_none() {
             return self.send(batch, command, args, large, foreign);
         }
-        if commands::keys(args).next().is_some() {
-            self.refuse_database(command.db)?;
+        // Few have none.
+        if let Err(refused) = self.refuse_database(command.db)
+            && commands::keys(args).next().is_some()
+        {
+            return Err(refused);
         }
         match commands::by_slot(args, target::slot_of) {
             Slots::One => self.send(batch, command, args, large, foreign),

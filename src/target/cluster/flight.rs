@@ -97,7 +97,7 @@ impl Flight {
         let groups = self.groups.iter();
         groups
             .filter(|group| (group.atomic || group.depends) && is_late(group.slot))
-            .flat_map(|group| self.order.get(group.commands.clone()))
+            .flat_map(|group| self.order.get(group.commands()))
             .flatten()
             .copied()
             .collect()
@@ -145,13 +145,13 @@ impl Writer {
         let mut groups = std::mem::take(&mut flight.groups);
         groups.retain_mut(|group| {
             if self.parking.has(group.slot) {
-                let commands = flight.order.get(group.commands.clone()).unwrap_or_default();
+                let commands = flight.order.get(group.commands()).unwrap_or_default();
                 let taken = commands.partition_point(|n| (*n as usize) < parked_commands);
                 let newer = commands.get(taken..).unwrap_or_default();
                 self.parking.queue(group.slot, &flight, newer);
-                group.commands.end = group.commands.start + taken;
+                group.keep(taken);
             }
-            !group.commands.is_empty()
+            !group.commands().is_empty()
         });
         flight.groups = groups;
         self.send(flight, pings);

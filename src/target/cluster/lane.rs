@@ -45,6 +45,7 @@ pub(super) struct Lane {
     pub scanner: Scanner,
     /// What is being sent, or was and is not all answered.
     pub batch: Batch,
+    /// Of each command in the batch, in order.
     pub roles: Vec<Role>,
     pub answered: usize,
     /// The node.
@@ -102,13 +103,6 @@ impl Lane {
     pub fn words(&mut self, role: Role, words: &[&[u8]]) {
         self.batch.out.command(words.len(), None);
         words.iter().for_each(|word| self.batch.out.word(word));
-        self.roles.push(role);
-    }
-
-    /// The same of one that is encoded already.
-    #[inline]
-    pub fn encoded(&mut self, role: Role, pieces: &[&[u8]]) {
-        self.batch.out.encoded(pieces);
         self.roles.push(role);
     }
 

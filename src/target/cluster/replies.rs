@@ -14,8 +14,8 @@ use crate::target::failed::{self, Failed};
 use crate::target::writer::Notice;
 use crate::target::writer::missed::ANSWERS_MISSING;
 
-const OK: &[u8] = b"+OK\r\n";
-const QUEUED: &[u8] = b"+QUEUED\r\n";
+const OK: &[u8; 5] = b"+OK\r\n";
+const QUEUED: &[u8; 9] = b"+QUEUED\r\n";
 
 /// Whether an error says that nothing was executed, and that it may be later, or elsewhere.
 pub(super) fn is_for_now(error: &[u8]) -> bool {
@@ -57,13 +57,19 @@ impl Writer {
             };
             if lane.scanner.is_between() {
                 let usual = match lane.roles.get(lane.answered) {
-                    Some(Role::Plain(_) | Role::Multi) => OK,
-                    Some(Role::Queued(_) | Role::Position(_)) => QUEUED,
-                    _ => &[],
+                    Some(Role::Plain(_) | Role::Multi) if rest.first_chunk() == Some(OK) => {
+                        OK.len()
+                    }
+                    Some(Role::Queued(_) | Role::Position(_))
+                        if rest.first_chunk() == Some(QUEUED) =>
+                    {
+                        QUEUED.len()
+                    }
+                    _ => 0,
                 };
-                if !usual.is_empty() && rest.starts_with(usual) {
+                if usual > 0 {
                     lane.answered += 1;
-                    rest = rest.get(usual.len()..).unwrap_or_default();
+                    rest = rest.get(usual..).unwrap_or_default();
                     continue;
                 }
                 lane.scanner.note_zeros(watches);
@@ -172,7 +178,7 @@ impl Writer {
         let of_command = |n: u32| {
             let at = flight.order.iter().position(|command| *command == n)?;
             let mut groups = flight.groups.iter();
-            groups.position(|group| group.commands.contains(&at))
+            groups.position(|group| group.commands().contains(&at))
         };
         let group = match role {
             Role::Plain(n) | Role::Queued(n) => of_command(n),
@@ -192,7 +198,7 @@ impl Writer {
 
     /// How many positions a group's transaction stores.
     fn positions_of(&self, group: &Group) -> u64 {
-        u64::from(self.flow.is_some() && group.reaches.is_some())
+        u64::from(self.flow.is_some() && group.reaches().is_some())
     }
 
     /// Whether a group's transaction was executed, and there is nothing else to be learnt from its answer.
@@ -201,7 +207,7 @@ impl Writer {
         let Some(group) = flight.and_then(|flight| flight.groups.get(group as usize)) else {
             return false;
         };
-        let commands = group.commands.len() as u64;
+        let commands = group.commands().len() as u64;
         // The position answers 0 but for the first time.
         let tells_nothing = zero.is_none_or(|zero| zero >= commands);
         tells_nothing && self.dropped.is_empty() && commands + self.positions_of(group) == len
@@ -219,7 +225,7 @@ impl Writer {
             return Ok(());
         };
         let group = flight.groups.get(group as usize);
-        let commands = group.and_then(|group| flight.order.get(group.commands.clone()));
+        let commands = group.and_then(|group| flight.order.get(group.commands()));
         let commands: Vec<u32> = commands
             .unwrap_or_default()
             .iter()
@@ -395,7 +401,7 @@ impl Writer {
         for group in &flight.groups {
             let taken = flight.parked.get(&group.slot);
             if group.redirected {
-                let commands = flight.order.get(group.commands.clone()).unwrap_or_default();
+                let commands = flight.order.get(group.commands()).unwrap_or_default();
                 let was = flight.was(group.slot, self.applied());
                 self.parking.park(group.slot, &flight, commands, was);
                 fail_point::pass(Place::SlotParked);

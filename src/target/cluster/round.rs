@@ -27,30 +27,53 @@ pub(super) struct Item {
     pub tolerate: Tolerate,
 }
 
-/// A slot's commands of one batch.
+/// A slot's commands of one batch. There are many of them: kept small.
 #[derive(Debug, Clone)]
 pub(super) struct Group {
     pub slot: u16,
-    /// Where they are in the order of the flight.
-    pub commands: Range<usize>,
+    /// Where they begin in the order of the flight.
+    first: u32,
+    /// How many they are.
+    count: u32,
     /// Whether they are one transaction.
     pub atomic: bool,
     /// Whether any of them takes a value for granted.
     pub depends: bool,
     /// Whether any of them deletes a key.
     pub deletes: bool,
-    /// The position that goes with it.
-    pub reaches: Option<u64>,
+    /// The position that goes with it, or 0, before which nothing is.
+    reaches: u64,
     /// Nothing of its transaction was executed, and what was refused for good is taken out: it is to be sent again.
     pub again: bool,
     /// It was not executed, or not all of it: the slot is on the move.
     pub redirected: bool,
 }
 
-const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
-const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
+impl Group {
+    /// Where its commands are in the order of the flight.
+    #[inline]
+    pub fn commands(&self) -> Range<usize> {
+        let first = self.first as usize;
+        first..first + self.count as usize
+    }
 
-/// The command that stores a slot's position, encoded but for the slot and the position: there is one in every transaction.
+    /// Does without all commands but the first ones.
+    pub fn keep(&mut self, count: usize) {
+        self.count = self.count.min(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+
+    /// The position that goes with it.
+    #[inline]
+    pub fn reaches(&self) -> Option<u64> {
+        Some(self.reaches).filter(|reaches| *reaches > 0)
+    }
+}
+
+const MULTI: &[u8; 15] = b"*1\r\n$5\r\nMULTI\r\n";
+const EXEC: &[u8; 14] = b"*1\r\n$4\r\nEXEC\r\n";
+
+/// The command that stores a slot's position and ends the transaction, encoded but for the slot and the position: there
+/// is one in every transaction.
 #[derive(Debug)]
 pub(super) struct StoresPosition {
     /// All before the slot's tag, by the tag's length.
@@ -72,11 +95,11 @@ impl StoresPosition {
         }
     }
 
-    /// What stands behind the tag, for this position.
+    /// What stands behind the tag, for this position, and the `EXEC`.
     pub fn at(&self, position: u64) -> Vec<u8> {
         let text = position.to_string();
         let word = format!("${}\r\n{text}\r\n", text.len());
-        [&self.field, word.as_bytes()].concat()
+        [&self.field, word.as_bytes(), EXEC].concat()
     }
 
     /// The whole of it.
@@ -145,6 +168,11 @@ fn is(out: &Outgoing, n: usize, index: usize, expected: &[u8]) -> bool {
 
 /// The name, and the slot of the first key; `None` for a command without keys.
 pub(super) fn place(out: &Outgoing, n: usize) -> (&[u8], Option<u16>) {
+    if let Some((name, key)) = out.name_and_second(n)
+        && first_key_at(name) == 1
+    {
+        return (name, key.map(slot_of));
+    }
     let mut words = out.words(n);
     // It is no value, so it is in memory.
     let name = words.next().and_then(|word| word.in_memory());
@@ -163,7 +191,7 @@ impl Flight {
     /// Whether any is a sign of life.
     pub(super) fn sort(&mut self, flow: Option<&Flow>, groups: &mut GroupOf) -> bool {
         let mut pings = false;
-        let mut places: Vec<(usize, u32)> = Vec::with_capacity(self.out.commands());
+        let mut places: Vec<(u32, u32)> = Vec::with_capacity(self.out.commands());
         let mut items = self.items.iter().peekable();
         let mut kind = Kind::Record;
         for n in 0..self.out.commands() {
@@ -199,10 +227,10 @@ impl Flight {
                 group.depends |= matches!(repeats, Repeats::Elements | Repeats::Never);
                 // A key that is deleted and filled at once, such as the result of a SUNIONSTORE, is never seen to be gone.
                 group.atomic |= !is_safe || group.deletes && repeats == Repeats::Elements;
-                // How many there are, until all are known.
-                group.commands.end += 1;
+                group.count += 1;
             }
-            places.push((index, u32::try_from(n).unwrap_or(u32::MAX)));
+            let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            places.push((number(index), number(n)));
         }
         self.lay_out(&places);
         groups.forget(&self.groups);
@@ -213,14 +241,16 @@ impl Flight {
     fn group_of(&self, slot: u16) -> Group {
         Group {
             slot,
-            commands: 0..0,
+            first: 0,
+            count: 0,
             atomic: false,
             depends: false,
             deletes: false,
             reaches: match self.parked.get(&slot).map(|taken| taken.behind) {
                 Some(Behind::More(first)) => first,
                 Some(Behind::Nothing) | None => self.reaches,
-            },
+            }
+            .unwrap_or(0),
             again: true,
             redirected: false,
         }
@@ -228,20 +258,19 @@ impl Flight {
 
     /// Puts the commands in order, group by group. `places` says of each, in the order in which they were pushed, which
     /// group it is in.
-    fn lay_out(&mut self, places: &[(usize, u32)]) {
+    fn lay_out(&mut self, places: &[(u32, u32)]) {
         let mut start = 0;
         for group in &mut self.groups {
-            let count = group.commands.end;
-            group.commands = start..start;
-            start += count;
+            group.first = start;
+            start += std::mem::take(&mut group.count);
         }
         self.order = vec![0; places.len()];
         for (index, n) in places {
-            if let Some(group) = self.groups.get_mut(*index)
-                && let Some(place) = self.order.get_mut(group.commands.end)
+            if let Some(group) = self.groups.get_mut(*index as usize)
+                && let Some(place) = self.order.get_mut(group.commands().end)
             {
                 *place = *n;
-                group.commands.end += 1;
+                group.count += 1;
             }
         }
     }
@@ -322,7 +351,7 @@ impl Writer {
             if !std::mem::take(&mut group.again) {
                 continue;
             }
-            let commands = order.get(group.commands.clone()).unwrap_or_default();
+            let commands = order.get(group.commands()).unwrap_or_default();
             if !group.atomic {
                 for n in commands {
                     lane.batch.out.append(out, *n as usize);
@@ -330,21 +359,25 @@ impl Writer {
                 }
                 continue;
             }
-            lane.encoded(Role::Multi, &[MULTI]);
+            lane.roles.push(Role::Multi);
+            lane.batch.out.encoded_short(MULTI);
             for n in commands.iter().filter(|n| !self.dropped.contains(n)) {
                 lane.batch.out.append(out, *n as usize);
                 lane.roles.push(Role::Queued(*n));
             }
-            if let (Some(flow), Some(reaches)) = (&mut self.flow, group.reaches) {
+            if let (Some(flow), Some(reaches)) = (&mut self.flow, group.reaches()) {
                 // What the slot had already is not taken back.
                 let reaches = reaches.max(flow.known(group.slot).unwrap_or(0));
                 let other = (Some(reaches) != *of_most).then(|| flow.position.at(reaches));
                 let at = other.as_ref().unwrap_or(&at);
+                lane.roles.push(Role::Position(index));
                 let position = flow.position.of(group.slot, at);
-                lane.encoded(Role::Position(index), &position);
+                lane.batch.out.encoded(&position);
                 flow.positions.note(group.slot, reaches);
+            } else {
+                lane.batch.out.encoded_short(EXEC);
             }
-            lane.encoded(Role::Exec(index), &[EXEC]);
+            lane.roles.push(Role::Exec(index));
         }
     }
 
@@ -461,7 +494,8 @@ mod tests {
                 crate::target::outgoing::Piece::Bytes(bytes) => bytes.to_vec(),
                 other => panic!("{other:?}"),
             };
-            assert_eq!(bytes(&encoded), bytes(&expected), "slot {slot}");
+            let expected = [&bytes(&expected)[..], EXEC].concat();
+            assert_eq!(bytes(&encoded), expected, "slot {slot}");
         }
     }
 

@@ -84,12 +84,12 @@ impl Fence {
             nodes.belong_to(&fence).await?;
             fence.held(control, DOING).await?;
         }
-        let (withheld, members) = lists.read(control.addr(), fence.names())?;
+        let (addr, names) = (control.addr(), fence.names());
         Ok(Taken {
+            withheld: lists.withheld(addr, names)?,
+            members: lists.members(addr, names)?,
             fence,
             stored,
-            withheld,
-            members,
             reconcile,
             failed,
         })
@@ -179,26 +179,27 @@ async fn take_over(
 }
 
 impl Lists {
-    /// What the members stand for.
-    fn read(
-        &self,
-        addr: &str,
-        names: &Names,
-    ) -> Result<(Vec<Withheld>, Vec<(Withheld, i64)>), TargetError> {
-        let no_member = |key: &String| TargetError::Record {
-            addr: addr.to_owned(),
-            key: key.clone(),
-            what: "a member is not of the form <flow>:<database>:<key>".to_owned(),
-        };
+    /// The keys that are withheld.
+    fn withheld(&self, addr: &str, names: &Names) -> Result<Vec<Withheld>, TargetError> {
         let withheld = self.withheld.iter().map(|member| Withheld::read(member));
-        let withheld = withheld.collect::<Option<Vec<_>>>();
+        let withheld = withheld.collect::<Option<_>>();
+        withheld.ok_or_else(|| no_member(addr, &names.reread))
+    }
+
+    /// The keys of which members expire, and when.
+    fn members(&self, addr: &str, names: &Names) -> Result<Vec<(Withheld, i64)>, TargetError> {
         let members = self.members.iter();
         let members = members.map(|(member, at)| Some((Withheld::read(member)?, *at as i64)));
-        let members = members.collect::<Option<Vec<_>>>();
-        Ok((
-            withheld.ok_or_else(|| no_member(&names.reread))?,
-            members.ok_or_else(|| no_member(&names.members))?,
-        ))
+        let members = members.collect::<Option<_>>();
+        members.ok_or_else(|| no_member(addr, &names.members))
+    }
+}
+
+fn no_member(addr: &str, key: &str) -> TargetError {
+    TargetError::Record {
+        addr: addr.to_owned(),
+        key: key.to_owned(),
+        what: "a member is not of the form <flow>:<database>:<key>".to_owned(),
     }
 }
 

@@ -146,6 +146,9 @@ proptest! {
             let read: Vec<_> = out.words(n).map(|word| word.head(100)).collect();
             let expected: Vec<_> = words.iter().map(|(word, _)| word.clone()).collect();
             prop_assert_eq!(read, expected);
+            let second = words.get(1).map(|(word, _)| word.as_slice());
+            let told = out.is_in_memory().then_some((words[0].0.as_slice(), second));
+            prop_assert_eq!(out.name_and_second(n), told);
         }
     }
 }

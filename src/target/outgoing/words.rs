@@ -105,25 +105,26 @@ impl Outgoing {
         }
     }
 
+    /// The name of the `n`th command and the word behind it, if there is one; nothing if either is in a file.
+    pub fn name_and_second(&self, n: usize) -> Option<(&[u8], Option<&[u8]>)> {
+        let mut rest = self.in_one(n).filter(|_| self.parts.is_empty())?;
+        let count = sized(&mut rest)?;
+        let mut word = || {
+            let len = usize::try_from(sized(&mut rest)?).ok()?;
+            let word = rest.get(..len)?;
+            rest = rest.get(len.checked_add(2)?..)?;
+            Some(word)
+        };
+        let name = word()?;
+        Some((name, word().filter(|_| count > 1)))
+    }
+
     /// Reads `*<n>\r\n` or `$<n>\r\n`, which never stand in a file.
     fn header(&self, place: &mut Place) -> Option<u64> {
-        let digits = self.bytes.get(place.at.checked_add(1)?..)?;
-        let (mut number, mut count) = (0_u64, 0);
-        // Few: it is not worth looking for the end first.
-        for byte in digits {
-            match byte {
-                b'0'..=b'9' => {
-                    number = number
-                        .checked_mul(10)?
-                        .checked_add(u64::from(byte - b'0'))?;
-                    count += 1;
-                }
-                _ => break,
-            }
-        }
-        // The sigil, the digits, CR LF.
-        place.at += count + 3;
-        (count > 0).then_some(number)
+        let mut rest = self.bytes.get(place.at..)?;
+        let number = sized(&mut rest)?;
+        place.at = self.bytes.len() - rest.len();
+        Some(number)
     }
 
     fn skip(&self, mut place: Place, mut count: u64) -> Place {
@@ -138,6 +139,27 @@ impl Outgoing {
         }
         place
     }
+}
+
+/// Reads `*<n>\r\n` or `$<n>\r\n`.
+#[inline]
+fn sized(rest: &mut &[u8]) -> Option<u64> {
+    let (mut number, mut count) = (0_u64, 0);
+    // Few: it is not worth looking for the end first.
+    for byte in rest.get(1..)? {
+        match byte {
+            b'0'..=b'9' => {
+                number = number
+                    .checked_mul(10)?
+                    .checked_add(u64::from(byte - b'0'))?;
+                count += 1;
+            }
+            _ => break,
+        }
+    }
+    // The sigil, the digits, CR LF.
+    *rest = rest.get(count + 3..).filter(|_| count > 0)?;
+    Some(number)
 }
 
 impl<'a> Word<'a> {
