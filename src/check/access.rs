@@ -107,10 +107,7 @@ impl Access {
             abilities: Abilities {
                 sizes: true,
                 expiry_times: true,
-                reads: match server.side {
-                    Side::Source => Reads::ByType,
-                    Side::Target => Reads::ByPayload,
-                },
+                reads: Reads::ByPayload,
                 field_expiry: FieldExpiry::Untold,
             },
             pace,
@@ -132,6 +129,9 @@ impl Access {
         access
             .link
             .queue(&[b"HPEXPIRETIME", b"df2redis:", b"FIELDS", b"1", b"f"]);
+        if access.side() == Side::Source {
+            access.link.queue(&[b"INFO", b"server"]);
+        }
         access.send().await?;
         // Refused to many users, and worth nothing but a name in a list.
         let named = access.link.head().await?;
@@ -148,21 +148,14 @@ impl Access {
             }
             Some(_) => FieldExpiry::Untold,
         };
-        if access.side() == Side::Source && access.is_redis().await? {
-            access.abilities.reads = Reads::ByPayload;
+        if access.side() == Side::Source && !is_redis(&access.link.text("INFO").await?) {
+            access.abilities.reads = Reads::ByType;
         }
         Ok(access)
     }
 
     async fn is_answered(&mut self) -> Result<bool, CheckError> {
         Ok(self.refusal().await?.is_none())
-    }
-
-    /// Whether a source is none that this program replicates, but one like the targets.
-    async fn is_redis(&mut self) -> Result<bool, CheckError> {
-        let about = self.info("server").await?;
-        let told = |name| about.lines().any(|line| line.starts_with(name));
-        Ok(told("redis_version:") && !told("dragonfly_version:"))
     }
 
     /// With what words a question was not answered; none if it was.
@@ -374,6 +367,13 @@ impl Access {
         let info = self.info("keyspace").await?;
         Ok(info.lines().filter_map(database).collect())
     }
+}
+
+/// Whether a server, by what it says of itself, is none that this program replicates, but one like the targets.
+fn is_redis(about: &[u8]) -> bool {
+    let about = String::from_utf8_lossy(about);
+    let told = |name| about.lines().any(|line| line.starts_with(name));
+    told("redis_version:") && !told("dragonfly_version:")
 }
 
 /// Whether a node of a cluster says that it does not have the key.

@@ -350,14 +350,13 @@ async fn values<K: AsRef<[u8]>>(
     known: Known<'_>,
     sizes: Sizes,
 ) -> Result<Vec<Found>, CheckError> {
-    let typed = access.abilities.reads == Reads::ByType;
-    let told = match known {
-        Known::Nothing if typed => kinds(access, db, keys).await?,
-        _ => Vec::new(),
-    };
-    let known = match known {
-        Known::Nothing if typed => Known::Kinds(&told),
-        known => known,
+    let told;
+    let known = match (known, access.abilities.reads) {
+        (Known::Nothing, Reads::ByType) => {
+            told = kinds(access, db, keys).await?;
+            Known::Kinds(&told)
+        }
+        (known, _) => known,
     };
     let mut found = glances(access, db, keys, known, sizes).await?;
     let left: Vec<usize> = (0..keys.len())
@@ -365,15 +364,16 @@ async fn values<K: AsRef<[u8]>>(
         .collect();
     let at = |at: &usize| keys.get(*at).map(AsRef::as_ref);
     let keys: Vec<&[u8]> = left.iter().filter_map(at).collect();
-    let read = match (typed, known) {
-        (false, _) => payloads(access, db, &keys, sizes).await?,
-        (true, Known::Kinds(kinds)) => {
-            let kinds = left.iter().filter_map(|at| kinds.get(*at).cloned());
-            let kinds: Vec<_> = kinds.collect();
-            typed::values(access, db, &keys, &kinds, sizes).await?
-        }
-        (true, Known::Nothing | Known::Strings) => {
-            let kinds = kinds(access, db, &keys).await?;
+    let read = match access.abilities.reads {
+        Reads::ByPayload => payloads(access, db, &keys, sizes).await?,
+        Reads::ByType => {
+            let kinds: Vec<_> = match known {
+                Known::Kinds(kinds) => {
+                    let kinds = left.iter().filter_map(|at| kinds.get(*at).cloned());
+                    kinds.collect()
+                }
+                Known::Nothing | Known::Strings => kinds(access, db, &keys).await?,
+            };
             typed::values(access, db, &keys, &kinds, sizes).await?
         }
     };

@@ -5,8 +5,11 @@
 //! Facts: the Redis serialization protocol specification, versions 2 and 3, without the streamed
 //!   types, which no release sends.
 
-/// Bytes of a short line.
-const SHORT: usize = 16;
+/// The answer to nearly every command.
+pub const OK: &[u8; 5] = b"+OK\r\n";
+/// The answer to one in a transaction.
+pub const QUEUED: &[u8; 9] = b"+QUEUED\r\n";
+
 /// Bytes kept of one line or error; an error text that is longer is cut.
 const LINE: usize = 512;
 /// Bytes of element errors kept for one reply; past them, errors are kept without their text.
@@ -181,9 +184,7 @@ impl Scanner {
     }
 
     fn take_line(&mut self, rest: &mut &[u8]) -> Result<Option<Reply>, Garbage> {
-        // Most lines are too short for more than a look at each byte.
-        let near = rest.iter().take(SHORT).position(|byte| *byte == b'\n');
-        let (taken, ended) = match near.or_else(|| memchr::memchr(b'\n', rest)) {
+        let (taken, ended) = match memchr::memchr(b'\n', rest) {
             Some(end) => (end, true),
             None => (rest.len(), false),
         };
@@ -389,7 +390,7 @@ fn usual(bytes: &[u8]) -> Option<(usize, bool)> {
     /// The greatest integer has one more.
     const DIGITS: usize = 18;
     let Some(text) = bytes.strip_prefix(b":") else {
-        return bytes.starts_with(b"+OK\r\n").then_some((5, false));
+        return bytes.starts_with(OK).then_some((OK.len(), false));
     };
     let mut is_zero = true;
     for (count, byte) in text.iter().take(DIGITS + 1).enumerate() {

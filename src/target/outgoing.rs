@@ -141,16 +141,7 @@ impl Outgoing {
         self.bytes.get(start.at..end).filter(|_| whole)
     }
 
-    /// Appends a command of our own that is encoded already, of a length that is known where this is compiled.
-    #[inline]
-    pub fn encoded_short<const LEN: usize>(&mut self, bytes: &[u8; LEN]) {
-        self.assert_finished();
-        let start = Start::new(self.bytes.len(), self.parts.len(), None);
-        self.commands.push(start);
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    /// Appends a command of our own that is encoded already, in pieces; or several at once, which then count as one.
+    /// Appends a command of our own that is encoded already, in pieces.
     #[inline]
     pub fn encoded(&mut self, pieces: &[&[u8]]) {
         self.assert_finished();
@@ -331,11 +322,6 @@ impl Outgoing {
 
     /// Appends the `n`th command of another one, as it is.
     pub fn append(&mut self, other: &Self, n: usize) {
-        if let Some(bytes) = other.in_one(n).filter(|_| other.parts.is_empty()) {
-            let start = Start::new(self.bytes.len(), self.parts.len(), other.lsn(n));
-            self.commands.push(start);
-            return self.bytes.extend_from_slice(bytes);
-        }
         self.assert_finished();
         let Some(start) = other.commands.get(n).copied() else {
             return;

@@ -2,6 +2,7 @@
 //!
 //! Facts: the Redis Cluster specification: CRC16 (XMODEM) of the hash tag or key, modulo 16384.
 
+use std::fmt::Write;
 use std::sync::LazyLock;
 
 /// Slots of every cluster.
@@ -82,19 +83,15 @@ pub fn tag_of(slot: u16) -> &'static str {
     static TAGS: LazyLock<Vec<String>> = LazyLock::new(|| {
         let mut tags = vec![String::new(); usize::from(SLOTS)];
         let mut missing = tags.len();
+        let mut word = String::new();
         for n in 0_u32.. {
-            // By hand: it takes ten times as many words as there are slots.
-            let (mut word, mut first, mut left) = ([0; 8], 8, n);
-            while first == 8 || left > 0 && first > 0 {
-                first -= 1;
-                word[first] = b"0123456789abcdef"[left as usize % 16];
-                left /= 16;
-            }
-            let word = &word[first..];
-            if let Some(tag) = tags.get_mut(usize::from(slot_of(word)))
+            // One for all: it takes ten times as many words as there are slots. A string takes all of it.
+            word.clear();
+            let _ = write!(word, "{n:x}");
+            if let Some(tag) = tags.get_mut(usize::from(slot_of(word.as_bytes())))
                 && tag.is_empty()
             {
-                *tag = String::from_utf8_lossy(word).into_owned();
+                tag.clone_from(&word);
                 missing -= 1;
             }
             if missing == 0 {

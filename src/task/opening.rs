@@ -248,24 +248,23 @@ impl Ends {
         let reconcile = prepare_snapshot(setup, &mut self.control, fence, ownership).await?;
         setup.copies_all.store(false, Ordering::Relaxed);
         fail_point::pass(Place::FullSyncRecorded);
-        Ok(Left {
-            withheld: Vec::new(),
-            members: Vec::new(),
-            reconcile,
-        })
+        Ok(Left::only(reconcile))
     }
 }
 
 impl Left {
-    /// The fence, and what was found with it.
-    fn of(taken: Option<Taken>) -> (Option<Fence>, Self) {
-        let nothing = Self {
+    fn only(reconcile: Reconcile) -> Self {
+        Self {
             withheld: Vec::new(),
             members: Vec::new(),
-            reconcile: Reconcile::Nothing,
-        };
+            reconcile,
+        }
+    }
+
+    /// The fence, and what was found with it.
+    fn of(taken: Option<Taken>) -> (Option<Fence>, Self) {
         let Some(taken) = taken else {
-            return (None, nothing);
+            return (None, Self::only(Reconcile::Nothing));
         };
         let left = Self {
             withheld: taken.withheld,

@@ -106,6 +106,13 @@ impl Lane {
         self.roles.push(role);
     }
 
+    /// The same of one that is encoded already.
+    #[inline]
+    pub fn encoded(&mut self, role: Role, pieces: &[&[u8]]) {
+        self.batch.out.encoded(pieces);
+        self.roles.push(role);
+    }
+
     /// Begins to send what it was filled with.
     pub fn start(&mut self) {
         if self.roles.is_empty() {

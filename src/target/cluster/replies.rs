@@ -5,7 +5,7 @@ use super::parked::Behind;
 use super::round::{Group, Repeats, place, repeats};
 use super::writer::Writer;
 use crate::fail_point::{self, Place};
-use crate::resp::Reply;
+use crate::resp::{OK, QUEUED, Reply};
 use crate::target::Tolerate;
 use crate::target::answer::Refusal;
 use crate::target::dead_letter::ErrorPolicy;
@@ -13,9 +13,6 @@ use crate::target::error::TargetError;
 use crate::target::failed::{self, Failed};
 use crate::target::writer::Notice;
 use crate::target::writer::missed::ANSWERS_MISSING;
-
-const OK: &[u8; 5] = b"+OK\r\n";
-const QUEUED: &[u8; 9] = b"+QUEUED\r\n";
 
 /// Whether an error says that nothing was executed, and that it may be later, or elsewhere.
 pub(super) fn is_for_now(error: &[u8]) -> bool {

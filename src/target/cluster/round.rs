@@ -69,11 +69,10 @@ impl Group {
     }
 }
 
-const MULTI: &[u8; 15] = b"*1\r\n$5\r\nMULTI\r\n";
-const EXEC: &[u8; 14] = b"*1\r\n$4\r\nEXEC\r\n";
+const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
+const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
 
-/// The command that stores a slot's position and ends the transaction, encoded but for the slot and the position: there
-/// is one in every transaction.
+/// The command that stores a slot's position, encoded but for the slot and the position: there is one in every transaction.
 #[derive(Debug)]
 pub(super) struct StoresPosition {
     /// All before the slot's tag, by the tag's length.
@@ -95,11 +94,11 @@ impl StoresPosition {
         }
     }
 
-    /// What stands behind the tag, for this position, and the `EXEC`.
+    /// What stands behind the tag, for this position.
     pub fn at(&self, position: u64) -> Vec<u8> {
         let text = position.to_string();
         let word = format!("${}\r\n{text}\r\n", text.len());
-        [&self.field, word.as_bytes(), EXEC].concat()
+        [&self.field, word.as_bytes()].concat()
     }
 
     /// The whole of it.
@@ -359,8 +358,7 @@ impl Writer {
                 }
                 continue;
             }
-            lane.roles.push(Role::Multi);
-            lane.batch.out.encoded_short(MULTI);
+            lane.encoded(Role::Multi, &[MULTI]);
             for n in commands.iter().filter(|n| !self.dropped.contains(n)) {
                 lane.batch.out.append(out, *n as usize);
                 lane.roles.push(Role::Queued(*n));
@@ -370,14 +368,11 @@ impl Writer {
                 let reaches = reaches.max(flow.known(group.slot).unwrap_or(0));
                 let other = (Some(reaches) != *of_most).then(|| flow.position.at(reaches));
                 let at = other.as_ref().unwrap_or(&at);
-                lane.roles.push(Role::Position(index));
                 let position = flow.position.of(group.slot, at);
-                lane.batch.out.encoded(&position);
+                lane.encoded(Role::Position(index), &position);
                 flow.positions.note(group.slot, reaches);
-            } else {
-                lane.batch.out.encoded_short(EXEC);
             }
-            lane.roles.push(Role::Exec(index));
+            lane.encoded(Role::Exec(index), &[EXEC]);
         }
     }
 
@@ -494,8 +489,7 @@ mod tests {
                 crate::target::outgoing::Piece::Bytes(bytes) => bytes.to_vec(),
                 other => panic!("{other:?}"),
             };
-            let expected = [&bytes(&expected)[..], EXEC].concat();
-            assert_eq!(bytes(&encoded), expected, "slot {slot}");
+            assert_eq!(bytes(&encoded), bytes(&expected), "slot {slot}");
         }
     }
 

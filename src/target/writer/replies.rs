@@ -7,12 +7,10 @@ use super::refused::{Refused, Site};
 use super::retry::Trouble;
 use super::{Notice, SPARE, Writer};
 use crate::fail_point::{self, Place};
-use crate::resp::{ElementError, Reply};
+use crate::resp::{ElementError, OK, QUEUED, Reply};
 use crate::target::answer::Refusal;
 use crate::target::error::TargetError;
 
-const OK: &[u8] = b"+OK\r\n";
-const QUEUED: &[u8] = b"+QUEUED\r\n";
 /// Bytes kept of what the fence or a position holds: more than any of them has.
 const KEPT: usize = 256;
 
