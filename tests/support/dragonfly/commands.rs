@@ -68,7 +68,7 @@ impl<'a> Peer<'a> {
 
     /// What to call it in a violation; `None` for an ordinary connection.
     #[must_use]
-    pub fn role(&self) -> Option<String> {
+    fn role(&self) -> Option<String> {
         match self.role {
             Role::Ordinary => None,
             Role::Control(session) => Some(format!("the control connection of SYNC{session}")),
@@ -80,6 +80,21 @@ impl<'a> Peer<'a> {
     #[must_use]
     pub fn quits(&self) -> bool {
         self.quit
+    }
+
+    /// The connection ended in a reset. That is held against the replica only while its session lives, so that none of
+    /// it comes after whoever waits for the session's end.
+    pub fn reset(&self) {
+        let (Role::Control(session) | Role::Flow { session, .. }) = self.role else {
+            return;
+        };
+        let sessions = self.hub.sessions();
+        if let Some(role) = self.role()
+            && sessions.live.contains_key(&session)
+        {
+            let how = "ended in a reset instead of in order";
+            self.hub.violation(format!("{role} {how}"));
+        }
     }
 
     /// The connection is over: so is its session.

@@ -77,9 +77,8 @@ pub fn serve(hub: &Arc<Hub>, conn: &Arc<Conn>) {
     if let Err(error) = ended
         && error.kind() == io::ErrorKind::ConnectionReset
         && !conn.closing()
-        && let Some(role) = peer.role()
     {
-        hub.violation(format!("{role} ended in a reset instead of in order"));
+        peer.reset();
     }
     peer.gone();
     conn.close();
