@@ -1,4 +1,4 @@
-//! Places at which a test has the process die, as by `kill -9`.
+//! Places at which a test has the process die, as by `kill -9`, and limits that it sets so low that they are reached.
 //!
 //! Armed with a place and a number in [`DIE_AT`], such as `transaction_sent 3`, the process ends itself at the third
 //! pass of that place, counted from its start. A place that is passed while nothing is armed costs one load.
@@ -171,12 +171,35 @@ pub fn pass(place: Place) {
     let _ = place;
 }
 
+/// The environment variable with the number of keys that a flow withholds at most.
+#[cfg(debug_assertions)]
+pub const MOST_WITHHELD: &str = "DF2REDIS_MOST_WITHHELD";
+
+/// How many keys a flow withholds at most: `usual`, unless the environment says otherwise.
+#[inline(always)]
+pub fn most_withheld(usual: usize) -> usize {
+    #[cfg(debug_assertions)]
+    return armed::most_withheld(usual);
+    #[cfg(not(debug_assertions))]
+    usual
+}
+
 #[cfg(debug_assertions)]
 mod armed {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use super::{DIE_AT, Place};
+    use super::{DIE_AT, MOST_WITHHELD, Place};
+
+    static MOST: OnceLock<Option<usize>> = OnceLock::new();
+
+    pub(super) fn most_withheld(usual: usize) -> usize {
+        let read = || {
+            let text = std::env::var(MOST_WITHHELD).ok()?;
+            Some(text.parse().expect("a number of keys"))
+        };
+        MOST.get_or_init(read).unwrap_or(usual)
+    }
 
     static ARMED: OnceLock<Option<(Place, u64)>> = OnceLock::new();
     static PASSED: AtomicU64 = AtomicU64::new(0);

@@ -12,6 +12,9 @@
 //! Which flow owns a key is what [`Ghosts`](super::ghosts::Ghosts) have seen; as long as they are not certain the key is
 //! counted, and stays as it is.
 //!
+//! Where a full sync had more keys to read again than a flow can withhold, the rest may differ by what is known already.
+//! Then the next pass does not go at its leisure, and what it leaves no doubt about is no longer counted as unverified.
+//!
 //! Replication comes first: the walk stands still while the task does not follow writes, while the target is behind,
 //! while many keys are withheld, and until keys that the source deleted before a full sync are removed.
 //!
@@ -58,6 +61,9 @@ const BEHIND_MS: u64 = 1_000;
 
 /// While more keys are withheld the walk stands still: they are read one after the other.
 const WITHHELD: u64 = 1_000;
+
+/// Keys in a second, at least, where some are known to be unverified: what `check` has a source bear all the time.
+const HURRIED: u32 = 20_000;
 
 /// Keys repaired together.
 const AT_ONCE: usize = 64;
@@ -206,18 +212,31 @@ impl Auditing {
     async fn pass_after_pass(&self, mut going: watch::Receiver<bool>) {
         let mut again = AGAIN;
         let mut left = Left::default();
+        let unverified = &self.context.status.unverified;
+        let mut hurried = 0;
         loop {
             // Whoever says so lives as long as this.
             let _ = going.wait_for(|going| *going).await;
             let began = Instant::now();
+            let doubts = unverified.load(Ordering::Relaxed);
+            // A pass that has not cleared them up has done so for all that can be.
+            let rate = match doubts > hurried {
+                true => self.rate().max(HURRIED),
+                false => self.rate(),
+            };
             let mut findings = Findings {
                 before: std::mem::take(&mut left),
                 ..Findings::default()
             };
-            match self.pass(&going, &mut findings).await {
+            match self.pass(rate, &going, &mut findings).await {
                 Ok(outcome) => {
                     again = AGAIN;
                     self.passed(&outcome, &findings, began.elapsed());
+                    hurried = doubts;
+                    if findings.has_settled_all(&outcome) {
+                        unverified.fetch_sub(doubts, Ordering::Relaxed);
+                        hurried = 0;
+                    }
                     left = findings.left;
                     sleep(PAUSE).await;
                 }
@@ -234,16 +253,21 @@ impl Auditing {
         }
     }
 
-    /// Looks at every key once.
+    fn rate(&self) -> u32 {
+        self.context.task.audit.keys_per_second
+    }
+
+    /// Looks at every key once, at so many in a second.
     async fn pass(
         &self,
+        rate: u32,
         going: &watch::Receiver<bool>,
         findings: &mut Findings,
     ) -> Result<Outcome, PassError> {
         let (differences, mut found) = mpsc::channel(AT_ONCE);
         let progress = Arc::new(Progress::default());
         self.reporter.pass_begins(progress.clone());
-        let settings = self.settings(going, differences);
+        let settings = self.settings(rate, going, differences);
         let (_runs, stop) = watch::channel(Stop::Run);
         let comparing = async move {
             // With the settings goes the last of those who tell of differences.
@@ -265,6 +289,7 @@ impl Auditing {
 
     fn settings(
         &self,
+        keys_per_second: u32,
         going: &watch::Receiver<bool>,
         differences: mpsc::Sender<Difference>,
     ) -> check::Settings {
@@ -276,7 +301,7 @@ impl Auditing {
         }
         settings.differences = Some(differences);
         settings.audit = Some(check::Audit {
-            keys_per_second: context.task.audit.keys_per_second,
+            keys_per_second,
             may_go: going.clone(),
         });
         settings
@@ -428,6 +453,11 @@ impl Findings {
     /// How many keys of the task a pass has seen.
     fn keys(&self, outcome: &Outcome) -> u64 {
         outcome.tally.keys().saturating_sub(self.foreign)
+    }
+
+    /// Whether nothing is left of which it is not known whether it differs, or that differs.
+    fn has_settled_all(&self, outcome: &Outcome) -> bool {
+        outcome.tally.open() == 0 && self.left == Left::default() && self.extra_bytes <= EXTRA
     }
 
     fn put_aside(&mut self, flow: u32, place: Place) {

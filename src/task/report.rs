@@ -68,7 +68,8 @@ pub struct Report {
     pub scheduled: u64,
     /// Keys that were read again and written, of this session.
     pub reread: u64,
-    /// Keys that may differ, since there were too many to be read again, of this session.
+    /// Keys that may differ, since there were too many to be read again, of this session; until the audit has compared
+    /// all keys.
     pub unverified: u64,
     /// Slots of a target that is a cluster that are on the move, so that their entries wait and no others, at this
     /// moment.

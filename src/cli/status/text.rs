@@ -170,7 +170,10 @@ fn withheld(lines: &mut Lines, report: &Report) {
     }
     if report.unverified > 0 {
         let unverified = HumanCount(report.unverified);
-        let _ = write!(text, ", {unverified} too many to be read: they may differ");
+        let _ = write!(
+            text,
+            ", {unverified} too many to be read: they may differ until the audit has compared them"
+        );
     }
     lines.row("reread", &text);
 }

@@ -20,7 +20,7 @@ use crate::task::error::TaskError;
 
 /// Keys withheld by one flow: they take memory, and each has to be read. Where there would be more, everything is copied.
 /// A session that has just done that, and has not caught up yet, would only come here again: it applies what comes after
-/// them as it comes, and counts it.
+/// them as it comes, and counts it. The audit then compares everything without delay.
 const MOST: usize = 200_000;
 
 impl Applier {
@@ -128,7 +128,7 @@ impl Applier {
 
     /// From now on nothing is applied to a key before it was read again.
     pub(in crate::task) fn withhold(&mut self, db: u32, key: &[u8], since: u64) {
-        if self.list.len() >= MOST && !self.list.has(db, key) {
+        if self.list.len() >= fail_point::most_withheld(MOST) && !self.list.has(db, key) {
             let status = &self.context.status;
             let has_copied = !self.context.expiring.is_empty();
             if self.next.is_none() || has_copied && !status.caught_up.load(Ordering::Relaxed) {
