@@ -35,7 +35,7 @@ impl Reached {
                     && lsns.len() == self.lsns.len()
                     && lsns.iter().zip(&self.lsns).all(|(at, to)| at >= to)
             }
-            Stored::Nothing | Stored::Snapshot | Stored::Damaged { .. } => false,
+            _ => false,
         }
     }
 }

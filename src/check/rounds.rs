@@ -87,7 +87,7 @@ impl Rounds {
             return Ok(Method::Persistence("the task keeps no positions"));
         };
         let (replication_id, lsns) = match stored {
-            Stored::Snapshot => return Ok(Method::FullSync),
+            Stored::Snapshot | Stored::Copied { .. } => return Ok(Method::FullSync),
             Stored::Nothing => {
                 return Ok(Method::Persistence(
                     "the target holds no positions of the task",

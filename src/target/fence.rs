@@ -19,7 +19,7 @@ mod taking;
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, PoisonError};
+use std::sync::{Arc, LazyLock};
 
 use redis::{Value, cmd};
 
@@ -99,11 +99,13 @@ impl Fence {
     }
 
     /// Records that a full sync begins: whoever starts before it has finished begins another one. Stored positions
-    /// and failed entries are forgotten, since what they are about is copied anew. `reconcile` says whether keys are
-    /// there that the source may not have. Comes before the writers.
+    /// and failed entries are forgotten, since what they are about is copied anew. `of` is the master's replication id
+    /// and its number of flows, where one is reached already. `reconcile` says whether keys are there that the source
+    /// may not have. Comes before the writers.
     pub async fn begin_snapshot(
         &self,
         control: &mut Control,
+        of: Option<(&str, u32)>,
         reconcile: bool,
         now_ms: i64,
     ) -> Result<(), TargetError> {
@@ -114,7 +116,10 @@ impl Fence {
         list.arg(&names.position);
         let fields: Vec<Vec<u8>> = control.ask("reading the record's fields", &list).await?;
         let mut forget = cmd("HDEL");
-        forget.arg(&names.position).arg("replid").arg("flows");
+        forget
+            .arg(&names.position)
+            .arg(position::REPLID)
+            .arg("flows");
         let positions = fields
             .iter()
             .filter(|field| field.starts_with(LSN.as_bytes()));
@@ -127,6 +132,11 @@ impl Fence {
             .arg(position::PHASE)
             .arg("snapshot");
         phase.arg("updated_ms").arg(now_ms);
+        if let Some((replication_id, flows)) = of {
+            for (name, text) in position::origin_fields(replication_id, flows) {
+                phase.arg(name).arg(text);
+            }
+        }
         match reconcile {
             true => phase.arg(position::RECONCILE).arg(Reconcile::Due.name()),
             false => forget.arg(position::RECONCILE),
@@ -140,10 +150,7 @@ impl Fence {
                 let keys = clustered.keys.iter();
                 let unlink: Vec<_> = keys.map(|key| cmd("UNLINK").arg(key).take()).collect();
                 self.each(control, DOING, &unlink).await?;
-                *clustered
-                    .epoch
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner) = epoch;
+                clustered.begin(epoch);
             }
         }
         self.write(control, DOING, &[forget, phase, settled])

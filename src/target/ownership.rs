@@ -13,7 +13,7 @@ use super::control::Control;
 use super::error::TargetError;
 use super::fence::{Fence, Passed};
 use super::outgoing::Outgoing;
-use super::position::{FORMAT, Names, PHASE, POSITIONS, foreign_member};
+use super::position::{FORMAT, Names, PHASE, POSITIONS, REPLID, foreign_member};
 use super::settings::Settings;
 use super::slot::{SLOTS, slot_of, tag_of};
 use super::walk::Scan;
@@ -385,6 +385,7 @@ impl Ownership {
         // In the same command: positions under another claim must not outlive the old one.
         if !self.same_mapping && !self.first {
             fields.push((PHASE, "snapshot"));
+            fields.push((REPLID, ""));
         }
         self.write(control, &fields).await
     }

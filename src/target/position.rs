@@ -34,14 +34,15 @@
 //!  updated_ms                                 when a process last wrote one of these fields
 //!  phase                                      claimed | snapshot | stable
 //!  reconcile                                  due | approved: keys may be there that the source deleted
-//!  replid                                     the master's replication id        ┐
-//!  flows                                      number of flows                    ├ with phase stable
-//!  lsn:<flow>                                 position: the LSN of the next entry ┘
+//!  replid                                     the master's replication id
+//!  flows                                      number of flows
+//!  lsn:<flow>                                 position: the LSN of the next entry
 //! ```
 //!
 //! Invariants: `lsn:<flow>` moves in the transaction of the writes it covers, and never otherwise but at a
-//!   flush, where all move at once. A flow may store its position before the phase is `stable`; it counts only then.
-//!   When a full sync begins, `replid`, `flows` and all `lsn:` are removed with the change of phase.
+//!   flush, where all move at once. A flow stores its first one with the end of its snapshot, when the phase is not yet
+//!   `stable`; a start goes by it only when it is. When a full sync begins, all `lsn:` are removed with the change of
+//!   phase, and `replid` and `flows` are those of this full sync.
 
 use std::collections::HashMap;
 
@@ -58,6 +59,8 @@ pub(super) const POSITIONS: &str = "df2redis:position:";
 pub(super) const FORMAT: &str = "1";
 /// The field with the phase, which is there from the first full sync on.
 pub(super) const PHASE: &str = "phase";
+/// The field with the master's replication id; positions of none mean nothing.
+pub(super) const REPLID: &str = "replid";
 /// The field that says that keys may be there which the source deleted before the last full sync.
 pub const RECONCILE: &str = "reconcile";
 /// The field that tells one full sync of a cluster from another: stamps and positions of slots belong to one.
@@ -157,6 +160,14 @@ pub enum Stored {
     Nothing,
     /// A full sync was begun and did not finish: another one follows.
     Snapshot,
+    /// The same, but that it brought everything: only that stable sync has begun is not recorded. Who saw this full sync
+    /// end may record it still; to others it is [`Snapshot`](Self::Snapshot).
+    Copied {
+        /// The master's replication id.
+        replication_id: String,
+        /// By flow: the LSN of the next entry.
+        lsns: Vec<u64>,
+    },
     /// Stable sync: the target holds every entry before these positions, and none after.
     Stable {
         /// The master's replication id; positions of another one mean nothing.
@@ -249,8 +260,14 @@ impl Stored {
         }
         Ok(match text(PHASE) {
             None | Some("claimed") => Self::Nothing,
-            Some("snapshot") => Self::Snapshot,
-            Some("stable") => match (text("replid"), lsns(fields)) {
+            Some("snapshot") => match (text(REPLID), lsns(fields)) {
+                (Some(replid), Some(lsns)) if !replid.is_empty() => Self::Copied {
+                    replication_id: replid.to_owned(),
+                    lsns,
+                },
+                _ => Self::Snapshot,
+            },
+            Some("stable") => match (text(REPLID), lsns(fields)) {
                 (Some(replid), Some(lsns)) if !replid.is_empty() => Self::Stable {
                     replication_id: replid.to_owned(),
                     lsns,
@@ -269,13 +286,18 @@ impl Stored {
     }
 }
 
-/// The fields that say that stable sync has begun, besides the positions.
-pub(super) fn stable_fields(replication_id: &str, flows: u32) -> [(&'static str, String); 3] {
+/// The fields that say which master's positions there are, and of how many flows.
+pub(super) fn origin_fields(replication_id: &str, flows: u32) -> [(&'static str, String); 2] {
     [
-        (PHASE, "stable".to_owned()),
-        ("replid", replication_id.to_owned()),
+        (REPLID, replication_id.to_owned()),
         ("flows", flows.to_string()),
     ]
+}
+
+/// The fields that say that stable sync has begun, besides the positions.
+pub(super) fn stable_fields(replication_id: &str, flows: u32) -> [(&'static str, String); 3] {
+    let [replid, flows] = origin_fields(replication_id, flows);
+    [(PHASE, "stable".to_owned()), replid, flows]
 }
 
 /// Most flows whose positions are looked for in stamps: a Dragonfly has no more shards than this.
@@ -321,7 +343,13 @@ mod tests {
         let mut fields = record("abc", &[7, 8]);
         for (phase, stored) in [
             ("claimed", Stored::Nothing),
-            ("snapshot", Stored::Snapshot),
+            (
+                "snapshot",
+                Stored::Copied {
+                    replication_id: "abc".to_owned(),
+                    lsns: vec![7, 8],
+                },
+            ),
             (
                 "else",
                 Stored::Damaged {

@@ -245,7 +245,7 @@ impl Ends {
     ) -> Result<Left, TaskError> {
         expect_keys(setup, &mut self.monitor, status).await?;
         fail_point::pass(Place::FullSyncRecord);
-        let reconcile = prepare_snapshot(setup, &mut self.control, fence, ownership).await?;
+        let reconcile = prepare_snapshot(setup, self, fence, ownership).await?;
         setup.copies_all.store(false, Ordering::Relaxed);
         fail_point::pass(Place::FullSyncRecorded);
         Ok(Left::only(reconcile))
@@ -302,16 +302,23 @@ fn began(setup: &Setup<'_>, begun: &Begun, status: &Arc<Status>) {
 /// Makes the target ready for a full sync, and says what will be left to do about keys that are older than it.
 async fn prepare_snapshot(
     setup: &Setup<'_>,
-    control: &mut Control,
+    ends: &mut Ends,
     fence: Option<&Fence>,
     ownership: &Ownership,
 ) -> Result<Reconcile, TaskError> {
+    let Ends {
+        control, master, ..
+    } = ends;
     let may_have = !ownership.is_first() || setup.task.target.exclusive;
     let has_keys = may_have && ownership.has_keys(control).await?;
     let flushes = setup.task.policy.resync == Resync::Flush;
     let is_resync = has_keys && !flushes;
     match fence {
-        Some(fence) => fence.begin_snapshot(control, is_resync, unix_ms()).await?,
+        Some(fence) => {
+            let of = Some((master.id.as_str(), master.flows));
+            let recording = fence.begin_snapshot(control, of, is_resync, unix_ms());
+            recording.await?;
+        }
         None => ownership.set_phase(control, "snapshot", unix_ms()).await?,
     }
     if has_keys && flushes {

@@ -75,6 +75,17 @@ enum Part {
     /// Goes on for ever.
     Watch,
     Reconciled,
+    /// The start of stable sync is recorded on the target.
+    Recorded,
+}
+
+/// Where the record of the start of stable sync is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Recording {
+    NotDue,
+    /// Everything is copied, and the target is told.
+    UnderWay,
+    Recorded,
 }
 
 /// What a session needs from outside.
@@ -130,6 +141,7 @@ struct Running<'a> {
     ended: mpsc::Receiver<SnapshotEnded>,
     tokens: Vec<SnapshotEnded>,
     syncing: Option<Syncing>,
+    recording: Recording,
     /// What stands between readers and appliers. Dropped after them.
     spool: Option<Spool>,
     /// Tells the readers that what comes cannot be kept.
@@ -214,6 +226,7 @@ impl<'a> Running<'a> {
             ended,
             tokens: Vec::with_capacity(count as usize),
             syncing: None,
+            recording: Recording::NotDue,
             stable: None,
             appliers_left: count,
             acknowledgers: Vec::with_capacity(count as usize),
@@ -378,13 +391,17 @@ impl<'a> Running<'a> {
             {
                 return Ok(end);
             }
+            if self.recording == Recording::Recorded {
+                self.recording = Recording::NotDue;
+                self.enter_stable().await;
+                reached_stable();
+            }
             tokio::select! {
                 biased;
                 () = async { drop(copied.wait_for(|copied| *copied == flows).await) },
-                    if self.setup.reporter.phase() == Phase::Snapshot =>
+                    if self.is_copying() =>
                 {
-                    self.enter_stable().await?;
-                    reached_stable();
+                    self.record_stable();
                 }
                 // The sender outlives every session.
                 _ = stop.changed() => {
@@ -443,6 +460,7 @@ impl<'a> Running<'a> {
                 self.appliers_left = self.appliers_left.saturating_sub(1);
             }
             Part::Watch | Part::Reconciled => {}
+            Part::Recorded => self.recording = Recording::Recorded,
             // A reader that ends without an error was stopped, or lost its applier: that one's
             // result says why.
             Part::Reader(read) => read.map_err(|failed| failed.cause)?,
@@ -453,7 +471,7 @@ impl<'a> Running<'a> {
     /// The spool is full: what is in it is applied, and then everything is copied again. In a snapshot that would only
     /// fill it again.
     fn let_go(&mut self, full: Full) -> Result<(), TaskError> {
-        let in_snapshot = self.setup.reporter.phase() == Phase::Snapshot;
+        let in_snapshot = self.is_copying();
         if in_snapshot {
             return Err(TaskError::SpoolFull { full, in_snapshot });
         }

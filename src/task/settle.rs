@@ -47,7 +47,8 @@ pub async fn discard_position(task: &Task) -> Result<(), TaskError> {
     let mut control = Control::connect(&settings).await?;
     let taken = Fence::take(&mut control, &settings).await?;
     let fence = taken.fence;
-    fence.begin_snapshot(&mut control, true, unix_ms()).await?;
+    let recording = fence.begin_snapshot(&mut control, None, true, unix_ms());
+    recording.await?;
     Ok(())
 }
 

@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 
 use crate::df2redis::Task;
 use crate::lanes::{Writes, equal, resumed, source, task};
-use crate::support::cluster::slot_of;
-use crate::support::{Client, Cluster, RedisServer, SimulatedDragonfly, Target, eventually};
+use crate::support::cluster::{Shape, slot_of};
+use crate::support::{Client, Cluster, Proxy, RedisServer, SimulatedDragonfly, Target, eventually};
 
 /// More of these than the kernel keeps for a replica that does not read; the rest is lost with its master.
 const LARGE: usize = 1 << 20;
@@ -151,5 +151,34 @@ fn a_flush_that_removes_nothing_takes_no_node_ahead_of_what_it_has() {
     equal(&source, &cluster);
     writes.counted(&cluster);
     assert_eq!(source.full_syncs(), 1);
+    running.stop();
+}
+
+#[test]
+fn a_flush_after_a_full_sync_from_a_new_master_is_not_taken_for_one_that_was_passed_before() {
+    let (first, cluster) = (
+        source(),
+        Cluster::start_shaped(Target::Redis70, Shape::MASTERS),
+    );
+    let way = Proxy::to(&first.address());
+    let task = Task::into_cluster(&way.address(), &cluster.addresses())
+        .with("policy.max_delete = \"100%\"");
+    let running = task.start_stable();
+    Writes::default().rounds(&mut first.client(), 200);
+    equal(&first, &cluster);
+    // Its LSNs begin at 1 again.
+    let second = source();
+    way.lead_to(&second.address());
+    drop(first);
+    eventually("another full sync", || second.full_syncs() == 1);
+    let mut client = second.client();
+    let mut writes = Writes::default();
+    writes.rounds(&mut client, 5);
+    equal(&second, &cluster);
+    client.ok(&["FLUSHALL"]);
+    writes.flushed();
+    writes.rounds(&mut client, 2);
+    equal(&second, &cluster);
+    writes.counted(&cluster);
     running.stop();
 }

@@ -7,6 +7,8 @@ use crate::support::{Cluster, Proxy, SimulatedDragonfly, Target, eventually};
 
 /// The name of `EXEC` on the wire: with it, a transaction is whole.
 const EXEC: &[u8] = b"\r\nEXEC\r\n";
+/// What records the start of stable sync.
+const RECORD: &[u8] = b"\r\nphase\r\n$6\r\nstable\r\n";
 /// What begins a deletion at a flush.
 const UNLINK: &[u8] = b"\r\nUNLINK\r\n";
 
@@ -91,4 +93,37 @@ fn transactions_to_a_node_that_is_no_master_at_the_takeover_have_no_effect_when_
     writes.counted(&cluster);
     assert_eq!(source.full_syncs(), 1);
     second.stop();
+}
+
+#[test]
+fn a_cluster_that_is_lost_while_the_start_of_stable_sync_is_recorded_is_not_copied_to_again() {
+    let (source, cluster) = (
+        source(),
+        Cluster::start_shaped(Target::Redis70, Shape::MASTERS),
+    );
+    let (ways, task) = over_ways(&source, &cluster);
+    let mut client = source.client();
+    let mut writes = Writes::default();
+    writes.rounds(&mut client, 100);
+    ways.iter().for_each(|way| way.hold_from(RECORD));
+    let mut running = task.start();
+    eventually("the record on its way", || {
+        ways.iter().any(|way| way.holds_anywhere(RECORD))
+    });
+    for way in &ways {
+        way.refuse(true);
+        way.cut();
+    }
+    running.wait_logged("target lost, reading on into the spool");
+    writes.rounds(&mut client, 100);
+    for way in &ways {
+        way.hold_from(b"");
+        way.refuse(false);
+    }
+    running.wait_stable();
+    equal(&source, &cluster);
+    writes.counted(&cluster);
+    assert_eq!(running.count_logged("snapshot finished"), 1);
+    assert_eq!(source.full_syncs(), 1);
+    running.stop();
 }

@@ -5,6 +5,7 @@ use crate::pair::{Pair, Way, way_of};
 use crate::scale;
 use crate::support::proxy::BOTH;
 use crate::support::{PATIENCE, Proxy, SimulatedDragonfly, eventually, within};
+use crate::workload::Workload;
 use std::time::{Duration, Instant};
 
 /// A busy machine may hold up anybody for a moment; a source that waits for its replica's target waits much longer.
@@ -74,5 +75,31 @@ fn a_target_that_does_not_answer_costs_disk_and_neither_writes_at_the_source_nor
         (pair.source.full_syncs(), pair.source.partial_syncs()),
         (1, 0)
     );
+    running.stop();
+}
+
+/// What records the start of stable sync.
+const RECORD: &[u8] = b"\r\nphase\r\n$6\r\nstable\r\n";
+
+#[test]
+fn a_target_that_is_lost_while_the_start_of_stable_sync_is_recorded_is_not_copied_to_again() {
+    let pair = Pair::start();
+    let way = Proxy::to(&pair.target.address());
+    let task = Task::between(&pair.source.address(), &way.address());
+    let mut workload = Workload::on(&[0, 1, 2]);
+    workload.rounds(&mut pair.client(), 40);
+    way.hold_from(RECORD);
+    let mut running = task.start();
+    eventually("the record on its way", || way.holds_anywhere(RECORD));
+    way.refuse(true);
+    way.cut();
+    running.wait_logged("target lost, reading on into the spool");
+    workload.rounds(&mut pair.client(), 40);
+    way.hold_from(b"");
+    way.refuse(false);
+    running.wait_stable();
+    pair.equal(&[&workload]);
+    assert_eq!(running.count_logged("snapshot finished"), 1);
+    assert_eq!(pair.source.full_syncs(), 1);
     running.stop();
 }

@@ -256,7 +256,10 @@ async fn a_full_sync_settles_what_failed_before_it() {
     let server = Server::start();
     let (mut control, fence, failed) = with_two_failed(&server).await;
     assert_eq!(failed.len(), 2);
-    fence.begin_snapshot(&mut control, false, 1).await.unwrap();
+    fence
+        .begin_snapshot(&mut control, None, false, 1)
+        .await
+        .unwrap();
     assert!(taken_failed(&server, &mut control).await.is_empty());
 }
 

@@ -45,7 +45,10 @@ pub async fn follow_over(server: &Server, way: &Settings, policy: ErrorPolicy) -
     };
     let mut control = Control::connect(&settings).await.unwrap();
     let fence = Fence::take(&mut control, &settings).await.unwrap().fence;
-    fence.begin_snapshot(&mut control, false, 1).await.unwrap();
+    fence
+        .begin_snapshot(&mut control, None, false, 1)
+        .await
+        .unwrap();
     let mut writer = fenced(way, &fence, 0, None, policy).await.unwrap();
     writer.mark(0);
     writer.store();

@@ -1,6 +1,6 @@
 //! The fence of a cluster, where what is written may be on any node.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redis::{Value, cmd};
 
@@ -14,14 +14,34 @@ use crate::target::slot::{SLOTS, slot_of};
 #[derive(Debug)]
 pub(super) struct Clustered {
     pub(super) topology: Arc<Topology>,
-    /// Which full sync stamps and positions of slots belong to.
-    pub(super) epoch: Mutex<String>,
-    /// By flow, where it goes on; empty if everything is copied.
-    pub(super) resumed: Vec<Arc<Resumed>>,
+    pub(super) history: Mutex<History>,
     /// Stamps, positions of slots and lists of withheld keys that were there.
     pub(super) keys: Vec<String>,
     /// Stamps of nodes that have others now.
     pub(super) stale: Vec<(String, String)>,
+}
+
+/// What becomes another one with every full sync.
+#[derive(Debug)]
+pub(super) struct History {
+    /// Which full sync stamps and positions of slots belong to.
+    pub(super) epoch: String,
+    /// By flow, where it goes on; empty if everything is copied.
+    pub(super) resumed: Vec<Arc<Resumed>>,
+}
+
+impl Clustered {
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A full sync begins: positions that were there say nothing about what comes, whose LSNs may be another master's.
+    pub(super) fn begin(&self, epoch: String) {
+        *self.history() = History {
+            epoch,
+            resumed: Vec::new(),
+        };
+    }
 }
 
 /// Slots of a cluster that have passed a global command before; none of a server.
@@ -64,16 +84,14 @@ impl Fence {
 
     /// Which full sync stamps belong to.
     pub(in crate::target) fn epoch(&self) -> String {
-        let epoch = self.0.cluster.as_ref().map(|clustered| &clustered.epoch);
-        epoch.map_or_else(String::new, |epoch| {
-            epoch.lock().unwrap_or_else(PoisonError::into_inner).clone()
-        })
+        let clustered = self.0.cluster.as_ref();
+        clustered.map_or_else(String::new, |clustered| clustered.history().epoch.clone())
     }
 
     /// Where a flow goes on in the slots of a cluster.
     pub(in crate::target) fn resumed(&self, flow: u32) -> Option<Arc<Resumed>> {
         let clustered = self.0.cluster.as_ref()?;
-        clustered.resumed.get(flow as usize).cloned()
+        clustered.history().resumed.get(flow as usize).cloned()
     }
 
     /// The same in a cluster: in each stamp all flows move at once, so whatever is lost, a node has all flows on the same
@@ -117,11 +135,8 @@ impl Fence {
     /// command is sent to anybody, all flows' stamps are behind it on every node, and a slot takes with it what it has.
     pub fn passed(&self, lsns: &[(u32, u64)]) -> Passed {
         let mut passed = Passed::default();
-        let clustered = self.0.cluster.iter();
         for (flow, lsn) in lsns {
-            let resumed = clustered
-                .clone()
-                .find_map(|all| all.resumed.get(*flow as usize));
+            let resumed = self.resumed(*flow);
             let Some(resumed) = resumed.filter(|flow| flow.caught_up >= *lsn) else {
                 continue;
             };

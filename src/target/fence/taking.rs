@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use redis::{Value, cmd};
 
-use super::clustered::Clustered;
+use super::clustered::{Clustered, History};
 use super::{Fence, Inner, ServerId, Taken, token};
 use crate::fail_point::{self, Place};
 use crate::target::cluster::Found;
@@ -158,13 +158,15 @@ async fn take_over(
     };
     let found = Found::take_over(nodes, names, &settings.task, token).await?;
     let mut resumed = Vec::new();
-    if let Stored::Stable { lsns, .. } = &mut *stored {
+    let is_stable = matches!(stored, Stored::Stable { .. });
+    if let Stored::Stable { lsns, .. } | Stored::Copied { lsns, .. } = &mut *stored {
         match found.resumed(lsns.len() as u32, &epoch) {
             Ok(all) => {
                 *lsns = all.iter().map(|flow| flow.next).collect();
                 resumed = all.into_iter().map(Arc::new).collect();
             }
-            Err(what) => *stored = Stored::Damaged { what },
+            Err(what) if is_stable => *stored = Stored::Damaged { what },
+            Err(_) => *stored = Stored::Snapshot,
         }
     }
     let stale = found.stale(&settings.task);
@@ -172,8 +174,7 @@ async fn take_over(
     Ok(Clustered {
         stale,
         topology: Arc::new(found.topology),
-        epoch: Mutex::new(epoch),
-        resumed,
+        history: Mutex::new(History { epoch, resumed }),
         keys: found.keys,
     })
 }

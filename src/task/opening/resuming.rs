@@ -85,7 +85,7 @@ pub(super) fn resumable(
     match stored {
         None => Err(Reason::NotKept),
         Some(Stored::Nothing) => Err(Reason::First),
-        Some(Stored::Snapshot) => Err(Reason::Unfinished),
+        Some(Stored::Snapshot | Stored::Copied { .. }) => Err(Reason::Unfinished),
         Some(Stored::Damaged { what }) => Err(Reason::Damaged(what)),
         Some(Stored::Stable { .. }) if !same_mapping => Err(Reason::OtherMapping),
         // A master does not tell whose replica it was.

@@ -31,7 +31,7 @@ use crate::task::opening::{positions, take_fence, writers};
 use crate::task::status::Phase;
 use crate::task::{millis, settings};
 
-use super::{Running, Setup};
+use super::{Recording, Running, Setup};
 
 /// The target, reached again.
 pub(super) struct Reopened {
@@ -63,9 +63,12 @@ impl<'a> Running<'a> {
     /// where to go on.
     pub(super) fn outlives(&self, error: &TaskError) -> bool {
         let of_target = matches!(error, TaskError::Target(error) if error.is_temporary());
+        let is_copied =
+            self.setup.reporter.phase() == Phase::Stable || self.recording == Recording::UnderWay;
         of_target
-            && self.setup.reporter.phase() == Phase::Stable
-            && self.stable.is_some()
+            && is_copied
+            // STARTSTABLE was sent: there are journals to read.
+            && self.syncing.is_none()
             && self.full.is_none()
             && self.context.fence.is_some()
     }
@@ -121,11 +124,16 @@ impl<'a> Running<'a> {
         self.setup
             .reporter
             .began(&format!("resumed at {positions}"));
-        self.setup.reporter.enter(Phase::Stable);
         info!(self.setup.log, "target is back, following writes out of the spool";
             fields::POSITION => positions);
-        self.reconcile();
-        self.audit();
+        match self.recording {
+            Recording::UnderWay => self.recording = Recording::Recorded,
+            _ => {
+                self.setup.reporter.enter(Phase::Stable);
+                self.reconcile();
+                self.audit();
+            }
+        }
         fail_point::pass(Place::TargetBack);
         Ok(())
     }
@@ -179,8 +187,14 @@ async fn attempt(setup: &Setup<'_>, before: &Context) -> Result<Option<Reopened>
     let now = crate::entry::unix_ms();
     let ownership = Ownership::establish(&mut control, &target, wanted, now).await?;
     let flows = before.status.flows.len();
+    let is_recorded = matches!(taken.stored, Stored::Stable { .. });
     let lsns = match taken.stored {
+        // Whoever's full sync it was: all of it is there, of this master and of this mapping.
         Stored::Stable {
+            replication_id,
+            lsns,
+        }
+        | Stored::Copied {
             replication_id,
             lsns,
         } if replication_id == before.master_id && lsns.len() == flows => lsns,
@@ -188,6 +202,13 @@ async fn attempt(setup: &Setup<'_>, before: &Context) -> Result<Option<Reopened>
     };
     if !ownership.is_same_mapping() {
         return Ok(None);
+    }
+    if !is_recorded {
+        let id = &before.master_id;
+        let recording = taken
+            .fence
+            .begin_stable(&mut control, id, flows as u32, now);
+        recording.await?;
     }
     let fence = Some(taken.fence);
     let writers = writers(setup, &target, &fence, flows as u32, Some(&lsns)).await?;

@@ -8,13 +8,13 @@ use crate::entry::unix_ms;
 use crate::fail_point::{self, Place};
 use crate::logging::fields;
 use crate::task::audit::{self, Auditing};
-use crate::task::error::{TaskError, chain};
+use crate::task::error::chain;
 use crate::task::millis;
 use crate::task::repair::Repairing;
 use crate::task::sizing::{Ended, LastFullSync};
 use crate::task::status::Phase;
 
-use super::{Part, Running};
+use super::{Part, Recording, Running};
 
 impl Running<'_> {
     /// STARTSTABLE, once the last flow's snapshot has ended; flows are read meanwhile.
@@ -56,19 +56,31 @@ impl Running<'_> {
         }
     }
 
-    /// Every flow's snapshot is in the target, and its position too.
-    pub(super) async fn enter_stable(&mut self) -> Result<(), TaskError> {
-        fail_point::pass(Place::StableRecord);
-        let context = &self.context;
-        if let Some(fence) = &context.fence {
-            let flows = self.meters.len() as u32;
-            let mut control = context.control.lock().await;
-            let id = &context.master_id;
-            fence
-                .begin_stable(&mut control, id, flows, unix_ms())
-                .await?;
-        }
-        fail_point::pass(Place::StableRecorded);
+    /// Whether some of the full sync is still to come.
+    pub(super) fn is_copying(&self) -> bool {
+        self.setup.reporter.phase() == Phase::Snapshot && self.recording == Recording::NotDue
+    }
+
+    /// Every flow's snapshot is in the target, and its position too: has that recorded. The target may be lost at this
+    /// very moment, which is no reason to copy everything again.
+    pub(super) fn record_stable(&mut self) {
+        self.recording = Recording::UnderWay;
+        let (context, flows) = (self.context.clone(), self.meters.len() as u32);
+        self.appliers.spawn(async move {
+            fail_point::pass(Place::StableRecord);
+            if let Some(fence) = &context.fence {
+                let mut control = context.control.lock().await;
+                let id = &context.master_id;
+                let recording = fence.begin_stable(&mut control, id, flows, unix_ms());
+                recording.await?;
+            }
+            fail_point::pass(Place::StableRecorded);
+            Ok(Part::Recorded)
+        });
+    }
+
+    /// That is recorded.
+    pub(super) async fn enter_stable(&mut self) {
         self.remember_full_sync().await;
         self.setup.reporter.enter(Phase::Stable);
         let totals = self.context.status.totals();
@@ -79,7 +91,6 @@ impl Running<'_> {
             fields::NOT_OWNED => self.context.ghosts.kept());
         self.reconcile();
         self.audit();
-        Ok(())
     }
 
     pub(super) fn enter_resumed(&mut self) {

@@ -131,6 +131,13 @@ async fn a_position_that_is_not_the_one_that_was_read_is_not_gone_on_from() {
     }
 }
 
+/// The record, without taking the fence.
+fn recorded(fields: &[String]) -> Stored {
+    let pairs = fields.chunks(2);
+    let pairs = pairs.map(|pair| (pair[0].clone(), pair[1].clone()));
+    Stored::read(&pairs.collect()).unwrap()
+}
+
 #[tokio::test]
 async fn a_record_tells_how_far_a_full_sync_has_come() {
     let server = Server::start();
@@ -139,7 +146,12 @@ async fn a_record_tells_how_far_a_full_sync_has_come() {
     let settings = server.settings();
     let mut control = Control::connect(&settings).await.unwrap();
     let fence = Fence::take(&mut control, &settings).await.unwrap().fence;
-    fence.begin_snapshot(&mut control, false, 1).await.unwrap();
+    let of = Some(("master", 3));
+    fence
+        .begin_snapshot(&mut control, of, false, 1)
+        .await
+        .unwrap();
+    let stored = |server: &Server| -> Vec<String> { server.ask(&["HGETALL", POSITION]) };
     let mut writers = Vec::new();
     for flow in 0..3 {
         let writer = fenced(&settings, &fence, flow, None, ErrorPolicy::Stop).await;
@@ -149,11 +161,18 @@ async fn a_record_tells_how_far_a_full_sync_has_come() {
         record(writer, "k", "v");
         writer.mark(base);
         writer.store();
+        assert_eq!(recorded(&stored(&server)), Stored::Snapshot);
         settled(writer).await;
         assert_eq!(writer.stored(), Some(base));
     }
-    let stored = |server: &Server| -> Vec<String> { server.ask(&["HGETALL", POSITION]) };
     assert!(stored(&server).contains(&"snapshot".to_owned()));
+    assert_eq!(
+        recorded(&stored(&server)),
+        Stored::Copied {
+            replication_id: "master".to_owned(),
+            lsns: vec![10, 20, 30]
+        }
+    );
     fence
         .begin_stable(&mut control, "master", 3, 2)
         .await
@@ -175,7 +194,10 @@ async fn a_record_tells_how_far_a_full_sync_has_come() {
     assert_eq!(all, stable(&[12, 23, 34]));
     assert_eq!(server.ask::<u64>(&["GET", "n"]), 4);
     // The next full sync begins with nothing.
-    fence.begin_snapshot(&mut control, false, 3).await.unwrap();
+    fence
+        .begin_snapshot(&mut control, None, false, 3)
+        .await
+        .unwrap();
     assert!(
         !stored(&server)
             .iter()
