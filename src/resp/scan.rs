@@ -405,6 +405,30 @@ fn usual(bytes: &[u8]) -> Option<(usize, bool)> {
     None
 }
 
+/// The answers to a whole transaction of `count` commands, if they are all there and as nearly all are: how long they
+/// are, and the first command that is answered with 0. Nothing of any other answers.
+pub fn usual_transaction(bytes: &[u8], count: usize) -> Option<(usize, Option<usize>)> {
+    let mut rest = bytes.strip_prefix(OK)?;
+    for _ in 0..count {
+        rest = rest.strip_prefix(QUEUED)?;
+    }
+    let (head, elements) = rest.split_at_checked(memchr::memchr(b'\n', rest)? + 1)?;
+    let len = number(head.strip_prefix(b"*")?.strip_suffix(b"\r\n")?)?;
+    rest = elements;
+    if usize::try_from(len) != Ok(count) {
+        return None;
+    }
+    let mut first_zero = None;
+    for element in 0..count {
+        let (len, is_zero) = usual(rest)?;
+        if is_zero {
+            first_zero = first_zero.or(Some(element));
+        }
+        rest = rest.get(len..)?;
+    }
+    Some((bytes.len() - rest.len(), first_zero))
+}
+
 fn garbage(what: &'static str, line: &[u8]) -> Garbage {
     Garbage {
         what,

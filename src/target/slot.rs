@@ -10,34 +10,52 @@ pub const SLOTS: u16 = 16384;
 
 /// The slot of a key.
 pub fn slot_of(key: &[u8]) -> u16 {
-    let tag = memchr::memchr(b'{', key).and_then(|open| {
-        let rest = key.get(open + 1..)?;
-        let close = memchr::memchr(b'}', rest)?;
-        rest.get(..close).filter(|tag| !tag.is_empty())
-    });
+    // Keys are short: a library takes longer to choose how to look for it.
+    let tag = key
+        .iter()
+        .position(|byte| *byte == b'{')
+        .and_then(|open| tag_in(key.get(open + 1..)?));
     crc(tag.unwrap_or(key)) % SLOTS
 }
 
-/// CRC16 (XMODEM) a byte at a time: keys are short, and libraries take longer to choose how to go about them.
+/// What stands before the brace that closes a tag, if it does and there is anything.
+fn tag_in(rest: &[u8]) -> Option<&[u8]> {
+    let close = memchr::memchr(b'}', rest)?;
+    rest.get(..close).filter(|tag| !tag.is_empty())
+}
+
+/// CRC16 (XMODEM), four bytes at a time.
 fn crc(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, byte| {
-        let at = usize::from((crc >> 8) as u8 ^ byte);
-        (crc << 8) ^ CRC_OF.get(at).copied().unwrap_or_default()
+    let [one, two, three, four] = &CRC_OF;
+    let of = |table: &[u16; 256], byte: u8| table.get(usize::from(byte)).copied();
+    let (fours, rest) = bytes.as_chunks::<4>();
+    let crc = fours.iter().fold(0, |crc: u16, [a, b, c, d]| {
+        let [high, low] = crc.to_be_bytes();
+        let of = |table, byte| of(table, byte).unwrap_or_default();
+        of(four, high ^ a) ^ of(three, low ^ b) ^ of(two, *c) ^ of(one, *d)
+    });
+    rest.iter().fold(crc, |crc, byte| {
+        let [high, _] = crc.to_be_bytes();
+        (crc << 8) ^ of(one, high ^ byte).unwrap_or_default()
     })
 }
 
-/// By byte, its checksum.
-static CRC_OF: [u16; 256] = {
-    let mut all = [0; 256];
+/// By byte, its checksum with no, one, two and three zero bytes behind it.
+static CRC_OF: [[u16; 256]; 4] = {
+    let mut all = [[0; 256]; 4];
     let mut byte = 0;
-    while byte < all.len() {
+    while byte < 256 {
         let mut crc = (byte as u16) << 8;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = (crc << 1) ^ (0x1021 * (crc >> 15));
-            bit += 1;
+        let mut behind = 0;
+        while behind < all.len() {
+            let mut bit = 0;
+            while bit < 8 {
+                crc = (crc << 1) ^ (0x1021 * (crc >> 15));
+                bit += 1;
+            }
+            all[behind][byte] = crc;
+            behind += 1;
         }
-        all[byte] = crc;
         byte += 1;
     }
     all
@@ -78,10 +96,32 @@ pub(super) fn first_key_at(name: &[u8]) -> usize {
 /// Most letters and digits of a [`tag_of`] a slot.
 pub(super) const LONGEST_TAG: usize = 5;
 
+/// A tag, where it stands: many are looked for at random, and should be in one cache.
+#[derive(Clone, Copy, Default)]
+struct Tag {
+    len: u8,
+    text: [u8; LONGEST_TAG],
+}
+
+impl Tag {
+    fn of(word: &str) -> Option<Self> {
+        let mut text = [0; LONGEST_TAG];
+        text.get_mut(..word.len())?.copy_from_slice(word.as_bytes());
+        let len = u8::try_from(word.len()).ok()?;
+        Some(Self { len, text })
+    }
+}
+
 /// A word whose slot this is, to be put between braces in a key that is to be there. Of at most five letters and digits.
 pub fn tag_of(slot: u16) -> &'static str {
-    static TAGS: LazyLock<Vec<String>> = LazyLock::new(|| {
-        let mut tags = vec![String::new(); usize::from(SLOTS)];
+    std::str::from_utf8(tag_bytes(slot)).unwrap_or_default()
+}
+
+/// Its bytes.
+#[inline]
+pub(super) fn tag_bytes(slot: u16) -> &'static [u8] {
+    static TAGS: LazyLock<Box<[Tag]>> = LazyLock::new(|| {
+        let mut tags = vec![Tag::default(); usize::from(SLOTS)];
         let mut missing = tags.len();
         let mut word = String::new();
         for n in 0_u32.. {
@@ -89,19 +129,21 @@ pub fn tag_of(slot: u16) -> &'static str {
             word.clear();
             let _ = write!(word, "{n:x}");
             if let Some(tag) = tags.get_mut(usize::from(slot_of(word.as_bytes())))
-                && tag.is_empty()
+                && tag.len == 0
+                && let Some(found) = Tag::of(&word)
             {
-                tag.clone_from(&word);
+                *tag = found;
                 missing -= 1;
             }
             if missing == 0 {
                 break;
             }
         }
-        tags
+        tags.into()
     });
-    TAGS.get(usize::from(slot % SLOTS))
-        .map_or("", String::as_str)
+    let tag = TAGS.get(usize::from(slot % SLOTS));
+    tag.and_then(|tag| tag.text.get(..usize::from(tag.len)))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -115,6 +157,23 @@ mod tests {
         assert_eq!(slot_of(b"{user1000}.following"), slot_of(b"user1000"));
         assert_eq!(slot_of(b"foo{{bar}}zap"), slot_of(b"{bar"));
         assert_ne!(slot_of(b"foo{}{bar}"), slot_of(b"bar"));
+        // By hand, bit by bit.
+        let by_bits = |key: &[u8]| {
+            let bits = key
+                .iter()
+                .flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1));
+            let crc = bits.fold(0_u16, |crc, bit| {
+                let carry = (crc >> 15) ^ u16::from(bit);
+                (crc << 1) ^ (0x1021 * carry)
+            });
+            crc % SLOTS
+        };
+        let key: Vec<u8> = (0..=255).map(|n: u8| n.wrapping_mul(37)).collect();
+        for len in 0..80 {
+            let key = &key[100..100 + len];
+            assert!(!key.contains(&b'{'));
+            assert_eq!(slot_of(key), by_bits(key), "{len}");
+        }
     }
 
     #[test]

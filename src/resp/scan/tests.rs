@@ -268,3 +268,63 @@ proptest! {
         let _ = scan(&bytes, &[]);
     }
 }
+
+/// What the scanner makes of the answers to a transaction: which was the first 0.
+fn scanned(bytes: &[u8], count: usize) -> Option<usize> {
+    let mut scanner = Scanner::new();
+    let mut rest = bytes;
+    let mut next = |zeros| {
+        scanner.note_zeros(zeros);
+        let (used, reply) = scanner.feed(rest).unwrap();
+        rest = &rest[used..];
+        reply.unwrap()
+    };
+    assert_eq!(next(false), Reply::Ok);
+    (0..count).for_each(|_| assert_eq!(next(false), Reply::Queued));
+    let array = Reply::Array {
+        len: count as u64,
+        errors: Vec::new(),
+    };
+    assert_eq!(next(true), array);
+    assert!(rest.is_empty());
+    scanner.first_zero().map(|zero| zero as usize)
+}
+
+proptest! {
+    #[test]
+    fn usual_answers_to_a_transaction_are_what_the_scanner_says(
+        elements in prop::collection::vec(prop_oneof![Just(-1_i64), 0..3_i64, any::<i64>()], 1..5),
+        behind: Vec<u8>,
+        spoilt in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+    ) {
+        let count = elements.len();
+        let mut bytes = OK.to_vec();
+        (0..count).for_each(|_| bytes.extend(QUEUED));
+        bytes.extend(format!("*{count}\r\n").bytes());
+        for element in &elements {
+            match element {
+                -1 => bytes.extend(OK),
+                number => bytes.extend(format!(":{number}\r\n").bytes()),
+            }
+        }
+        let len = bytes.len();
+        for cut in 0..len {
+            prop_assert_eq!(usual_transaction(&bytes[..cut], count), None);
+        }
+        let is_usual = elements.iter().all(|number| (-1..10_i64.pow(18)).contains(number));
+        bytes.extend(behind);
+        let found = usual_transaction(&bytes, count);
+        prop_assert_eq!(found.is_some(), is_usual);
+        prop_assert_eq!(usual_transaction(&bytes, count + 1), None);
+        if let Some((used, zero)) = found {
+            prop_assert_eq!(used, len);
+            prop_assert_eq!(zero, scanned(&bytes[..used], count));
+        }
+        if let Some((at, byte)) = spoilt {
+            bytes[at.index(len)] = byte;
+            if let Some((used, zero)) = usual_transaction(&bytes, count) {
+                prop_assert_eq!(zero, scanned(&bytes[..used], count));
+            }
+        }
+    }
+}

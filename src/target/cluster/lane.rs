@@ -28,8 +28,8 @@ pub(super) enum Role {
     Ping,
     /// A command of the batch by itself.
     Plain(u32),
-    /// Begins the transaction of a group.
-    Multi,
+    /// Begins the transaction of a group, of so many commands.
+    Multi(u32),
     /// A command of the batch in the transaction of a group.
     Queued(u32),
     /// The position of a slot, in the transaction of the group.

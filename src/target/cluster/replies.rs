@@ -5,7 +5,7 @@ use super::parked::Behind;
 use super::round::{Group, Repeats, place, repeats};
 use super::writer::Writer;
 use crate::fail_point::{self, Place};
-use crate::resp::{OK, QUEUED, Reply};
+use crate::resp::{OK, QUEUED, Reply, usual_transaction};
 use crate::target::Tolerate;
 use crate::target::answer::Refusal;
 use crate::target::dead_letter::ErrorPolicy;
@@ -24,6 +24,40 @@ fn is_redirect(error: &[u8]) -> bool {
     [&b"MOVED "[..], b"ASK ", b"TRYAGAIN "]
         .iter()
         .any(|code| error.starts_with(code))
+}
+
+impl Lane {
+    /// The fast path: takes the next answer, or those to a whole transaction, if it is as nearly all are and nothing else
+    /// is to be learnt from it. How many bytes it has.
+    fn take_usual(&mut self, bytes: &[u8], watches: bool) -> Option<usize> {
+        let (len, replies) = match self.roles.get(self.answered)? {
+            Role::Multi(count) => {
+                let count = *count as usize;
+                if let Some((len, zero)) = usual_transaction(bytes, count)
+                    && (!watches || zero.is_none_or(|zero| self.is_position(zero)))
+                {
+                    fail_point::pass(Place::TransactionAnswered);
+                    (len, count + 2)
+                } else {
+                    (bytes.starts_with(OK).then_some(OK.len())?, 1)
+                }
+            }
+            Role::Plain(_) => (bytes.starts_with(OK).then_some(OK.len())?, 1),
+            Role::Queued(_) | Role::Position(_) => {
+                (bytes.starts_with(QUEUED).then_some(QUEUED.len())?, 1)
+            }
+            _ => return None,
+        };
+        self.answered += replies;
+        Some(len)
+    }
+
+    /// Whether this command of the transaction that is answered next stores the position, which answers 0 but for the
+    /// first time.
+    fn is_position(&self, command: usize) -> bool {
+        let role = self.roles.get(self.answered + 1 + command);
+        matches!(role, Some(Role::Position(_)))
+    }
 }
 
 impl Writer {
@@ -53,20 +87,8 @@ impl Writer {
                 return Ok(());
             };
             if lane.scanner.is_between() {
-                let usual = match lane.roles.get(lane.answered) {
-                    Some(Role::Plain(_) | Role::Multi) if rest.first_chunk() == Some(OK) => {
-                        OK.len()
-                    }
-                    Some(Role::Queued(_) | Role::Position(_))
-                        if rest.first_chunk() == Some(QUEUED) =>
-                    {
-                        QUEUED.len()
-                    }
-                    _ => 0,
-                };
-                if usual > 0 {
-                    lane.answered += 1;
-                    rest = rest.get(usual..).unwrap_or_default();
+                if let Some(used) = lane.take_usual(rest, watches) {
+                    rest = rest.get(used..).unwrap_or_default();
                     continue;
                 }
                 lane.scanner.note_zeros(watches);
@@ -126,7 +148,7 @@ impl Writer {
                 "writing without a transaction",
                 Reply::Queued,
             )),
-            (Role::Plain(_), _) | (Role::Multi, Reply::Ok) => Ok(()),
+            (Role::Plain(_), _) | (Role::Multi(_), Reply::Ok) => Ok(()),
             (Role::Queued(_) | Role::Position(_), Reply::Queued) => Ok(()),
             (Role::Queued(n), Reply::Error(text)) => self.refused(n, &text, true),
             (Role::Exec(group), Reply::Array { len, errors }) => {
@@ -185,7 +207,7 @@ impl Writer {
                 flight.stamp = None;
                 None
             }
-            Role::Removal | Role::Record | Role::Ping | Role::Multi => None,
+            Role::Removal | Role::Record | Role::Ping | Role::Multi(_) => None,
         };
         if let Some(group) = group.and_then(|group| flight.groups.get_mut(group)) {
             group.redirected = true;

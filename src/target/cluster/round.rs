@@ -14,7 +14,7 @@ use super::writer::Writer;
 use crate::target::answer::Tolerate;
 use crate::target::outgoing::{Outgoing, Word};
 use crate::target::position::of_slot;
-use crate::target::slot::{LONGEST_TAG, SLOTS, first_key_at, slot_of, tag_of};
+use crate::target::slot::{LONGEST_TAG, SLOTS, first_key_at, slot_of, tag_bytes, tag_of};
 use crate::target::writer::Kind;
 use crate::target::writer::missed::LONGEST_KEY;
 
@@ -104,7 +104,7 @@ impl StoresPosition {
     /// The whole of it.
     #[inline]
     pub fn of<'a>(&'a self, slot: u16, at: &'a [u8]) -> [&'a [u8]; 3] {
-        let tag = tag_of(slot).as_bytes();
+        let tag = tag_bytes(slot);
         let head = self.heads.get(tag.len()).map_or(&[][..], Vec::as_slice);
         [head, tag, at]
     }
@@ -129,7 +129,10 @@ pub(super) enum Repeats {
 const OF_ZADD: [&[u8]; 6] = [b"NX", b"XX", b"GT", b"LT", b"CH", b"INCR"];
 
 pub(super) fn repeats(out: &Outgoing, n: usize, name: &[u8]) -> Repeats {
-    let word = |index: usize, expected: &[u8]| is(out, n, index, expected);
+    let word = |index: usize, expected: &[u8]| {
+        let word = out.word_at(n, index);
+        word.is_some_and(|word| is(&word, expected))
+    };
     let is_named = |expected: &[u8]| name.eq_ignore_ascii_case(expected);
     let count = out.word_count(n);
     let is_gone = count == 2 && (is_named(b"DEL") || is_named(b"UNLINK"));
@@ -144,8 +147,9 @@ pub(super) fn repeats(out: &Outgoing, n: usize, name: &[u8]) -> Repeats {
     let is_pairs = || {
         is_named(b"HSET")
             || is_named(b"ZADD")
-                && out.word_at(n, 2).is_some()
-                && !OF_ZADD.iter().any(|option| word(2, option))
+                && out
+                    .word_at(n, 2)
+                    .is_some_and(|word| !OF_ZADD.iter().any(|option| is(&word, option)))
     };
     if is_gone {
         Repeats::Gone
@@ -158,11 +162,10 @@ pub(super) fn repeats(out: &Outgoing, n: usize, name: &[u8]) -> Repeats {
     }
 }
 
-/// Whether a word of a command is this one, in any case.
-fn is(out: &Outgoing, n: usize, index: usize, expected: &[u8]) -> bool {
-    let word = out.word_at(n, index);
-    let word = word.filter(|word| word.len() == expected.len() as u64);
-    word.is_some_and(|word| word.head(expected.len()).eq_ignore_ascii_case(expected))
+/// Whether a word is this one, in any case. One that is in a file is longer.
+fn is(word: &Word<'_>, expected: &[u8]) -> bool {
+    let word = word.in_memory();
+    word.is_some_and(|word| word.eq_ignore_ascii_case(expected))
 }
 
 /// The name, and the slot of the first key; `None` for a command without keys.
@@ -277,7 +280,7 @@ impl Flight {
 
 /// By slot, the index of its group in a flight that is being sorted.
 #[derive(Debug)]
-pub(super) struct GroupOf(Box<[u32]>);
+pub(super) struct GroupOf(Box<[u16]>);
 
 impl Default for GroupOf {
     fn default() -> Self {
@@ -286,16 +289,16 @@ impl Default for GroupOf {
 }
 
 impl GroupOf {
-    const NONE: u32 = u32::MAX;
+    const NONE: u16 = u16::MAX;
 
     /// The slot's index, which is `next` if it has none yet.
     #[inline]
     fn index(&mut self, slot: u16, next: usize) -> usize {
         match self.0.get_mut(usize::from(slot)) {
-            Some(index) if *index != Self::NONE => *index as usize,
+            Some(index) if *index != Self::NONE => usize::from(*index),
             Some(index) => {
                 // There are no more groups than slots.
-                *index = next as u32;
+                *index = next as u16;
                 next
             }
             None => next,
@@ -358,7 +361,8 @@ impl Writer {
                 }
                 continue;
             }
-            lane.encoded(Role::Multi, &[MULTI]);
+            let multi = lane.roles.len();
+            lane.encoded(Role::Multi(0), &[MULTI]);
             for n in commands.iter().filter(|n| !self.dropped.contains(n)) {
                 lane.batch.out.append(out, *n as usize);
                 lane.roles.push(Role::Queued(*n));
@@ -371,6 +375,10 @@ impl Writer {
                 let position = flow.position.of(group.slot, at);
                 lane.encoded(Role::Position(index), &position);
                 flow.positions.note(group.slot, reaches);
+            }
+            let count = lane.roles.len() - multi - 1;
+            if let Some(role) = lane.roles.get_mut(multi) {
+                *role = Role::Multi(u32::try_from(count).unwrap_or(u32::MAX));
             }
             lane.encoded(Role::Exec(index), &[EXEC]);
         }
