@@ -8,6 +8,8 @@ mod audit;
 mod audited;
 #[path = "check/real.rs"]
 mod check;
+#[path = "real/cluster.rs"]
+mod cluster;
 #[path = "real/defects.rs"]
 mod defects;
 #[path = "support/df2redis.rs"]
@@ -22,8 +24,16 @@ mod members;
 mod scenarios;
 #[path = "check/scenes.rs"]
 mod scenes;
+#[allow(dead_code, reason = "clusters are looked at in fewer ways here")]
+#[path = "crash/sink.rs"]
+mod sink;
 #[path = "support/mod.rs"]
 mod support;
+#[allow(dead_code, reason = "no large values here")]
+#[path = "crash/workload.rs"]
+mod workload;
+#[path = "crash/writers.rs"]
+mod writers;
 
 use df2redis::Task;
 use scenarios::{Source, assert_equal, run, settled, words};
