@@ -4,4 +4,4 @@ mod encode;
 mod scan;
 
 pub use encode::{bulk, bulk_end, bulk_start, command_start};
-pub use scan::{ElementError, Garbage, OK, QUEUED, Reply, Scanner, usual_transaction};
+pub use scan::{ElementError, Garbage, OK, QUEUED, Reply, Scanner, usual, usual_transaction};

@@ -385,8 +385,8 @@ impl Scanner {
     }
 }
 
-/// The length of an array's element that is whole, `OK` or a natural number; and whether that is 0.
-fn usual(bytes: &[u8]) -> Option<(usize, bool)> {
+/// The length of a reply, or an array's element, that is whole, `OK` or a natural number; and whether that is 0.
+pub fn usual(bytes: &[u8]) -> Option<(usize, bool)> {
     /// The greatest integer has one more.
     const DIGITS: usize = 18;
     let Some(text) = bytes.strip_prefix(b":") else {

@@ -135,6 +135,7 @@ impl Writer {
             watches: open.watches || parked.values().any(|taken| taken.was.watches),
             parked,
             at: Some(Instant::now()),
+            groups: std::mem::take(&mut self.spare),
             ..Flight::default()
         };
         if flight.stamp.is_some() {
@@ -232,6 +233,8 @@ impl Writer {
         self.counters.commands += flight.order.len() as u64;
         self.counters.bytes += flight.out.len();
         self.dropped.clear();
+        self.spare = flight.groups;
+        self.spare.clear();
         let mut out = flight.out;
         out.clear();
         if self.open.out.is_empty() && out.in_memory() == 0 {

@@ -5,7 +5,7 @@ use super::parked::Behind;
 use super::round::{Group, Repeats, place, repeats};
 use super::writer::Writer;
 use crate::fail_point::{self, Place};
-use crate::resp::{OK, QUEUED, Reply, usual_transaction};
+use crate::resp::{OK, QUEUED, Reply, usual, usual_transaction};
 use crate::target::Tolerate;
 use crate::target::answer::Refusal;
 use crate::target::dead_letter::ErrorPolicy;
@@ -42,7 +42,7 @@ impl Lane {
                     (bytes.starts_with(OK).then_some(OK.len())?, 1)
                 }
             }
-            Role::Plain(_) => (bytes.starts_with(OK).then_some(OK.len())?, 1),
+            Role::Plain(_) => (usual(bytes)?.0, 1),
             Role::Queued(_) | Role::Position(_) => {
                 (bytes.starts_with(QUEUED).then_some(QUEUED.len())?, 1)
             }

@@ -90,7 +90,7 @@ use super::flow::Flow;
 use super::lane::Lane;
 use super::parked::Parking;
 use super::refresh::Fresh;
-use super::round::{GroupOf, Item};
+use super::round::{Group, GroupOf, Item};
 use super::takeover::{Topology, Votes};
 use crate::resp::Reply;
 use crate::target::answer::Tolerate;
@@ -130,6 +130,8 @@ pub(in crate::target) struct Writer {
     pub(super) open: Open,
     pub(super) flight: Option<Flight>,
     pub(super) groups: GroupOf,
+    /// The memory of the last flight's.
+    pub(super) spare: Vec<Group>,
     /// Commands of the flight that were refused for good before anything was executed.
     pub(super) dropped: Vec<u32>,
     /// The position that everything pushed reaches.
@@ -209,6 +211,7 @@ impl Writer {
             open: Open::default(),
             flight: None,
             groups: GroupOf::default(),
+            spare: Vec::new(),
             dropped: Vec::new(),
             marked: stored,
             applied: stored,
