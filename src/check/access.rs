@@ -35,7 +35,9 @@ impl Reached {
                     && lsns.len() == self.lsns.len()
                     && lsns.iter().zip(&self.lsns).all(|(at, to)| at >= to)
             }
-            _ => false,
+            Stored::Nothing | Stored::Snapshot | Stored::Copied { .. } | Stored::Damaged { .. } => {
+                false
+            }
         }
     }
 }
