@@ -22,8 +22,10 @@ use super::target::Target;
 
 /// Keys that are watched together at first: one that is written to spoils the look at all of them.
 const GROUP: usize = 64;
-/// The first pause between two looks at the positions.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
+/// How often a key that changes under a look is looked at by itself, in one round.
+const ALONE: usize = 4;
+/// The first pause between two looks at the positions. It is part of the time in which nobody may write to the keys.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(500);
 /// And the longest.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// How far apart the clocks of three hosts may be, when a key is about to expire.
@@ -195,15 +197,9 @@ impl Rounds {
                     true => vec![Look::Open(Open::Behind); group.len()],
                     false => self.look(&mut group, deadline).await?,
                 };
-                let changing = looks.contains(&Look::Open(Open::Changing));
-                if group.len() > 1 && changing {
+                if looks.contains(&Look::Open(Open::Changing)) {
                     for (suspect, look) in group.iter_mut().zip(&mut looks) {
-                        if self.is_stopped() {
-                            break;
-                        }
-                        let alone = std::slice::from_mut(suspect);
-                        let again = self.look(alone, deadline).await?;
-                        *look = again.first().copied().unwrap_or(*look);
+                        self.look_alone(suspect, look, deadline).await?;
                     }
                 }
                 behind |= looks.contains(&Look::Open(Open::Behind));
@@ -211,6 +207,24 @@ impl Rounds {
                 left.extend(self.judge(ledger, looked).await?);
             }
             (*suspects, *open) = left.into_iter().unzip();
+        }
+        Ok(())
+    }
+
+    /// Looks at a key of a group in which something changed: a few times, until nobody writes to it meanwhile.
+    async fn look_alone(
+        &mut self,
+        suspect: &mut Suspect,
+        look: &mut Look,
+        deadline: Instant,
+    ) -> Result<(), CheckError> {
+        for _ in 0..ALONE {
+            if *look != Look::Open(Open::Changing) || self.is_stopped() {
+                return Ok(());
+            }
+            let alone = std::slice::from_mut(suspect);
+            let again = self.look(alone, deadline).await?;
+            *look = again.first().copied().unwrap_or(*look);
         }
         Ok(())
     }
