@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::df2redis::Task;
 use crate::late::{SESSIONS, a_busy_key_is_read_exactly, sessions_outlive_an_outage, visit_all};
-use crate::scenarios::seed;
+use crate::scenarios::{commands_seen, seed};
 use crate::support::dragonfly::Fault;
 use crate::support::{Dataset, RedisServer, SimulatedDragonfly, eventually, within};
 use nix::sys::signal::Signal;
@@ -119,6 +119,36 @@ fn a_write_on_its_way_when_its_key_ends_on_the_target_adds_to_what_was_there() {
     // On a busy machine some may have ended at the source as well.
     assert!(keys.iter().any(|key| is_kept(&mut client, key)));
     source.assert_copied(target.port());
+    running.stop();
+}
+
+#[test]
+fn the_target_is_not_asked_about_late_entries_of_keys_that_end_long_after() {
+    let source = SimulatedDragonfly::options().flows(1);
+    let (source, target) = (source.backing_store().start(), RedisServer::start());
+    let task = Task::between(&source.address(), &target.address());
+    let running = task.start_stable();
+    let mut client = source.client();
+    let far: Vec<String> = (0..50).map(|n| format!("far:{n}")).collect();
+    for key in &far {
+        client.ok(&["RPUSH", key, "one"]);
+        client.ok(&["PEXPIRE", key, "3600000"]);
+    }
+    client.ok(&["RPUSH", "near", "one"]);
+    client.ok(&["PEXPIRE", "near", "60000"]);
+    source.wait_acked();
+    target.signal(Signal::SIGSTOP);
+    client.ok(&["RPUSH", "first", "one"]);
+    // What comes behind one that has no answer waits, and becomes late.
+    std::thread::sleep(Duration::from_millis(300));
+    for key in far.iter().map(String::as_str).chain(["near"]) {
+        client.ok(&["RPUSH", key, "two"]);
+    }
+    std::thread::sleep(Duration::from_millis(1_000));
+    target.signal(Signal::SIGCONT);
+    source.assert_copied(target.port());
+    let asked = commands_seen(&target, "pttl").expect("a key was asked about");
+    assert!(asked.contains("calls=1,"), "{asked}");
     running.stop();
 }
 

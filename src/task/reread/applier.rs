@@ -365,10 +365,17 @@ impl Applier {
         let filter = &self.context.task.filter;
         self.with_args(batch, command, |args| {
             let keeps = keeps_something(args);
+            // A hash is gone when all its fields have expired, whatever its own end is.
+            let is_of_hash = self.context.features.hash_field_expiry()
+                && args
+                    .name()
+                    .first()
+                    .is_some_and(|first| first.eq_ignore_ascii_case(&b'H'));
             let asked = commands::keys(args)
                 .filter(|used| used.read || !used.whole || keeps)
                 .filter(|used| filter.allows(command.db, used.key))
-                .filter(|used| self.may_expire(used.key));
+                .filter(|used| self.may_expire(used.key))
+                .filter(|used| is_of_hash || !self.ends_far_away(command.db, used.key));
             keys.extend(asked.map(|used| (command.db, used.key.into())));
         })
     }

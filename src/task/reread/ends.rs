@@ -20,6 +20,9 @@ use crate::commands;
 use crate::entry::{Args, Batch, Command};
 use crate::task::applier::Applier;
 
+/// No clock goes so wrong that a target lets a key expire so long before its end.
+const FAR_MS: i64 = 600_000;
+
 /// Keys remembered of each flow: 1 MiB.
 const KEYS: usize = 1 << 16;
 
@@ -137,6 +140,12 @@ impl Applier {
             Some(at_ms) => self.ends.note(db, key, at_ms),
             None => self.ends.forget(db, key),
         }
+    }
+
+    /// Whether a key was given an end that is so far away that the target need not be asked whether it has the key.
+    pub(super) fn ends_far_away(&self, db: u32, key: &[u8]) -> bool {
+        let end = self.ends.of(db, key);
+        end.is_some_and(|end| end.saturating_sub(self.source_now_ms()) > FAR_MS)
     }
 
     /// Notes what an entry does about the ends of keys, and whether its own may have come on the target. Whether that is
