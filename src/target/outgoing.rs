@@ -124,7 +124,7 @@ impl Outgoing {
 
     /// Appends a command, made from the entry `lsn`, that is encoded already.
     pub fn encoded_of(&mut self, lsn: Option<u64>, bytes: &[u8]) {
-        self.encoded(&[bytes]);
+        self.encoded(bytes);
         if let Some(start) = self.commands.last_mut() {
             *start = Start::new(start.at, start.part(), lsn);
         }
@@ -141,12 +141,18 @@ impl Outgoing {
         self.bytes.get(start.at..end).filter(|_| whole)
     }
 
-    /// Appends a command of our own that is encoded already, in pieces.
+    /// Appends a command of our own that is encoded already.
     #[inline]
-    pub fn encoded(&mut self, pieces: &[&[u8]]) {
-        self.assert_finished();
+    pub fn encoded(&mut self, bytes: &[u8]) {
         let start = Start::new(self.bytes.len(), self.parts.len(), None);
         self.commands.push(start);
+        self.encoded_unlisted(&[bytes]);
+    }
+
+    /// The same of one in pieces, for which nobody will ask here by its number.
+    #[inline]
+    pub fn encoded_unlisted(&mut self, pieces: &[&[u8]]) {
+        self.assert_finished();
         for piece in pieces {
             self.bytes.extend_from_slice(piece);
         }
@@ -322,6 +328,18 @@ impl Outgoing {
 
     /// Appends the `n`th command of another one, as it is.
     pub fn append(&mut self, other: &Self, n: usize) {
+        let Some(start) = other.commands.get(n).copied() else {
+            return;
+        };
+        self.commands.push(Start {
+            legible: start.legible,
+            ..Start::new(self.bytes.len(), self.parts.len(), start.lsn())
+        });
+        self.append_unlisted(other, n);
+    }
+
+    /// The same of one for which nobody will ask here by its number.
+    pub fn append_unlisted(&mut self, other: &Self, n: usize) {
         self.assert_finished();
         let Some(start) = other.commands.get(n).copied() else {
             return;
@@ -331,10 +349,6 @@ impl Outgoing {
             (next.at, next.part())
         });
         let base = self.bytes.len();
-        self.commands.push(Start {
-            legible: start.legible,
-            ..Start::new(base, self.parts.len(), start.lsn())
-        });
         for part in other.parts.get(start.part()..end_part).unwrap_or_default() {
             self.in_files += part.len;
             self.parts.push(Part {
@@ -356,6 +370,8 @@ impl Outgoing {
     /// Where the `n`th command starts; past the last one, the end.
     pub fn place_of(&self, n: usize) -> Place {
         match self.commands.get(n) {
+            // Also where not all are listed.
+            _ if n == 0 => Place::default(),
             Some(start) => Place {
                 at: start.at,
                 part: start.part(),

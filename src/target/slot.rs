@@ -97,8 +97,8 @@ pub(super) fn first_key_at(name: &[u8]) -> usize {
 pub(super) const LONGEST_TAG: usize = 5;
 
 /// A tag, where it stands: many are looked for at random, and should be in one cache.
-#[derive(Clone, Copy, Default)]
-struct Tag {
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tag {
     len: u8,
     text: [u8; LONGEST_TAG],
 }
@@ -110,16 +110,23 @@ impl Tag {
         let len = u8::try_from(word.len()).ok()?;
         Some(Self { len, text })
     }
+
+    /// Its letters and digits.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        self.text.get(..usize::from(self.len)).unwrap_or_default()
+    }
 }
 
 /// A word whose slot this is, to be put between braces in a key that is to be there. Of at most five letters and digits.
 pub fn tag_of(slot: u16) -> &'static str {
-    std::str::from_utf8(tag_bytes(slot)).unwrap_or_default()
+    let tag = tags().get(usize::from(slot % SLOTS));
+    let word = tag.and_then(|tag| std::str::from_utf8(tag.bytes()).ok());
+    word.unwrap_or_default()
 }
 
-/// Its bytes.
-#[inline]
-pub(super) fn tag_bytes(slot: u16) -> &'static [u8] {
+/// Those of all slots, in order.
+pub(super) fn tags() -> &'static [Tag] {
     static TAGS: LazyLock<Box<[Tag]>> = LazyLock::new(|| {
         let mut tags = vec![Tag::default(); usize::from(SLOTS)];
         let mut missing = tags.len();
@@ -141,9 +148,7 @@ pub(super) fn tag_bytes(slot: u16) -> &'static [u8] {
         }
         tags.into()
     });
-    let tag = TAGS.get(usize::from(slot % SLOTS));
-    tag.and_then(|tag| tag.text.get(..usize::from(tag.len)))
-        .unwrap_or_default()
+    &TAGS
 }
 
 #[cfg(test)]

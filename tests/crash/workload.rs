@@ -18,6 +18,9 @@ const RARE: usize = 499;
 /// A flush comes after so many rounds.
 const FLUSH_EVERY: usize = 101;
 
+/// An end that no test sees, in Unix milliseconds.
+const FAR_MS: usize = 4_102_444_800_000;
+
 /// One client's writes.
 pub struct Workload {
     databases: Vec<u32>,
@@ -172,8 +175,8 @@ impl Workload {
     }
 }
 
-/// Writes of single elements, which may be repeated, on keys that nothing else is written to. One becomes a set, and a
-/// string at once: when both are repeated, the first finds a string.
+/// Writes of single elements and of ends, which may be repeated, on keys that nothing else is written to. One becomes a
+/// set, and a string at once: when both are repeated, the first finds a string.
 fn of_elements(turn: usize) -> Vec<String> {
     let changing = format!("changing:{}", turn / 2 % 7);
     let (n, element) = (turn % 7, turn % 5);
@@ -186,8 +189,17 @@ fn of_elements(turn: usize) -> Vec<String> {
         0 => lines.extend([
             format!("SADD {changing} {turn}"),
             format!("SET {changing} {turn}"),
+            format!("PEXPIREAT {changing} {}", FAR_MS + turn),
+            format!("PEXPIREAT fields:{n} {}", FAR_MS + turn),
         ]),
         _ => lines.push(format!("DEL {changing}")),
+    }
+    if turn % 13 == 12 {
+        // What ends later is made anew without an end.
+        lines.push(format!("DEL scores:{n}"));
+        lines.push(format!("ZADD scores:{n} {turn} last"));
+    } else if turn % 3 == 2 {
+        lines.push(format!("PEXPIREAT scores:{n} {}", FAR_MS + turn));
     }
     if turn % 11 == 10 {
         lines.push(format!("SREM members:{n} {element}"));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::lane::{Lane, Role};
 use super::parked::{Taken, Was};
-use super::round::{Group, Item};
+use super::round::{Group, Item, Placed};
 use super::writer::Writer;
 use crate::fail_point::{self, Place};
 use crate::target::answer::Tolerate;
@@ -20,6 +20,8 @@ use crate::target::writer::missed::came_late;
 
 /// How often a busy flow stamps the nodes.
 const STAMP_EVERY: Duration = Duration::from_millis(20);
+/// Memory kept for reuse with what was sent.
+const KEPT: usize = 2 << 20;
 /// Positions of slots that are removed at a time.
 const REMOVED_AT_ONCE: usize = 512;
 
@@ -28,6 +30,8 @@ const REMOVED_AT_ONCE: usize = 512;
 pub(super) struct Open {
     pub out: Outgoing,
     pub items: Vec<Item>,
+    /// Of its commands, all but those of the last item.
+    pub placed: Vec<Placed>,
     /// When its first item was begun, and how long after that its answers may come before its keys are doubted.
     pub begun: Option<(Instant, Duration)>,
     /// Whether the answer 0 to some of its commands means that a key is missing.
@@ -39,6 +43,10 @@ pub(super) struct Open {
 pub(super) struct Flight {
     pub out: Outgoing,
     pub items: Vec<Item>,
+    /// Of each command.
+    pub placed: Vec<Placed>,
+    /// Of each that is not left out, its group and its number.
+    pub places: Vec<(u32, u32)>,
     /// Its commands, slot by slot.
     pub order: Vec<u32>,
     pub groups: Vec<Group>,
@@ -59,6 +67,28 @@ pub(super) struct Flight {
 }
 
 impl Flight {
+    /// Forgets what it was, and keeps the memory.
+    fn emptied(mut self) -> Self {
+        self.items.clear();
+        self.placed.clear();
+        self.places.clear();
+        self.order.clear();
+        self.groups.clear();
+        if self.out.in_memory() > KEPT {
+            self.out = Outgoing::new();
+        }
+        self.out.clear();
+        Self {
+            out: self.out,
+            items: self.items,
+            placed: self.placed,
+            places: self.places,
+            order: self.order,
+            groups: self.groups,
+            ..Self::default()
+        }
+    }
+
     /// The item of a command.
     pub fn item_of(&self, command: usize) -> Item {
         let behind = self.items.partition_point(|item| item.first <= command);
@@ -90,6 +120,9 @@ impl Flight {
     pub fn came_late(&self) -> Vec<u32> {
         let bytes = self.out.len();
         let all = came_late(self.begun, bytes);
+        if !all && self.parked.is_empty() {
+            return Vec::new();
+        }
         let is_late = |slot| match self.parked.contains_key(&slot) {
             true => came_late(self.was(slot, None).begun, bytes),
             false => all,
@@ -117,32 +150,47 @@ impl Writer {
             || self
                 .last_stamp
                 .is_none_or(|last| last.elapsed() >= STAMP_EVERY);
-        let mut open = std::mem::take(&mut self.open);
+        let spare = std::mem::take(&mut self.spare);
+        let next = Open {
+            out: spare.out,
+            items: spare.items,
+            placed: spare.placed,
+            ..Open::default()
+        };
+        let mut open = std::mem::replace(&mut self.open, next);
         let (parked_commands, parked) = match due {
             true => {
                 let (out, items) = (&mut open.out, &mut open.items);
                 let taken = self.parking.take_into(out, items);
-                taken.map_err(TargetError::Spill)?
+                let taken = taken.map_err(TargetError::Spill)?;
+                open.place_all();
+                taken
             }
-            false => Default::default(),
+            false => {
+                open.place();
+                Default::default()
+            }
         };
         let mut flight = Flight {
             out: open.out,
             items: open.items,
+            placed: open.placed,
             reaches: self.marked,
             stamp: self.applied.filter(|_| must_stamp && is_time),
             begun: open.begun,
             watches: open.watches || parked.values().any(|taken| taken.was.watches),
             parked,
             at: Some(Instant::now()),
-            groups: std::mem::take(&mut self.spare),
+            places: spare.places,
+            order: spare.order,
+            groups: spare.groups,
             ..Flight::default()
         };
         if flight.stamp.is_some() {
             fail_point::pass(Place::StampSend);
             self.last_stamp = Some(Instant::now());
         }
-        let pings = flight.sort(self.flow.as_ref(), &mut self.groups);
+        let pings = flight.sort(self.flow.as_ref(), &mut self.slots);
         let mut groups = std::mem::take(&mut flight.groups);
         groups.retain_mut(|group| {
             if self.parking.has(group.slot) {
@@ -184,8 +232,8 @@ impl Writer {
             false => Vec::new(),
         };
         for (key, id) in stale {
-            let owner = self.owners.get(usize::from(slot_of(key.as_bytes())));
-            let lane = owner.and_then(|owner| self.lanes.get_mut(usize::from(*owner)));
+            let owner = self.slots.owner(slot_of(key.as_bytes()));
+            let lane = owner.and_then(|owner| self.lanes.get_mut(owner));
             if let Some(lane) = lane {
                 let [lsn, at] = flow.names.of_node(&id);
                 let words = [&b"HDEL"[..], key.as_bytes(), lsn.as_bytes(), at.as_bytes()];
@@ -196,8 +244,8 @@ impl Writer {
             fail_point::pass(Place::PositionsRemove);
         }
         for slot in old {
-            let owner = self.owners.get(usize::from(slot));
-            let lane = owner.and_then(|owner| self.lanes.get_mut(usize::from(*owner)));
+            let owner = self.slots.owner(slot);
+            let lane = owner.and_then(|owner| self.lanes.get_mut(owner));
             if let Some(lane) = lane {
                 let key = crate::target::position::of_slot(&flow.fence.names().position, slot);
                 let words = [&b"HDEL"[..], key.as_bytes(), flow.names.slot.as_bytes()];
@@ -233,12 +281,6 @@ impl Writer {
         self.counters.commands += flight.order.len() as u64;
         self.counters.bytes += flight.out.len();
         self.dropped.clear();
-        self.spare = flight.groups;
-        self.spare.clear();
-        let mut out = flight.out;
-        out.clear();
-        if self.open.out.is_empty() && out.in_memory() == 0 {
-            self.open.out = out;
-        }
+        self.spare = flight.emptied();
     }
 }

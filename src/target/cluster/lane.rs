@@ -26,8 +26,8 @@ pub(super) enum Role {
     Record,
     /// A sign of life.
     Ping,
-    /// A command of the batch by itself.
-    Plain(u32),
+    /// A command of the batch by itself; whether the answer 0 to it may tell something.
+    Plain { n: u32, tells: bool },
     /// Begins the transaction of a group, of so many commands.
     Multi(u32),
     /// A command of the batch in the transaction of a group.
@@ -43,7 +43,7 @@ pub(super) struct Lane {
     pub settings: Settings,
     pub link: Link,
     pub scanner: Scanner,
-    /// What is being sent, or was and is not all answered.
+    /// What is being sent, or was and is not all answered. Most of its commands are not listed: `roles` is the list.
     pub batch: Batch,
     /// Of each command in the batch, in order.
     pub roles: Vec<Role>,
@@ -106,10 +106,10 @@ impl Lane {
         self.roles.push(role);
     }
 
-    /// The same of one that is encoded already.
+    /// The same of one that is encoded already, in pieces.
     #[inline]
     pub fn encoded(&mut self, role: Role, pieces: &[&[u8]]) {
-        self.batch.out.encoded(pieces);
+        self.batch.out.encoded_unlisted(pieces);
         self.roles.push(role);
     }
 

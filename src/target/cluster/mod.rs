@@ -10,6 +10,7 @@
 //!   9. A slot that is moved key by key is `migrating` on one node and `importing` on the other until all keys have
 //!   moved; one that Valkey 9 moves at once changes its owner without any of that.
 
+mod by_slot;
 mod flight;
 mod flow;
 mod lane;

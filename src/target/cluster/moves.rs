@@ -3,6 +3,7 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::by_slot::BySlot;
 use super::lane::Lane;
 use super::refresh::{self, Fresh, Known};
 use super::writer::Writer;
@@ -105,7 +106,7 @@ impl Writer {
             flow.stale.retain(|stamp| !current(stamp));
             flow.removable = flow.removable.or(flow.stored);
         }
-        self.owners = topology.owners;
+        self.slots = BySlot::new(&topology.owners);
         self.votes = topology.votes;
         self.last_stamp = None;
         fail_point::pass(Place::SlotsMoved);

@@ -42,7 +42,13 @@ impl Lane {
                     (bytes.starts_with(OK).then_some(OK.len())?, 1)
                 }
             }
-            Role::Plain(_) => (usual(bytes)?.0, 1),
+            Role::Plain { tells, .. } => {
+                let (len, is_zero) = usual(bytes)?;
+                if is_zero && *tells && watches {
+                    return None;
+                }
+                (len, 1)
+            }
             Role::Queued(_) | Role::Position(_) => {
                 (bytes.starts_with(QUEUED).then_some(QUEUED.len())?, 1)
             }
@@ -141,14 +147,18 @@ impl Writer {
                 })
             }
             (Role::Ping, _) => Ok(()),
-            (Role::Plain(n), Reply::Error(text)) if self.was_done(n, &text) => Ok(()),
-            (Role::Plain(n), Reply::Error(text)) => self.refused(n, &text, false),
-            (Role::Plain(_), Reply::Queued) => Err(unexpected(
+            (Role::Plain { n, .. }, Reply::Error(text)) if self.was_done(n, &text) => Ok(()),
+            (Role::Plain { n, .. }, Reply::Error(text)) => self.refused(n, &text, false),
+            (Role::Plain { n, tells: true }, Reply::Integer(0)) if self.missing.is_noted() => {
+                self.note_missed(n, true, |name| ANSWERS_MISSING.contains(&name));
+                Ok(())
+            }
+            (Role::Plain { .. }, Reply::Queued) => Err(unexpected(
                 &addr(self),
                 "writing without a transaction",
                 Reply::Queued,
             )),
-            (Role::Plain(_), _) | (Role::Multi(_), Reply::Ok) => Ok(()),
+            (Role::Plain { .. }, _) | (Role::Multi(_), Reply::Ok) => Ok(()),
             (Role::Queued(_) | Role::Position(_), Reply::Queued) => Ok(()),
             (Role::Queued(n), Reply::Error(text)) => self.refused(n, &text, true),
             (Role::Exec(group), Reply::Array { len, errors }) => {
@@ -200,7 +210,7 @@ impl Writer {
             groups.position(|group| group.commands().contains(&at))
         };
         let group = match role {
-            Role::Plain(n) | Role::Queued(n) => of_command(n),
+            Role::Plain { n, .. } | Role::Queued(n) => of_command(n),
             Role::Position(group) | Role::Exec(group) => Some(group as usize),
             // The nodes are told again, where the stamps are then.
             Role::Stamp(_) => {

@@ -6,7 +6,8 @@
 
 use std::ops::Range;
 
-use super::flight::Flight;
+use super::by_slot::{BySlot, OfSlot};
+use super::flight::{Flight, Open};
 use super::flow::Flow;
 use super::lane::Role;
 use super::parked::Behind;
@@ -14,7 +15,7 @@ use super::writer::Writer;
 use crate::target::answer::Tolerate;
 use crate::target::outgoing::{Outgoing, Word};
 use crate::target::position::of_slot;
-use crate::target::slot::{LONGEST_TAG, SLOTS, first_key_at, slot_of, tag_bytes, tag_of};
+use crate::target::slot::{LONGEST_TAG, Tag, first_key_at, slot_of, tag_of};
 use crate::target::writer::Kind;
 use crate::target::writer::missed::LONGEST_KEY;
 
@@ -31,6 +32,9 @@ pub(super) struct Item {
 #[derive(Debug, Clone)]
 pub(super) struct Group {
     pub slot: u16,
+    /// The index of its owner's lane.
+    lane: u16,
+    tag: Tag,
     /// Where they begin in the order of the flight.
     first: u32,
     /// How many they are.
@@ -41,6 +45,8 @@ pub(super) struct Group {
     pub depends: bool,
     /// Whether any of them deletes a key.
     pub deletes: bool,
+    /// Whether any of them tells by the answer 0 that its key is missing.
+    tells: bool,
     /// The position that goes with it, or 0, before which nothing is.
     reaches: u64,
     /// Nothing of its transaction was executed, and what was refused for good is taken out: it is to be sent again.
@@ -101,10 +107,10 @@ impl StoresPosition {
         [&self.field, word.as_bytes()].concat()
     }
 
-    /// The whole of it.
+    /// The whole of it, for the slot with this tag.
     #[inline]
-    pub fn of<'a>(&'a self, slot: u16, at: &'a [u8]) -> [&'a [u8]; 3] {
-        let tag = tag_bytes(slot);
+    pub fn of<'a>(&'a self, tag: &'a Tag, at: &'a [u8]) -> [&'a [u8]; 3] {
+        let tag = tag.bytes();
         let head = self.heads.get(tag.len()).map_or(&[][..], Vec::as_slice);
         [head, tag, at]
     }
@@ -121,6 +127,8 @@ pub(super) enum Repeats {
     /// The same of the elements that it names, as long as the key is of their type, and is refused else: it makes them
     /// what they are from then on, whatever they were, and takes none away.
     Elements,
+    /// Whatever came behind it: it gives its one key an end, if that is there, which the answer 0 denies.
+    End,
     /// It has an effect each time.
     Never,
 }
@@ -151,7 +159,9 @@ pub(super) fn repeats(out: &Outgoing, n: usize, name: &[u8]) -> Repeats {
                     .word_at(n, 2)
                     .is_some_and(|word| !OF_ZADD.iter().any(|option| is(&word, option)))
     };
-    if is_gone {
+    if count == 3 && is_named(b"PEXPIREAT") {
+        Repeats::End
+    } else if is_gone {
         Repeats::Gone
     } else if is_whole {
         Repeats::Whole
@@ -188,19 +198,55 @@ pub(super) fn place(out: &Outgoing, n: usize) -> (&[u8], Option<u16>) {
     (name, key.map(slot))
 }
 
+/// A command as it is sorted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Placed {
+    /// None of a command without keys.
+    slot: Option<u16>,
+    repeats: Repeats,
+}
+
+impl Open {
+    /// Places the commands of the last item. That is done before the next one is begun, while they are in the
+    /// processor's cache.
+    pub(super) fn place(&mut self) {
+        let kind = self.items.last().map(|item| item.kind);
+        let first = self.placed.len();
+        self.placed
+            .extend((first..self.out.commands()).map(|n| placed(&self.out, n, kind)));
+    }
+
+    /// Places all of them anew.
+    pub(super) fn place_all(&mut self) {
+        self.placed.clear();
+        let mut items = self.items.iter().peekable();
+        let mut kind = None;
+        for n in 0..self.out.commands() {
+            while let Some(item) = items.next_if(|item| item.first <= n) {
+                kind = Some(item.kind);
+            }
+            self.placed.push(placed(&self.out, n, kind));
+        }
+    }
+}
+
+fn placed(out: &Outgoing, n: usize, kind: Option<Kind>) -> Placed {
+    let (name, slot) = place(out, n);
+    let repeats = match kind {
+        Some(Kind::Record) | None => Repeats::Whole,
+        Some(Kind::Entry) => repeats(out, n, name),
+    };
+    Placed { slot, repeats }
+}
+
 impl Flight {
     /// Sorts its commands into groups, in the order of their first commands; leaves out those that their slot has.
     /// Whether any is a sign of life.
-    pub(super) fn sort(&mut self, flow: Option<&Flow>, groups: &mut GroupOf) -> bool {
+    pub(super) fn sort(&mut self, flow: Option<&Flow>, slots: &mut BySlot) -> bool {
         let mut pings = false;
-        let mut places: Vec<(u32, u32)> = Vec::with_capacity(self.out.commands());
-        let mut items = self.items.iter().peekable();
-        let mut kind = Kind::Record;
-        for n in 0..self.out.commands() {
-            while let Some(item) = items.next_if(|item| item.first <= n) {
-                kind = item.kind;
-            }
-            let (name, slot) = place(&self.out, n);
+        let mut groups = std::mem::take(&mut self.groups);
+        let mut places = std::mem::take(&mut self.places);
+        for (n, Placed { slot, repeats }) in self.placed.iter().copied().enumerate() {
             let Some(slot) = slot else {
                 pings = true;
                 continue;
@@ -209,24 +255,20 @@ impl Flight {
             if flow.is_some_and(|flow| lsn.is_some_and(|lsn| flow.has(slot, lsn))) {
                 continue;
             }
-            let repeats = match kind {
-                Kind::Record => Repeats::Whole,
-                Kind::Entry => repeats(&self.out, n, name),
-            };
             let is_near = || flow.is_some_and(|flow| lsn.is_some_and(|lsn| flow.is_near(lsn)));
             let is_safe = match repeats {
-                Repeats::Whole | Repeats::Gone => true,
+                Repeats::Whole | Repeats::Gone | Repeats::End => true,
                 Repeats::Elements => is_near(),
                 Repeats::Never => false,
             };
-            let index = groups.index(slot, self.groups.len());
-            if index == self.groups.len() {
-                let group = self.group_of(slot);
-                self.groups.push(group);
-            }
-            if let Some(group) = self.groups.get_mut(index) {
+            let made = |of_slot: &OfSlot| self.group_of(slot, of_slot);
+            let Some(index) = slots.group(slot, &mut groups, made) else {
+                continue;
+            };
+            if let Some(group) = groups.get_mut(index) {
                 group.deletes |= repeats == Repeats::Gone;
-                group.depends |= matches!(repeats, Repeats::Elements | Repeats::Never);
+                group.tells |= repeats == Repeats::End;
+                group.depends |= !matches!(repeats, Repeats::Whole | Repeats::Gone);
                 // A key that is deleted and filled at once, such as the result of a SUNIONSTORE, is never seen to be gone.
                 group.atomic |= !is_safe || group.deletes && repeats == Repeats::Elements;
                 group.count += 1;
@@ -234,20 +276,25 @@ impl Flight {
             let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
             places.push((number(index), number(n)));
         }
+        slots.forget(&groups);
+        self.groups = groups;
         self.lay_out(&places);
-        groups.forget(&self.groups);
+        self.places = places;
         pings
     }
 
     /// A slot's, without commands.
-    fn group_of(&self, slot: u16) -> Group {
+    fn group_of(&self, slot: u16, of_slot: &OfSlot) -> Group {
         Group {
             slot,
+            lane: of_slot.lane,
+            tag: of_slot.tag,
             first: 0,
             count: 0,
             atomic: false,
             depends: false,
             deletes: false,
+            tells: false,
             reaches: match self.parked.get(&slot).map(|taken| taken.behind) {
                 Some(Behind::More(first)) => first,
                 Some(Behind::Nothing) | None => self.reaches,
@@ -266,50 +313,14 @@ impl Flight {
             group.first = start;
             start += std::mem::take(&mut group.count);
         }
-        self.order = vec![0; places.len()];
+        self.order.clear();
+        self.order.resize(places.len(), 0);
         for (index, n) in places {
             if let Some(group) = self.groups.get_mut(*index as usize)
                 && let Some(place) = self.order.get_mut(group.commands().end)
             {
                 *place = *n;
                 group.count += 1;
-            }
-        }
-    }
-}
-
-/// By slot, the index of its group in a flight that is being sorted.
-#[derive(Debug)]
-pub(super) struct GroupOf(Box<[u16]>);
-
-impl Default for GroupOf {
-    fn default() -> Self {
-        Self(vec![Self::NONE; usize::from(SLOTS)].into())
-    }
-}
-
-impl GroupOf {
-    const NONE: u16 = u16::MAX;
-
-    /// The slot's index, which is `next` if it has none yet.
-    #[inline]
-    fn index(&mut self, slot: u16, next: usize) -> usize {
-        match self.0.get_mut(usize::from(slot)) {
-            Some(index) if *index != Self::NONE => usize::from(*index),
-            Some(index) => {
-                // There are no more groups than slots.
-                *index = next as u16;
-                next
-            }
-            None => next,
-        }
-    }
-
-    /// Forgets these, which are all.
-    fn forget(&mut self, groups: &[Group]) {
-        for group in groups {
-            if let Some(index) = self.0.get_mut(usize::from(group.slot)) {
-                *index = Self::NONE;
             }
         }
     }
@@ -343,11 +354,7 @@ impl Writer {
             _ => Vec::new(),
         };
         for (index, group) in (0_u32..).zip(groups) {
-            let Some(lane) = self
-                .owners
-                .get(usize::from(group.slot))
-                .and_then(|owner| self.lanes.get_mut(usize::from(*owner)))
-            else {
+            let Some(lane) = self.lanes.get_mut(usize::from(group.lane)) else {
                 continue;
             };
             if !std::mem::take(&mut group.again) {
@@ -355,16 +362,17 @@ impl Writer {
             }
             let commands = order.get(group.commands()).unwrap_or_default();
             if !group.atomic {
-                for n in commands {
-                    lane.batch.out.append(out, *n as usize);
-                    lane.roles.push(Role::Plain(*n));
+                let tells = group.tells;
+                for n in commands.iter().copied() {
+                    lane.batch.out.append_unlisted(out, n as usize);
+                    lane.roles.push(Role::Plain { n, tells });
                 }
                 continue;
             }
             let multi = lane.roles.len();
             lane.encoded(Role::Multi(0), &[MULTI]);
             for n in commands.iter().filter(|n| !self.dropped.contains(n)) {
-                lane.batch.out.append(out, *n as usize);
+                lane.batch.out.append_unlisted(out, *n as usize);
                 lane.roles.push(Role::Queued(*n));
             }
             if let (Some(flow), Some(reaches)) = (&mut self.flow, group.reaches()) {
@@ -372,7 +380,7 @@ impl Writer {
                 let reaches = reaches.max(flow.known(group.slot).unwrap_or(0));
                 let other = (Some(reaches) != *of_most).then(|| flow.position.at(reaches));
                 let at = other.as_ref().unwrap_or(&at);
-                let position = flow.position.of(group.slot, at);
+                let position = flow.position.of(&group.tag, at);
                 lane.encoded(Role::Position(index), &position);
                 flow.positions.note(group.slot, reaches);
             }
@@ -416,8 +424,8 @@ impl Writer {
             return;
         };
         let key = flow.fence.names().failed.clone();
-        let owner = self.owners.get(usize::from(slot_of(key.as_bytes())));
-        let lane = owner.and_then(|owner| self.lanes.get_mut(usize::from(*owner)));
+        let owner = self.slots.owner(slot_of(key.as_bytes()));
+        let lane = owner.and_then(|owner| self.lanes.get_mut(owner));
         if let Some(lane) = lane {
             let json = record.json();
             let words = [
@@ -434,6 +442,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::slot::{SLOTS, tags};
 
     fn out(words: &[&[u8]]) -> Outgoing {
         let mut out = Outgoing::new();
@@ -473,7 +482,9 @@ mod tests {
             ("ZADD k incr CH 1 m", Repeats::Never),
             ("ZADD k CH 1 m", Repeats::Never),
             ("ZREM k m", Repeats::Never),
-            ("PEXPIREAT k 5", Repeats::Never),
+            ("PEXPIREAT k 5", Repeats::End),
+            ("PEXPIREAT k 5 GT", Repeats::Never),
+            ("PERSIST k", Repeats::Never),
             ("COPY k l REPLACE", Repeats::Never),
         ] {
             let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
@@ -492,7 +503,8 @@ mod tests {
             let words = ["HSET", &key, "3:0a1b2c3d", &position].map(str::as_bytes);
             let expected = out(&words);
             let mut encoded = Outgoing::new();
-            encoded.encoded(&stores.of(slot, &stores.at(at)));
+            let tag = &tags()[usize::from(slot)];
+            encoded.encoded_unlisted(&stores.of(tag, &stores.at(at)));
             let bytes = |out: &Outgoing| match out.piece(out.place_of(0)) {
                 crate::target::outgoing::Piece::Bytes(bytes) => bytes.to_vec(),
                 other => panic!("{other:?}"),

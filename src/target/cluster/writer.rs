@@ -7,8 +7,8 @@
 //! ```
 //!
 //! One flight is unanswered at a time. In it a slot's commands are either **plain**, if every one of them leaves its key
-//! whole and reads nothing (`SET`, `DEL`, `RESTORE … REPLACE`) or does the same with elements (`HSET`, `SADD`, `ZADD`), or
-//! one **transaction** that ends in the slot's position: `MULTI … HSET df2redis:position:<task>:{tag} <flow> <next> EXEC`.
+//! whole and reads nothing (`SET`, `DEL`, `RESTORE … REPLACE`), does the same with elements (`HSET`, `SADD`, `ZADD`) or
+//! with its end (`PEXPIREAT`), or one **transaction** that ends in the slot's position: `MULTI … HSET df2redis:position:<task>:{tag} <flow> <next> EXEC`.
 //! Commands of different slots have no order among
 //! each other, so nothing is lost by sorting; commands of one slot keep theirs. When a flight is answered, everything
 //! before `next` is in the cluster; the flights that follow begin by saying so on every lane, in a **stamp**.
@@ -36,6 +36,12 @@
 //!    such an answer, it counts only where something may be done for the second time: in slots that were parked, and up
 //!    to `AHEAD` entries behind what was found. Elements further behind the last stamp go in a transaction. And the key
 //!    is read again from the source.
+//!    Plain writes of *ends* too: the last one decides, elements leave it alone, and what replaces or deletes the key
+//!    comes again behind them. The source journals none for a key that it has not, so the key was there at first, or
+//!    one of these made it. What time alone can change is what late entries are watched for anyway: an end that has
+//!    passed when it comes again takes the key with it. After a start every entry that may come again is late, and of a
+//!    key that such an end was given, all further entries are withheld until it was read again; behind a redirect, keys
+//!    whose entries take longer than they may are read again; and so is a key whose end is put off when that is near.
 //! 4. *Nobody else writes.* Before anything is read, connections of whoever wrote before are ended on every node; see
 //!    [`super::takeover`]. Nothing of them takes effect later.
 //! 5. *Redirects.* A command that is answered with MOVED, ASK or TRYAGAIN was not executed, and neither was any of its
@@ -85,12 +91,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::by_slot::BySlot;
 use super::flight::{Flight, Open};
 use super::flow::Flow;
 use super::lane::Lane;
 use super::parked::Parking;
 use super::refresh::Fresh;
-use super::round::{Group, GroupOf, Item};
+use super::round::Item;
 use super::takeover::{Topology, Votes};
 use crate::resp::Reply;
 use crate::target::answer::Tolerate;
@@ -122,16 +129,15 @@ pub(in crate::target) struct Writer {
     pub(super) limits: Limits,
     pub(super) policy: ErrorPolicy,
     pub(super) lanes: Vec<Lane>,
-    /// By slot, the index of its lane.
-    pub(super) owners: Vec<u16>,
+    /// Whose slots are.
+    pub(super) slots: BySlot,
     /// Of the masters, when it was looked at last who owns what.
     pub(super) votes: Votes,
     pub(super) flow: Option<Flow>,
     pub(super) open: Open,
     pub(super) flight: Option<Flight>,
-    pub(super) groups: GroupOf,
-    /// The memory of the last flight's.
-    pub(super) spare: Vec<Group>,
+    /// An empty one, with memory.
+    pub(super) spare: Flight,
     /// Commands of the flight that were refused for good before anything was executed.
     pub(super) dropped: Vec<u32>,
     /// The position that everything pushed reaches.
@@ -205,13 +211,12 @@ impl Writer {
             limits,
             policy,
             lanes,
-            owners: topology.owners.clone(),
+            slots: BySlot::new(&topology.owners),
             votes: topology.votes.clone(),
             flow,
             open: Open::default(),
             flight: None,
-            groups: GroupOf::default(),
-            spare: Vec::new(),
+            spare: Flight::default(),
             dropped: Vec::new(),
             marked: stored,
             applied: stored,
@@ -239,8 +244,8 @@ impl Writer {
         const DOING: &str = "looking at the fence";
         let key = fence.names().fence.clone();
         let slot = slot_of(key.as_bytes());
-        let owner = self.owners.get(usize::from(slot)).copied();
-        let lane = owner.and_then(|owner| self.lanes.get_mut(usize::from(owner)));
+        let owner = self.slots.owner(slot);
+        let lane = owner.and_then(|owner| self.lanes.get_mut(owner));
         let Some(lane) = lane else {
             return Err(self.unready(DOING, "no master owns the slot of the fence".to_owned()));
         };
@@ -267,6 +272,7 @@ impl Writer {
         if self.open.begun.is_none() {
             self.open.begun = self.missing.begin();
         }
+        self.open.place();
         self.open.items.push(Item {
             first: self.open.out.commands(),
             kind,
