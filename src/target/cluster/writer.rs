@@ -8,10 +8,10 @@
 //!
 //! One flight is unanswered at a time. In it a slot's commands are either **plain**, if every one of them leaves its key
 //! whole and reads nothing (`SET`, `DEL`, `RESTORE … REPLACE`), does the same with elements (`HSET`, `SADD`, `ZADD`) or
-//! with its end (`PEXPIREAT`), or one **transaction** that ends in the slot's position: `MULTI … HSET df2redis:position:<task>:{tag} <flow> <next> EXEC`.
-//! Commands of different slots have no order among
-//! each other, so nothing is lost by sorting; commands of one slot keep theirs. When a flight is answered, everything
-//! before `next` is in the cluster; the flights that follow begin by saying so on every lane, in a **stamp**.
+//! with its end (`PEXPIREAT`), or one **transaction** that ends in the slot's position:
+//! `MULTI … HSET df2redis:position:<task>:{tag} <flow> <next> EXEC`. Commands of different slots have no order among each
+//! other, so nothing is lost by sorting; commands of one slot keep theirs. When a flight is answered, everything before
+//! `next` is in the cluster; the flights that follow begin by saying so on every lane, in a **stamp**.
 //!
 //! # Why every entry takes effect exactly once
 //!

@@ -1,9 +1,10 @@
 //! Entries that come late: the target may have let their keys expire, which at the source were alive.
 //!
 //! A late INCR would then make a key without its value and without its expiry, and no answer would tell. So before late
-//! entries are applied, the target is asked which of their keys it has, and for how long yet; those that it lost, or is
-//! about to lose, are read again from the source. Entries that are not late by more than [`LATE`] are applied at
-//! once, and what they find missing is noticed by their answers (see `missed` in the writer).
+//! entries are applied, the target is asked which of their keys it has, and for how long yet, unless their end is known to
+//! be far away; those that it lost, or is about to lose, are read again from the source. Entries that are not late by
+//! more than [`LATE`] are applied at once, and what they find missing is noticed by their answers (see `missed` in the
+//! writer).
 //!
 //! Units: times are Unix milliseconds by the source's clock.
 
