@@ -6,6 +6,7 @@
 use crate::sink::Sink;
 use crate::support::{Client, Reply};
 use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Names of each kind of key, in each database.
 const KEYS: usize = 11;
@@ -18,8 +19,8 @@ const RARE: usize = 499;
 /// A flush comes after so many rounds.
 const FLUSH_EVERY: usize = 101;
 
-/// An end that no test sees, in Unix milliseconds.
-const FAR_MS: usize = 4_102_444_800_000;
+/// How far away ends are: no test sees them, and no source refuses them.
+const FAR: Duration = Duration::from_secs(10_000_000);
 
 /// One client's writes.
 pub struct Workload {
@@ -30,13 +31,18 @@ pub struct Workload {
     counts: BTreeMap<(u32, usize), i64>,
     /// Bytes of a further value in each round.
     large: usize,
+    /// The first end that a key is given, in Unix milliseconds.
+    far_ms: u128,
 }
 
 impl Workload {
     /// Writes to these databases, nobody else does.
     #[must_use]
     pub fn on(databases: &[u32]) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.expect("a time after 1970");
         Self {
+            far_ms: (now + FAR).as_millis(),
             databases: databases.to_vec(),
             round: 0,
             keys: KEYS,
@@ -124,7 +130,8 @@ impl Workload {
         if self.tagged {
             lines.push(format!("APPEND rare:{} {round},", round % RARE));
         }
-        lines.extend(of_elements(round / self.databases.len()));
+        let turn = round / self.databases.len();
+        lines.extend(of_elements(turn, self.far_ms + turn as u128));
         if self.large > 0 {
             let letter = char::from(b'a' + u8::try_from(round % 26).unwrap_or_default());
             let value = letter.to_string().repeat(self.large);
@@ -177,7 +184,7 @@ impl Workload {
 
 /// Writes of single elements and of ends, which may be repeated, on keys that nothing else is written to. One becomes a
 /// set, and a string at once: when both are repeated, the first finds a string.
-fn of_elements(turn: usize) -> Vec<String> {
+fn of_elements(turn: usize, end_ms: u128) -> Vec<String> {
     let changing = format!("changing:{}", turn / 2 % 7);
     let (n, element) = (turn % 7, turn % 5);
     let mut lines = vec![
@@ -189,8 +196,8 @@ fn of_elements(turn: usize) -> Vec<String> {
         0 => lines.extend([
             format!("SADD {changing} {turn}"),
             format!("SET {changing} {turn}"),
-            format!("PEXPIREAT {changing} {}", FAR_MS + turn),
-            format!("PEXPIREAT fields:{n} {}", FAR_MS + turn),
+            format!("PEXPIREAT {changing} {end_ms}"),
+            format!("PEXPIREAT fields:{n} {end_ms}"),
         ]),
         _ => lines.push(format!("DEL {changing}")),
     }
@@ -199,7 +206,7 @@ fn of_elements(turn: usize) -> Vec<String> {
         lines.push(format!("DEL scores:{n}"));
         lines.push(format!("ZADD scores:{n} {turn} last"));
     } else if turn % 3 == 2 {
-        lines.push(format!("PEXPIREAT scores:{n} {}", FAR_MS + turn));
+        lines.push(format!("PEXPIREAT scores:{n} {end_ms}"));
     }
     if turn % 11 == 10 {
         lines.push(format!("SREM members:{n} {element}"));
