@@ -7,7 +7,7 @@
 //!
 //! `SORT … BY` and `GET` name further keys by a pattern, which no cluster allows: with `STORE` it cannot be run either.
 
-use super::keys::{keys, sort_store};
+use super::keys::{KeyIter, keys, sort_store};
 use super::table::Roles;
 use crate::entry::{Args, ArgsWriter};
 
@@ -22,9 +22,8 @@ pub enum Slots {
     Across,
 }
 
-/// Takes a command apart by the slots of its keys, by the rules at the head of this file.
-pub fn by_slot(args: &Args<'_>, slot_of: impl Fn(&[u8]) -> u16) -> Slots {
-    let uses = keys(args);
+/// Takes a command with these keys apart by the slots of its keys, by the rules at the head of this file.
+pub fn by_slot(args: &Args<'_>, uses: &KeyIter<'_>, slot_of: impl Fn(&[u8]) -> u16) -> Slots {
     let is_one = || {
         let mut slots = uses.clone().map(|used| slot_of(used.key));
         let first = slots.next();
@@ -105,7 +104,8 @@ mod tests {
 
     fn shown(line: &str) -> String {
         let words = Words::of(line);
-        match by_slot(&words.args(), slot_of) {
+        let args = words.args();
+        match by_slot(&args, &keys(&args), slot_of) {
             Slots::One => "one".into(),
             Slots::Across => "across".into(),
             Slots::Parts(parts) => parts
@@ -160,7 +160,8 @@ mod tests {
             let words: Vec<String> = pairs.iter().flat_map(|(key, value)| [key.clone(), value.clone()]).collect();
             let line = format!("MSET {}", words.iter().map(|word| if word.is_empty() { "-" } else { word }).collect::<Vec<_>>().join(" "));
             let words = Words::of(&line);
-            let Slots::Parts(parts) = by_slot(&words.args(), slot_of) else {
+            let args = words.args();
+            let Slots::Parts(parts) = by_slot(&args, &keys(&args), slot_of) else {
                 let first = slot_of(pairs[0].0.as_bytes());
                 prop_assert!(pairs.iter().all(|(key, _)| slot_of(key.as_bytes()) == first));
                 return Ok(());

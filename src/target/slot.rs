@@ -10,12 +10,28 @@ pub const SLOTS: u16 = 16384;
 
 /// The slot of a key.
 pub fn slot_of(key: &[u8]) -> u16 {
-    // Keys are short: a library takes longer to choose how to look for it.
-    let tag = key
-        .iter()
-        .position(|byte| *byte == b'{')
-        .and_then(|open| tag_in(key.get(open + 1..)?));
+    let tag = match has_brace(key) {
+        true => tag_of_key(key),
+        false => None,
+    };
     crc(tag.unwrap_or(key)) % SLOTS
+}
+
+/// Whether a brace opens anywhere, eight bytes at a time. Keys are short: a library takes longer to choose how to look.
+fn has_brace(key: &[u8]) -> bool {
+    const ALL: u64 = u64::MAX / 255;
+    let (eights, rest) = key.as_chunks::<8>();
+    let is_in = |eight: &[u8; 8]| {
+        // What is equal is 0, and only from 0 does a borrow reach the highest bit of a byte that had it not.
+        let differs = u64::from_ne_bytes(*eight) ^ (ALL * u64::from(b'{'));
+        differs.wrapping_sub(ALL) & !differs & (ALL << 7) != 0
+    };
+    eights.iter().any(is_in) || rest.contains(&b'{')
+}
+
+fn tag_of_key(key: &[u8]) -> Option<&[u8]> {
+    let open = memchr::memchr(b'{', key)?;
+    tag_in(key.get(open + 1..)?)
 }
 
 /// What stands before the brace that closes a tag, if it does and there is anything.
@@ -162,6 +178,16 @@ mod tests {
         assert_eq!(slot_of(b"{user1000}.following"), slot_of(b"user1000"));
         assert_eq!(slot_of(b"foo{{bar}}zap"), slot_of(b"{bar"));
         assert_ne!(slot_of(b"foo{}{bar}"), slot_of(b"bar"));
+        for open in 0..40 {
+            // Bytes near the brace, and such as a borrow may come from.
+            let mut key = [b'|', 0, b'z', 0xfb, 0x80, 0x7a, 0xff].repeat(6);
+            assert!(!super::has_brace(&key), "{key:?}");
+            key[open] = b'{';
+            assert!(super::has_brace(&key), "{open}");
+            let close = key.len() - 1;
+            key[close] = b'}';
+            assert_eq!(slot_of(&key), slot_of(&key[open + 1..close]), "{open}");
+        }
         // By hand, bit by bit.
         let by_bits = |key: &[u8]| {
             let bits = key

@@ -127,6 +127,8 @@ pub(super) struct Applier {
     /// Keys that are withheld.
     pub(super) list: List,
     pub(super) late: Late,
+    /// The database of the source that was found last to fit into a cluster.
+    pub(super) fitting: Option<u32>,
     /// The snapshot's keys, where it matters which of them have been seen.
     pub(super) baselines: Option<Baselines>,
     /// Keys that may expire on the target, where that is known.
@@ -191,6 +193,7 @@ impl Applier {
             next: None,
             list: List::default(),
             late: Late::default(),
+            fitting: None,
             baselines: looks.then(Baselines::new),
             expiring,
             ends: Ends::default(),

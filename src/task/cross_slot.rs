@@ -25,21 +25,25 @@ impl Applier {
         large: Option<&Large>,
         foreign: &mut Foreign,
     ) -> Result<Took, TaskError> {
+        let uses = commands::keys(args);
         if self.context.task.target.cluster.is_none() {
-            return self.send(batch, command, args, large, foreign);
+            return self.send(batch, command, (args, &uses), large, foreign);
         }
-        // Few have none.
-        if let Err(refused) = self.refuse_database(command.db)
-            && commands::keys(args).next().is_some()
-        {
-            return Err(refused);
+        if self.fitting != Some(command.db) {
+            match self.refuse_database(command.db) {
+                Ok(()) => self.fitting = Some(command.db),
+                // Few have none.
+                Err(refused) if uses.clone().next().is_some() => return Err(refused),
+                Err(_) => {}
+            }
         }
-        match commands::by_slot(args, target::slot_of) {
-            Slots::One => self.send(batch, command, args, large, foreign),
+        match commands::by_slot(args, &uses, target::slot_of) {
+            Slots::One => self.send(batch, command, (args, &uses), large, foreign),
             Slots::Parts(parts) => {
                 for (packed, words) in parts {
                     let args = self.checked(&packed, words)?;
-                    self.send(batch, command, &args, large, foreign)?;
+                    let uses = commands::keys(&args);
+                    self.send(batch, command, (&args, &uses), large, foreign)?;
                 }
                 Ok(Took::Whole)
             }

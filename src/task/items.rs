@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use slog::Logger;
 
 use crate::commands::{
-    self, Circumstances, Filtered, Global, Kind, Nothing, Plan, Reason, Unsupported,
+    self, Circumstances, Filtered, Global, KeyIter, Kind, Nothing, Plan, Reason, Unsupported,
 };
 use crate::entry::{Args, Batch, Body, Command, Item, Spill};
 use crate::target::{self, Outgoing, Tolerate};
@@ -94,7 +94,7 @@ impl Applier {
             let key = head.get(1).unwrap_or_default();
             if !self.context.task.filter.allows(command.db, key)
                 || key.starts_with(OWN_KEYS)
-                || self.withholds(batch, command, head)
+                || self.withholds(batch, command, head, &commands::keys(head))
                 || self.distrusts(command, head)
             {
                 return Ok(Took::Whole);
@@ -159,14 +159,14 @@ impl Applier {
         &mut self,
         batch: &Batch,
         command: &Command,
-        args: &Args<'_>,
+        (args, uses): (&Args<'_>, &KeyIter<'_>),
         large: Option<&Large>,
         foreign: &mut Foreign,
     ) -> Result<Took, TaskError> {
-        if commands::keys(args).any(|used| used.key.starts_with(OWN_KEYS))
+        if uses.clone().any(|used| used.key.starts_with(OWN_KEYS))
             || self.is_ghost(args)
             || !self.settle_foreign(command, args, foreign)
-            || self.withholds(batch, command, args)
+            || self.withholds(batch, command, args, uses)
             || self.distrusts(command, args)
         {
             return Ok(Took::Whole);

@@ -120,11 +120,6 @@ impl Flow {
         resumed.by_slot.get(usize::from(slot)).copied()
     }
 
-    /// Whether a slot has this entry.
-    pub fn has(&self, slot: u16, lsn: u64) -> bool {
-        self.known(slot).is_some_and(|next| lsn < next)
-    }
-
     /// Whether an entry is so near behind the last stamp that whoever goes on there knows that it may have been done.
     pub fn is_near(&self, lsn: u64) -> bool {
         let stamped = self.stamped;

@@ -133,43 +133,46 @@ pub(super) enum Repeats {
     Never,
 }
 
+/// No command that may be repeated has a longer name.
+const LONGEST_NAME: usize = 16;
 /// Options behind the key of a `ZADD`, with which it depends on what is there.
 const OF_ZADD: [&[u8]; 6] = [b"NX", b"XX", b"GT", b"LT", b"CH", b"INCR"];
 
-pub(super) fn repeats(out: &Outgoing, n: usize, name: &[u8]) -> Repeats {
+/// How the `n`th command, which has this name and so many words, stands being repeated.
+fn repeats_as(out: &Outgoing, n: usize, (count, name): (usize, &[u8])) -> Repeats {
     let word = |index: usize, expected: &[u8]| {
         let word = out.word_at(n, index);
         word.is_some_and(|word| is(&word, expected))
     };
-    let is_named = |expected: &[u8]| name.eq_ignore_ascii_case(expected);
-    let count = out.word_count(n);
-    let is_gone = count == 2 && (is_named(b"DEL") || is_named(b"UNLINK"));
-    let is_whole = match count {
-        3 => is_named(b"SET"),
-        5 if is_named(b"SET") => word(3, b"PXAT") || word(3, b"EXAT"),
-        5 => is_named(b"RESTORE") && word(2, b"0") && word(4, b"REPLACE"),
-        6 => is_named(b"RESTORE") && word(4, b"REPLACE") && word(5, b"ABSTTL"),
-        _ => false,
+    let mut upper = [0; LONGEST_NAME];
+    let Some(upper) = upper.get_mut(..name.len()) else {
+        return Repeats::Never;
     };
-    let has_pairs = count >= 4 && count.is_multiple_of(2);
-    let is_pairs = || {
-        is_named(b"HSET")
-            || is_named(b"ZADD")
-                && out
-                    .word_at(n, 2)
-                    .is_some_and(|word| !OF_ZADD.iter().any(|option| is(&word, option)))
-    };
-    if count == 3 && is_named(b"PEXPIREAT") {
-        Repeats::End
-    } else if is_gone {
-        Repeats::Gone
-    } else if is_whole {
-        Repeats::Whole
-    } else if has_pairs && is_pairs() || count >= 3 && is_named(b"SADD") {
-        Repeats::Elements
-    } else {
-        Repeats::Never
+    upper.copy_from_slice(name);
+    upper.make_ascii_uppercase();
+    match (&*upper, count) {
+        (b"SET", 3) => Repeats::Whole,
+        (b"SET", 5) if word(3, b"PXAT") || word(3, b"EXAT") => Repeats::Whole,
+        (b"RESTORE", 5) if word(2, b"0") && word(4, b"REPLACE") => Repeats::Whole,
+        (b"RESTORE", 6) if word(4, b"REPLACE") && word(5, b"ABSTTL") => Repeats::Whole,
+        (b"DEL" | b"UNLINK", 2) => Repeats::Gone,
+        (b"PEXPIREAT", 3) => Repeats::End,
+        (b"SADD", 3..) => Repeats::Elements,
+        (b"HSET", 4..) if count.is_multiple_of(2) => Repeats::Elements,
+        (b"ZADD", 4..) if count.is_multiple_of(2) => {
+            let score = out.word_at(n, 2);
+            let is_score = |word: Word<'_>| !OF_ZADD.iter().any(|option| is(&word, option));
+            match score.is_some_and(is_score) {
+                true => Repeats::Elements,
+                false => Repeats::Never,
+            }
+        }
+        _ => Repeats::Never,
     }
+}
+
+pub(super) fn repeats(out: &Outgoing, n: usize, name: &[u8]) -> Repeats {
+    repeats_as(out, n, (out.word_count(n), name))
 }
 
 /// Whether a word is this one, in any case. One that is in a file is longer.
@@ -180,11 +183,6 @@ fn is(word: &Word<'_>, expected: &[u8]) -> bool {
 
 /// The name, and the slot of the first key; `None` for a command without keys.
 pub(super) fn place(out: &Outgoing, n: usize) -> (&[u8], Option<u16>) {
-    if let Some((name, key)) = out.name_and_second(n)
-        && first_key_at(name) == 1
-    {
-        return (name, key.map(slot_of));
-    }
     let mut words = out.words(n);
     // It is no value, so it is in memory.
     let name = words.next().and_then(|word| word.in_memory());
@@ -231,10 +229,23 @@ impl Open {
 }
 
 fn placed(out: &Outgoing, n: usize, kind: Option<Kind>) -> Placed {
+    let is_entry = kind == Some(Kind::Entry);
+    // Nearly all.
+    if let Some(begins) = out.beginning(n)
+        && first_key_at(begins.name) == 1
+    {
+        return Placed {
+            slot: begins.second.map(slot_of),
+            repeats: match is_entry {
+                true => repeats_as(out, n, (begins.words, begins.name)),
+                false => Repeats::Whole,
+            },
+        };
+    }
     let (name, slot) = place(out, n);
-    let repeats = match kind {
-        Some(Kind::Record) | None => Repeats::Whole,
-        Some(Kind::Entry) => repeats(out, n, name),
+    let repeats = match is_entry {
+        true => repeats(out, n, name),
+        false => Repeats::Whole,
     };
     Placed { slot, repeats }
 }
@@ -251,11 +262,12 @@ impl Flight {
                 pings = true;
                 continue;
             };
-            let lsn = self.out.lsn(n);
-            if flow.is_some_and(|flow| lsn.is_some_and(|lsn| flow.has(slot, lsn))) {
+            let lsn = || self.out.lsn(n);
+            let known = flow.and_then(|flow| flow.known(slot));
+            if known.is_some_and(|next| lsn().is_some_and(|lsn| lsn < next)) {
                 continue;
             }
-            let is_near = || flow.is_some_and(|flow| lsn.is_some_and(|lsn| flow.is_near(lsn)));
+            let is_near = || flow.is_some_and(|flow| lsn().is_some_and(|lsn| flow.is_near(lsn)));
             let is_safe = match repeats {
                 Repeats::Whole | Repeats::Gone | Repeats::End => true,
                 Repeats::Elements => is_near(),

@@ -1,3 +1,4 @@
+use super::words::Beginning;
 use super::*;
 use crate::entry::SpillWriter;
 use proptest::prelude::*;
@@ -123,7 +124,7 @@ proptest! {
     #[test]
     fn words_come_back_as_they_went_in(
         commands in prop::collection::vec(
-            prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), any::<bool>()), 1..6),
+            prop::collection::vec((prop::collection::vec(any::<u8>(), 0..110), any::<bool>()), 1..6),
             0..6,
         ),
     ) {
@@ -143,12 +144,17 @@ proptest! {
         prop_assert_eq!(out.commands(), commands.len());
         prop_assert_eq!(out.len(), wire(&out, Place::default()).len() as u64);
         for (n, words) in commands.iter().enumerate() {
-            let read: Vec<_> = out.words(n).map(|word| word.head(100)).collect();
+            let read: Vec<_> = out.words(n).map(|word| word.head(200)).collect();
             let expected: Vec<_> = words.iter().map(|(word, _)| word.clone()).collect();
             prop_assert_eq!(read, expected);
             let second = words.get(1).map(|(word, _)| word.as_slice());
-            let told = out.is_in_memory().then_some((words[0].0.as_slice(), second));
-            prop_assert_eq!(out.name_and_second(n), told);
+            let told = Beginning {
+                words: words.len(),
+                name: &words[0].0,
+                second,
+            };
+            let told = out.is_in_memory().then_some(told);
+            prop_assert_eq!(out.beginning(n), told);
         }
     }
 }

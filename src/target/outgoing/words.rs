@@ -33,6 +33,17 @@ impl Described {
     }
 }
 
+/// How a command begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beginning<'a> {
+    /// Number of its words, the name included.
+    pub words: usize,
+    /// Its name.
+    pub name: &'a [u8],
+    /// The word behind the name, if there is one.
+    pub second: Option<&'a [u8]>,
+}
+
 /// One word of an encoded command.
 #[derive(Debug, Clone)]
 pub struct Word<'a> {
@@ -105,8 +116,8 @@ impl Outgoing {
         }
     }
 
-    /// The name of the `n`th command and the word behind it, if there is one; nothing if either is in a file.
-    pub fn name_and_second(&self, n: usize) -> Option<(&[u8], Option<&[u8]>)> {
+    /// How the `n`th command begins; nothing if any of that is in a file.
+    pub fn beginning(&self, n: usize) -> Option<Beginning<'_>> {
         let mut rest = self.in_one(n).filter(|_| self.parts.is_empty())?;
         let count = sized(&mut rest)?;
         let mut word = || {
@@ -116,7 +127,11 @@ impl Outgoing {
             Some(word)
         };
         let name = word()?;
-        Some((name, word().filter(|_| count > 1)))
+        Some(Beginning {
+            words: usize::try_from(count).ok()?,
+            name,
+            second: word().filter(|_| count > 1),
+        })
     }
 
     /// Reads `*<n>\r\n` or `$<n>\r\n`, which never stand in a file.
@@ -144,6 +159,16 @@ impl Outgoing {
 /// Reads `*<n>\r\n` or `$<n>\r\n`.
 #[inline]
 fn sized(rest: &mut &[u8]) -> Option<u64> {
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
+    // Nearly all have one or two digits.
+    if let [_, one, b'\r', _, behind @ ..] = *rest {
+        *rest = behind;
+        return digit(one);
+    }
+    if let [_, ten, one, b'\r', _, behind @ ..] = *rest {
+        *rest = behind;
+        return Some(digit(ten)? * 10 + digit(one)?);
+    }
     let (mut number, mut count) = (0_u64, 0);
     // Few: it is not worth looking for the end first.
     for byte in rest.get(1..)? {

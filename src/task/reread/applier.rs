@@ -11,7 +11,7 @@ use super::late::{LATE_MS, LateKey, MARGIN_MS, expiry_in};
 use super::list::{Answer, Place};
 use super::reader::{AT_ONCE, Ask};
 use super::{Settling, Suspects};
-use crate::commands::{self, KeyUse};
+use crate::commands::{self, KeyIter, KeyUse};
 use crate::entry::{Args, Batch, Command, Item, unix_ms};
 use crate::fail_point;
 use crate::target::{Fence, Kind, Outgoing, Tolerate};
@@ -31,6 +31,7 @@ impl Applier {
         batch: &Batch,
         command: &Command,
         args: &Args<'_>,
+        uses: &KeyIter<'_>,
     ) -> bool {
         let ended = self.note_ends(batch, command, args);
         if self.next.is_some() {
@@ -40,7 +41,7 @@ impl Applier {
             return false;
         }
         let keeps = keeps_something(args);
-        let uses = commands::keys(args).map(|mut used| {
+        let uses = uses.clone().map(|mut used| {
             used.whole &= !keeps;
             used
         });
