@@ -127,7 +127,7 @@ pub(super) struct Applier {
     /// Keys that are withheld.
     pub(super) list: List,
     pub(super) late: Late,
-    /// The database of the source that was found last to fit into a cluster.
+    /// The database of the source that was found last to fit into the target.
     pub(super) fitting: Option<u32>,
     /// The snapshot's keys, where it matters which of them have been seen.
     pub(super) baselines: Option<Baselines>,

@@ -29,13 +29,11 @@ impl Applier {
         if self.context.task.target.cluster.is_none() {
             return self.send(batch, command, (args, &uses), large, foreign);
         }
-        if self.fitting != Some(command.db) {
-            match self.refuse_database(command.db) {
-                Ok(()) => self.fitting = Some(command.db),
-                // Few have none.
-                Err(refused) if uses.clone().next().is_some() => return Err(refused),
-                Err(_) => {}
-            }
+        // Few have none.
+        if let Err(refused) = self.refuse_database(command.db)
+            && uses.clone().next().is_some()
+        {
+            return Err(refused);
         }
         match commands::by_slot(args, &uses, target::slot_of) {
             Slots::One => self.send(batch, command, (args, &uses), large, foreign),
@@ -83,7 +81,11 @@ impl Applier {
     }
 
     /// A cluster has only database 0. What a source had elsewhere when the task began was refused then.
-    pub(super) fn refuse_database(&self, source_db: u32) -> Result<(), TaskError> {
+    pub(super) fn refuse_database(&mut self, source_db: u32) -> Result<(), TaskError> {
+        // It is asked for every entry.
+        if self.fitting == Some(source_db) {
+            return Ok(());
+        }
         let task = &self.context.task;
         match task.target.db(source_db) {
             db if db != 0 && task.target.cluster.is_some() => {
@@ -93,7 +95,10 @@ impl Applier {
                     answer: "a cluster has only database 0".to_owned(),
                 }))
             }
-            _ => Ok(()),
+            _ => {
+                self.fitting = Some(source_db);
+                Ok(())
+            }
         }
     }
 }

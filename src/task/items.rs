@@ -87,14 +87,15 @@ impl Applier {
     ) -> Result<Took, TaskError> {
         let flow = self.flow;
         let task = self.context.task.clone();
-        let mut uses = commands::keys(head);
+        let keys = commands::keys(head);
+        let mut uses = keys.clone();
         let single = uses.next().is_some_and(|first| first.index == 1) && uses.next().is_none();
         let planned = self.plan(batch, command, head);
         if single && foreign.is_empty() && matches!(planned, Plan::AsIs(_)) {
             let key = head.get(1).unwrap_or_default();
             if !self.context.task.filter.allows(command.db, key)
                 || key.starts_with(OWN_KEYS)
-                || self.withholds(batch, command, head, &commands::keys(head))
+                || self.withholds(batch, command, head, &keys)
                 || self.distrusts(command, head)
             {
                 return Ok(Took::Whole);

@@ -123,14 +123,14 @@ impl<T: Sink> Run<T> {
             return Expected::Only(Way::Resynced);
         }
         let oldest = |flow| self.pair.source.oldest_lsn(flow);
-        let mut flows = 0..self.pair.source.flows();
-        if !flows.all(|flow| record.contains_key(&format!("lsn:{flow}"))) {
-            // The nodes of a cluster were not told yet: nobody can tell where it stands.
+        let flows = 0..self.pair.source.flows();
+        let is_told = |flow| record.contains_key(&format!("lsn:{flow}"));
+        if self.ways.len() > 1 && !flows.clone().all(is_told) {
+            // The nodes of a cluster hold no position: nobody can tell where it stands.
             return Expected::Only(Way::Resynced);
         }
         let stands =
             |flow: usize| -> u64 { record[&format!("lsn:{flow}")].parse().expect("a position") };
-        let flows = 0..self.pair.source.flows();
         if flows.clone().all(|flow| stands(flow) >= oldest(flow)) {
             return Expected::Only(Way::Resumed);
         }
